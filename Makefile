@@ -1,0 +1,55 @@
+# Every target sets up .venv by itself: Python 3.11 or 3.12 and a C++ compiler are all it needs.
+PYTHON ?= python3.11
+LOCK ?= requirements/cpu.lock
+TORCH := $(shell sed -n 's/^torch==//p' $(LOCK))
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help demo test lint format bench lock clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets.
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(READY): $(LOCK) pyproject.toml
+	@echo "Setting up .venv from $(LOCK): about 4 GB, a few minutes."
+	@command -v $(PYTHON) >/dev/null || { echo "earshot needs $(PYTHON); install it, or name another with PYTHON=" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(shell grep '^uv==' $(LOCK))
+	@# CPU torch is not on PyPI: a local wheel or mirror that pip is set up with comes first, then PyTorch's own index.
+	@$(BIN)/python -c "import importlib.metadata as m; assert m.version('torch') == '$(TORCH)'" 2>/dev/null \
+		|| $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --retries 1 "torch==$(TORCH)" 2>/dev/null \
+		|| $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --index-url $(TORCH_CPU_INDEX) "torch==$(TORCH)"
+	@# The lock leaves out what must not be installed beside a CPU torch (requirements/overrides.txt): hence --no-deps.
+	grep -v '^torch==' $(LOCK) | $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r /dev/stdin
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $(READY)
+
+demo: $(READY) ## A tiny model learns to listen, on this machine, in about ten minutes.
+	$(BIN)/earshot demo
+
+test: $(READY) lint ## The linters, and every test on the real parts.
+	$(BIN)/pytest
+
+lint: $(READY) ## Format, lint, types and the arrows between packages.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## Format the code.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## The benchmarks; results in benchmarks/results.
+	$(BIN)/python -m benchmarks
+
+lock: $(READY) ## Resolve the pins again.
+	$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dev --override requirements/overrides.txt --python-version 3.11 \
+		--no-emit-find-links --no-emit-index-url --no-header --no-annotate --quiet -o requirements/cpu.lock
+	$(BIN)/uv pip compile pyproject.toml --extra gpu --extra dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+		--no-emit-find-links --no-emit-index-url --no-header --no-annotate --quiet -o requirements/gpu.lock
+
+clean: ## Remove the environment and the caches of the tools.
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,192 @@
+"""Datasets in Earshot's own schema: JSON lines, one question a line, and whatever is wrong is found when reading.
+
+    {"id": "q1", "audio": "clips/1.wav", "question": "What is heard?", "choices": ["a dog", "a cat"], "answer": "a dog"}
+
+`task`, `category` and `difficulty` may be added. Audio paths are absolute, or relative to the file's own directory.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from audio_qa.audio import AudioError, probe
+from audio_qa.question import Question
+
+_REQUIRED = ("id", "audio", "question", "choices", "answer")
+_OPTIONAL = ("task", "category", "difficulty")
+_KEYS = _REQUIRED + _OPTIONAL
+
+
+class DatasetError(ValueError):
+    """A dataset that cannot be used. The message is one line: the file, the line, what is wrong, how to mend it."""
+
+
+def _error(path: Path, line: int | None, problem: str) -> DatasetError:
+    place = repr(str(path)) if line is None else f"{str(path)!r}, line {line}"
+    return DatasetError(" ".join(f"{place}: {problem}".split()))
+
+
+def read_jsonl(path: str | os.PathLike[str], *, name: str | None = None, check_audio: bool = True) -> list[Question]:
+    """All questions of a JSON-lines file, in its order; blank lines do not count.
+
+    `name` is the dataset's name, by default the file's stem. `check_audio` opens every audio file and reads its
+    header, so that a missing or broken one is found before a job starts.
+
+    Raises DatasetError: file missing or empty, bad JSON, a missing, unknown or mistyped key, fewer than 2 choices,
+    a choice twice, an answer that is no choice, an id twice, an audio file missing or broken.
+    """
+    path = Path(path)
+    base = path.absolute().parent
+    dataset = path.stem if name is None else name
+    questions: list[Question] = []
+    line_of_id: dict[str, int] = {}
+    probed: set[str] = set()
+    for line in _lines(path):
+        question = line.question(dataset, len(questions), base)
+        line.refuse_second(question.id, line_of_id)
+        if check_audio and question.audio not in probed:
+            try:
+                probe(question.audio)
+            except AudioError as error:
+                raise line.error(f"audio {error}") from error
+            probed.add(question.audio)
+        questions.append(question)
+    if not questions:
+        raise _error(path, None, "holds no question; write one JSON object per line")
+    return questions
+
+
+def write_jsonl(path: str | os.PathLike[str], questions: Sequence[Question]) -> None:
+    """Write questions so that `read_jsonl` reads them back, their dataset's name and index aside.
+
+    Audio under the file's directory is written relative to it, other audio by its absolute path. The file appears
+    whole or not at all. Raises DatasetError, before anything is written, for what `read_jsonl` would refuse; audio
+    files are not looked at.
+    """
+    path = Path(path)
+    if not questions:
+        raise _error(path, None, "there is no question to write; an empty dataset cannot be used")
+    base = path.absolute().parent
+    line_of_id: dict[str, int] = {}
+    texts: list[str] = []
+    for number, question in enumerate(questions, start=1):
+        audio = Path(question.audio).absolute()
+        record: dict[str, object] = {
+            "id": question.id,
+            "audio": str(audio.relative_to(base) if audio.is_relative_to(base) else audio),
+            "question": question.text,
+            "choices": list(question.choices),
+            "answer": question.answer,
+        } | {key: getattr(question, key) for key in _OPTIONAL if getattr(question, key)}
+        line = _Line(path, number, record)
+        line.refuse_second(line.question(question.dataset, question.index, base).id, line_of_id)
+        texts.append(json.dumps(record, ensure_ascii=False) + "\n")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(texts)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One JSON object of a dataset and where it stands."""
+
+    path: Path
+    number: int
+    """From 1, blank lines included."""
+    record: dict[str, object]
+
+    def error(self, problem: str) -> DatasetError:
+        return _error(self.path, self.number, problem)
+
+    def question(self, dataset: str, index: int, base: Path) -> Question:
+        for key in self.record:
+            if key not in _KEYS:
+                near = get_close_matches(key, _KEYS, n=1, cutoff=0.0)[0]
+                raise self.error(f"unknown key {key!r}; rename it (nearest valid key: {near!r}) or remove it")
+        missing = [repr(key) for key in _REQUIRED if key not in self.record]
+        if missing:
+            raise self.error(f"missing key {', '.join(missing)}; add it")
+        choices = self._choices()
+        answer = self._text("answer")
+        if answer not in choices:
+            near = get_close_matches(answer, choices, n=1, cutoff=0.0)[0]
+            raise self.error(f"answer {answer!r} is not among the choices; the nearest is {near!r}")
+        return Question(
+            dataset=dataset,
+            index=index,
+            id=self._text("id"),
+            audio=str(base / self._text("audio")),
+            text=self._text("question"),
+            choices=choices,
+            answer=answer,
+            task=self._text("task", default=""),
+            category=self._text("category", default=""),
+            difficulty=self._text("difficulty", default=""),
+        )
+
+    def refuse_second(self, question_id: str, line_of_id: dict[str, int]) -> None:
+        """Raise if the id was seen; else remember its line."""
+        if question_id in line_of_id:
+            raise self.error(f"id {question_id!r} stands in line {line_of_id[question_id]} already; make ids unique")
+        line_of_id[question_id] = self.number
+
+    def _text(self, key: str, default: str | None = None) -> str:
+        value = self.record.get(key, default)
+        if value == "" and default == "":
+            return ""
+        return self._string(value, repr(key))
+
+    def _choices(self) -> tuple[str, ...]:
+        value = self.record["choices"]
+        if not isinstance(value, list):
+            raise self.error(f"'choices' is {_kind(value)}; write a list of strings")
+        choices = tuple(self._string(choice, "a choice") for choice in value)
+        if len(choices) < 2:
+            raise self.error(f"{len(choices)} choice(s); give at least 2")
+        twice = [choice for i, choice in enumerate(choices) if choice in choices[:i]]
+        if twice:
+            raise self.error(f"choice {twice[0]!r} stands there twice; remove one")
+        return choices
+
+    def _string(self, value: object, what: str) -> str:
+        if not isinstance(value, str):
+            raise self.error(f"{what} is {_kind(value)}; write a string")
+        if not value.strip():
+            raise self.error(f"{what} is blank; write something")
+        if not value.isprintable() and any("\ud800" <= character <= "\udfff" for character in value):
+            raise self.error(f"{what} {value!r} holds half a surrogate pair, which no tokenizer reads; repair the text")
+        return value
+
+
+def _kind(value: object) -> str:
+    kinds = {dict: "an object", list: "a list", bool: "a truth value", int: "a number", float: "a number"}
+    return "null" if value is None else kinds.get(type(value), "a string")
+
+
+def _lines(path: Path) -> Iterator[_Line]:
+    """The JSON objects of a file."""
+    if not path.is_file():
+        raise _error(path, None, "no such file; correct the path")
+    with path.open("rb") as file:  # bytes: JSON strings may hold characters that a text file would break lines at
+        for number, raw in enumerate(file, start=1):
+            try:
+                text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                record = json.loads(text) if text else None
+            except UnicodeDecodeError as error:
+                raise _error(path, number, f"not UTF-8 ({error.reason}); save the file as UTF-8") from error
+            except (ValueError, RecursionError) as error:
+                raise _error(path, number, f"not JSON ({error}); write one JSON object per line") from error
+            if not text:
+                continue
+            if not isinstance(record, dict):
+                raise _error(path, number, f"{_kind(record)}, not an object; write {{...}} on each line")
+            yield _Line(path, number, record)

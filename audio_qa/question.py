@@ -1,0 +1,33 @@
+"""A question about a clip: the unit that is drawn, answered, scored and accounted for."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One multiple-choice question about one audio file.
+
+    A question is identified by its dataset's name and its position there: `key` is what the ledger counts.
+    """
+
+    dataset: str
+    """Name of the dataset it was read from."""
+    index: int
+    """Position in that dataset, from 0."""
+    id: str
+    """The dataset's own identifier."""
+    audio: str
+    """Path of the audio file, absolute once a dataset was read."""
+    text: str
+    choices: tuple[str, ...]
+    answer: str
+    """The right choice, word for word one of `choices`."""
+    task: str = ""
+    """Domain, as MMAU has it: sound, music, speech."""
+    category: str = ""
+    """Finer than `task`: the type of question."""
+    difficulty: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{self.dataset}:{self.index}"

@@ -1,0 +1,138 @@
+"""Writes the synthetic benchmark: WAV files and question files, the same bytes for the same seed.
+
+Nothing but the sound tells the answer: file names are numbers in random order of question type, every answer of a type
+is equally likely, and the options stand in random order.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from audio_qa.audio import SAMPLE_RATE
+from audio_qa.dataset import read_jsonl, write_jsonl
+from audio_qa.question import Question
+from audio_qa.synthetic.scene import (
+    INTERVALS,
+    MELODIES,
+    NUMBERS,
+    TEMPI,
+    Scene,
+    interval,
+    melody,
+    pulse,
+    repeated_event,
+    two_events,
+    utterance,
+)
+from audio_qa.synthetic.waveform import EVENTS, SPEAKERS, TIMBRES, VOWELS
+
+RECIPE = 1
+"""Raised when the clips or questions of a seed change, so that a cached benchmark is never mistaken for a new one."""
+SPLITS = ("train", "heldout", "hearing")
+OPTIONS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionType:
+    """One kind of question: the wording, the possible answers, and the scenes it can be asked about."""
+
+    name: str
+    domain: str
+    text: str
+    answers: tuple[str, ...]
+    scenes: tuple[Callable[[np.random.Generator], Scene], ...]
+
+
+QUESTION_TYPES = (
+    QuestionType("event", "sound", "Which sound is heard in the audio?", EVENTS, (repeated_event,)),
+    QuestionType("count", "sound", "How many sounds are heard in the audio?", NUMBERS, (repeated_event,)),
+    QuestionType("first", "sound", "Which sound comes first in the audio?", EVENTS, (two_events,)),
+    QuestionType("melody", "music", "How does the melody move?", MELODIES, (melody,)),
+    QuestionType("interval", "music", "Which interval lies between the two notes?", INTERVALS, (interval,)),
+    QuestionType("instrument", "music", "Which instrument is playing?", TIMBRES, (melody, interval, pulse)),
+    QuestionType("tempo", "music", "What is the tempo of the music?", TEMPI, (pulse,)),
+    QuestionType("vowel", "speech", "Which vowel does the speaker say?", VOWELS, (utterance,)),
+    QuestionType("speaker", "speech", "Whose voice is this?", SPEAKERS, (utterance,)),
+    QuestionType("syllables", "speech", "How many syllables are spoken?", NUMBERS, (utterance,)),
+)
+
+
+def _generator(seed: int, split: str, index: int) -> np.random.Generator:
+    return np.random.default_rng([RECIPE, seed, SPLITS.index(split), index])
+
+
+def _scene_with(kind: QuestionType, answer: str, rng: np.random.Generator) -> Scene:
+    """Draw scenes until the fact asked about has the wanted value: answers stay uniform whatever the scene."""
+    scene = kind.scenes[int(rng.integers(len(kind.scenes)))]
+    while True:
+        drawn = scene(rng)
+        if drawn.facts[kind.name] == answer:
+            return drawn
+
+
+def draw(seed: int, split: str, index: int, kind: QuestionType) -> tuple[Scene, tuple[str, ...], str]:
+    """One scene, its options in random order, and the right one."""
+    rng = _generator(seed, split, index)
+    answer = str(rng.choice(kind.answers))
+    scene = _scene_with(kind, answer, rng)
+    others = [a for a in kind.answers if a != answer]
+    options = [answer, *rng.choice(others, size=OPTIONS - 1, replace=False)]
+    return scene, tuple(str(o) for o in rng.permutation(options)), answer
+
+
+def _write_split(folder: Path, seed: int, split: str, count: int) -> None:
+    order = _generator(seed, split, 2**31).permutation(count)
+    questions = []
+    for index in range(count):
+        kind = QUESTION_TYPES[int(order[index]) % len(QUESTION_TYPES)]
+        scene, options, answer = draw(seed, split, index, kind)
+        path = folder / split / f"{index:06d}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, scene.samples, SAMPLE_RATE, subtype="PCM_16")
+        questions.append(
+            Question(split, index, f"{split}-{index}", str(path), kind.text, options, answer, kind.domain, kind.name)
+        )
+    write_jsonl(folder / f"{split}.jsonl", questions)
+
+
+def make_benchmark(folder: Path, *, seed: int, train: int, heldout: int) -> Path:
+    """Make (or find) the benchmark of `seed` under `folder` and return its directory.
+
+    The directory holds `train.jsonl`, `heldout.jsonl`, `manifest.json` and one folder of WAV files a split. It appears
+    whole or not at all: an interrupted call leaves nothing that a later one would take for a benchmark.
+    """
+    home = folder / f"synthetic-r{RECIPE}-s{seed}-{train}-{heldout}"
+    if (home / "manifest.json").is_file():
+        return home
+    folder.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".making-", dir=folder))
+    try:
+        _write_split(work, seed, "train", train)
+        _write_split(work, seed, "heldout", heldout)
+        manifest = {"recipe": RECIPE, "seed": seed, "train": train, "heldout": heldout}
+        (work / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        try:
+            work.replace(home)
+        except OSError:
+            # Another process made the same benchmark meanwhile: its files are the same bytes.
+            if not (home / "manifest.json").is_file():
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return home
+
+
+def clip_hashes(questions: list[Question]) -> set[str]:
+    """SHA-256 of every clip's file: two splits share a clip exactly if they share a hash."""
+    return {hashlib.sha256(Path(q.audio).read_bytes()).hexdigest() for q in questions}
+
+
+def load_split(home: Path, split: str) -> list[Question]:
+    return read_jsonl(home / f"{split}.jsonl", name=f"synthetic/{split}", check_audio=False)

@@ -1,0 +1,20 @@
+"""The Ray actor around a learner rank: whoever only holds a handle to it never imports torch or DeepSpeed."""
+
+from typing import Any
+
+from audio_qa.audio import TooLong
+from learner.settings import LearnerSettings
+
+
+class LearnerActor:
+    """One rank in a process of its own."""
+
+    def __init__(self, rank: int, ranks: int, settings: LearnerSettings, too_long: TooLong) -> None:
+        # These imports take seconds and gigabytes: only the actor's own process pays for them.
+        from learner.rank import LearnerRank  # noqa: PLC0415
+
+        self._rank = LearnerRank(rank, ranks, settings, too_long)
+
+    def call(self, method: str, *arguments: object) -> Any:
+        """Call a method of the rank."""
+        return getattr(self._rank, method)(*arguments)

@@ -1,0 +1,209 @@
+"""The command `earshot`. Exit codes: 0 success, 2 bad input with one line on stderr, 1 failure, 130 Ctrl-C."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+
+from audio_qa.prompt import PromptTemplate
+from orchestrator.plan import describe, plan
+from orchestrator.preflight import BAD_INPUT, Report, prepare
+from orchestrator.progress import Progress, make_progress
+from orchestrator.run_directory import RunDirectory, RunDirectoryError
+from orchestrator.spec import JobSpec
+from orchestrator.spec_file import dump_spec, parse_spec, read_spec, resolve_paths
+
+Result = TypeVar("Result")
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+RunDirOption = Annotated[
+    Path | None, typer.Option("--run-dir", help="Where the run is kept; by default runs/NAME-TIME here.")
+]
+
+
+def examples_folder() -> Path:
+    """The examples that come with Earshot: beside the packages in a checkout, inside one when installed."""
+    inside = Path(__file__).parent / "examples"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "examples"
+
+
+@app.callback()
+def earshot() -> None:
+    """Post-train audio language models with reinforcement learning on a Ray cluster."""
+
+
+@app.command()
+def run(
+    job: Annotated[Path, typer.Argument(help="The job file, YAML or JSON.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the job and print its plan; start nothing.")
+    ] = False,
+    run_dir: RunDirOption = None,
+    seed: Annotated[int | None, typer.Option(help="Instead of the job file's seed.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a job in the foreground, to its end."""
+    started = time.perf_counter()
+    spec = _guarded(lambda: _read(job, seed))
+    if dry_run:
+        planned = _guarded(lambda: plan(spec))
+        if as_json:
+            print(json.dumps(planned))
+        else:
+            describe(planned, Console())
+        return
+    _execute(spec, run_dir, as_json, started)
+
+
+@app.command()
+def demo(
+    run_dir: RunDirOption = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the tiny model, the questions and the run; by default 0.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Watch a tiny model learn to listen: examples/demo.yaml, about ten minutes on two cores."""
+    started = time.perf_counter()
+    _execute(_guarded(lambda: _read(examples_folder() / "demo.yaml", seed)), run_dir, as_json, started)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A checkpoint: a run's checkpoints/step-N, or any Qwen2-Audio folder.")],
+    data: Annotated[
+        str, typer.Option(help="Questions: a JSON-lines file, or builtin:synthetic.")
+    ] = "builtin:synthetic",
+    prompt: Annotated[PromptTemplate, typer.Option(help="The paper's prompt 1, 2 or 3.")] = PromptTemplate.ANSWER,
+    seed: Annotated[int, typer.Option(help="Of builtin:synthetic.")] = 0,
+    questions: Annotated[int, typer.Option(help="How many of the questions; 0 asks all.")] = 0,
+    workers: Annotated[int, typer.Option(help="vLLM engines.")] = 1,
+    gpus: Annotated[float, typer.Option(help="GPUs of an engine.")] = 0,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
+    max_context: Annotated[int, typer.Option(help="Longest prompt plus answer, in tokens.")] = 2048,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a model questions, with their clips and with silence, and report both accuracies."""
+    value = {
+        "name": "evaluate",
+        "seed": seed,
+        "steps": 0,
+        "model": {"path": model, "max_context": max_context},
+        "data": {"train": data, "evaluation": data, "prompt": prompt},
+        "evaluation": {"questions": questions},
+        "rollout": {"workers": workers, "gpus": gpus, "max_tokens": max_tokens},
+    }
+    spec = _guarded(lambda: resolve_paths(parse_spec(value, "evaluate"), Path.cwd()))
+    from orchestrator.evaluate import evaluate_model, show_evaluation  # noqa: PLC0415
+
+    with _stopping_on_signals(), make_progress("plain" if as_json else "auto") as progress:
+        prepared = _guarded(lambda: prepare(spec, _reporter(progress)))
+        result = _failing(lambda: evaluate_model(prepared, progress))
+    if as_json:
+        print(json.dumps(result))
+    else:
+        show_evaluation(result, Console())
+
+
+def _execute(spec: JobSpec, run_dir: Path | None, as_json: bool, started: float) -> None:
+    """Prepare a job, run it in this process and print its result."""
+    # Ray takes a second to import, which --help and --dry-run need not wait for.
+    from orchestrator.driver import run_job  # noqa: PLC0415
+
+    path = run_dir or Path("runs") / f"{spec.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        _fail(f"{path}: the run directory exists and is not empty; name a new one with --run-dir", 2)
+    with _stopping_on_signals(), make_progress("plain" if as_json else "auto") as progress:
+        prepared = _guarded(lambda: prepare(spec, _reporter(progress)))
+        made = 0.0 if prepared.base_cached else prepared.base_seconds or 0.0
+        run = _guarded(lambda: RunDirectory.create(path, dump_spec(spec)))
+        # What was made for later runs too is reported by itself, as base_seconds.
+        summary = _failing(lambda: run_job(prepared, run, progress, started + made))
+    if as_json:
+        print(json.dumps(summary))
+        return
+    console = Console()
+    if "final_accuracy" in summary:
+        console.print(
+            f"Accuracy on {summary['evaluation_questions']} held-out questions: "
+            f"{summary['baseline_accuracy']:.1%} before, [bold]{summary['final_accuracy']:.1%}[/bold] after "
+            f"{summary['steps']} steps; with silence {summary['silence_accuracy']:.1%}, by chance "
+            f"{summary['chance_accuracy']:.1%}."
+        )
+    console.print(f"Report: {run.report_file.resolve()}", highlight=False)
+
+
+def _read(path: Path, seed: int | None) -> JobSpec:
+    return resolve_paths(read_spec(path, {} if seed is None else {"seed": seed}), path.resolve().parent)
+
+
+def _reporter(progress: Progress) -> Report:
+    """Show preparation as phases, with how far it is: at the start, every tenth and the end."""
+    shown: dict[str, int] = {}
+
+    def report(what: str, done: int, total: int) -> None:
+        tenth = done * 10 // max(1, total)
+        if shown.get(what) != tenth:
+            shown[what] = tenth
+            progress.phase(f"{what} {done}/{total}" if total > 1 else what)
+
+    return report
+
+
+def _guarded(action: Callable[[], Result]) -> Result:
+    """What `action` returns; bad input ends the command with one line and exit code 2."""
+    try:
+        return action()
+    except (*BAD_INPUT, RunDirectoryError) as error:
+        _fail(str(error), 2)
+
+
+def _failing(action: Callable[[], Result]) -> Result:
+    """What `action` returns; Ctrl-C ends the command with exit code 130, anything else with one line and 1."""
+    try:
+        return action()
+    except KeyboardInterrupt:
+        _fail("interrupted; every process it started has ended", 130)
+    except Exception as error:
+        if os.environ.get("EARSHOT_TRACEBACK"):
+            raise
+        _fail(f"{type(error).__name__}: {error} (EARSHOT_TRACEBACK=1 shows where)", 1)
+
+
+@contextmanager
+def _stopping_on_signals() -> Iterator[None]:
+    """A polite kill ends a job as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        # Through SIGINT's own handler, so that asyncio cancels the job instead of dying in the middle of it.
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"earshot: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def main() -> None:
+    """The console script. Typer's own usage errors exit with 2 as well."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    app()

@@ -1,0 +1,50 @@
+"""`earshot evaluate`: a model's accuracy on questions, with the clips and with silence."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.driver import cluster, end_all, worker_settings
+from orchestrator.evaluation import evaluate
+from orchestrator.preflight import Prepared
+from orchestrator.progress import Progress
+from protocol.rollout import FailedQuestion, Group, RolloutRequest, Sampling
+from rollout_workers.pool import RolloutPool
+
+
+def evaluate_model(prepared: Prepared, progress: Progress) -> dict[str, Any]:
+    """Start the job's rollout workers, ask all held-out questions, and end the workers. Returns plain data."""
+    with cluster(prepared.spec):
+        return asyncio.run(_evaluate(prepared, progress))
+
+
+async def _evaluate(prepared: Prepared, progress: Progress) -> dict[str, Any]:
+    spec = prepared.spec
+    pool = RolloutPool(worker_settings(prepared), cpus_per_worker=1, gpus_per_worker=spec.rollout.gpus)
+    try:
+        progress.phase("starting workers")
+        await pool.start(spec.rollout.workers)
+        progress.phase("evaluating")
+
+        async def generate(requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Group | FailedQuestion]:
+            return await pool.generate(requests, sampling, by_rule=False)
+
+        result = await evaluate(generate, prepared.held_out, spec.data.prompt, spec.rollout.max_tokens)
+    finally:
+        await end_all([pool])
+    return {"model": spec.model.path, "data": spec.data.evaluation, **result.as_event()}
+
+
+def show_evaluation(result: dict[str, Any], console: Console) -> None:
+    """Print an evaluation as a table: in total, by task and by category."""
+    table = Table(title=f"Accuracy of {result['model']}")
+    for name in ("", "audio", "silence", "chance", "questions", "failed"):
+        table.add_column(name, justify="left" if not name else "right")
+    rows = [("all", result), *result["by_task"].items(), *result["by_category"].items()]
+    for name, row in rows:
+        shares = (f"{row[key]:.1%}" for key in ("accuracy", "silence_accuracy", "chance_accuracy"))
+        table.add_row(name, *shares, str(row["count"]), str(row["failed"]))
+    console.print(table)

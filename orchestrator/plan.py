@@ -1,0 +1,100 @@
+"""What a job would do, worked out without starting it: `earshot run --dry-run`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.preflight import check_model_folder
+from orchestrator.spec import TINY_MODEL, JobSpec
+from orchestrator.spec_file import dump_spec
+from reward.registry import check_name
+
+_TINY_PARAMETERS = 2_505_472
+_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+def plan(spec: JobSpec) -> dict[str, Any]:
+    """Models, workers, GPUs and a memory estimate, as plain data. Raises SpecError, RewardError for bad input."""
+    for name in spec.reward.functions:
+        check_name(name, spec.reward.allowed_modules)
+    if spec.model.path == TINY_MODEL:
+        parameters = _TINY_PARAMETERS
+    else:
+        check_model_folder(spec.model.path)
+        parameters = count_parameters(Path(spec.model.path))
+    return {
+        "name": spec.name,
+        "model": spec.model.path,
+        "parameters": parameters,
+        "steps": spec.steps,
+        "completions_per_step": spec.rollout.questions_per_step * spec.rollout.group_size,
+        "rollout_workers": spec.rollout.workers,
+        "learner_ranks": spec.learner.ranks,
+        "reference_model": spec.learner.beta > 0,
+        "gpus": spec.rollout.workers * spec.rollout.gpus + (spec.learner.ranks if spec.rollout.gpus else 0),
+        "memory_gib": {
+            "learner_rank": round(learner_bytes(spec, parameters) / 2**30, 2),
+            "rollout_worker": round(rollout_bytes(spec, parameters) / 2**30, 2),
+        },
+        "job": json.loads(spec.model_dump_json()),
+    }
+
+
+def count_parameters(folder: Path) -> int:
+    """Parameters of a safetensors checkpoint, from its headers; 0 where it has none."""
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                size = 1
+                for extent in tensor["shape"]:
+                    size *= extent
+                total += size
+    return total
+
+
+def learner_bytes(spec: JobSpec, parameters: int) -> int:
+    """Model, gradients and AdamW's state of one rank under its ZeRO stage; activations are not counted.
+
+    The accounting of Rajbhandari et al., 2020, "ZeRO", section 3.1, with a float32 reference copy where beta > 0.
+    """
+    learner = spec.learner
+    width = _BYTES[learner.dtype]
+    master = 0 if learner.dtype == "float32" else 4
+    share = learner.ranks
+    weights = parameters * width // (share if learner.zero_stage == 3 else 1)
+    gradients = parameters * width // (share if learner.zero_stage >= 2 else 1)
+    optimizer = parameters * (8 + master) // (share if learner.zero_stage >= 1 else 1)
+    reference = parameters * width if learner.beta > 0 else 0
+    return weights + gradients + optimizer + reference
+
+
+def rollout_bytes(spec: JobSpec, parameters: int) -> int:
+    """Weights and key-value cache of one engine on the CPU; on a GPU it takes the share of the card it is given."""
+    return parameters * _BYTES[spec.learner.dtype] + spec.rollout.cpu_kv_gib * 2**30
+
+
+def describe(planned: dict[str, Any], console: Console) -> None:
+    """Print a plan for a person."""
+    table = Table(title=f"Plan of {planned['name']}", show_header=False)
+    for key in (
+        "model",
+        "parameters",
+        "steps",
+        "completions_per_step",
+        "rollout_workers",
+        "learner_ranks",
+        "reference_model",
+        "gpus",
+    ):
+        value = planned[key]
+        table.add_row(key.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
+    for part, gib in planned["memory_gib"].items():
+        table.add_row(f"memory of a {part.replace('_', ' ')}", f"{gib} GiB and activations")
+    console.print(table)
+    console.print(dump_spec(JobSpec.model_validate(planned["job"])), markup=False, highlight=False)

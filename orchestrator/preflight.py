@@ -1,0 +1,159 @@
+"""Everything that can be wrong with a job is found here, before anything is started or written."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from audio_qa.audio import AudioError, probe
+from audio_qa.chat import render
+from audio_qa.dataset import DatasetError, read_jsonl
+from audio_qa.prompt import PromptTemplate
+from audio_qa.question import Question
+from audio_qa.synthetic.benchmark import load_split, make_benchmark
+from orchestrator.cache import cache_directory
+from orchestrator.spec import SYNTHETIC, TINY_MODEL, JobSpec
+from orchestrator.spec_file import SpecError
+from reward.registry import RewardError, check_name
+
+Report = Callable[[str, int, int], None]
+"""Called with what is being done, how far it is, and how far it goes."""
+
+BAD_INPUT = (SpecError, DatasetError, AudioError, RewardError)
+"""What a user can mend: shown as one line, exit code 2."""
+
+_MODEL_FILES = {
+    "config.json": "the model's configuration",
+    "preprocessor_config.json": "the processor of the audio (a processor is saved with its save_pretrained)",
+    "tokenizer_config.json": "the tokenizer",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job whose model and questions are at hand and fit together."""
+
+    spec: JobSpec
+    model_folder: str
+    train: tuple[Question, ...]
+    held_out: tuple[Question, ...]
+    base_seconds: float | None
+    """What making the built-in model took, whenever that was; None for a model of the user's."""
+    base_cached: bool
+    longest_prompt: int
+    """Tokens of the longest prompt, audio included."""
+
+
+def check_model_folder(folder: str) -> None:
+    """Raise SpecError unless `folder` looks like a Hugging Face checkpoint of a Qwen2-Audio with its processor."""
+    home = Path(folder)
+    if not home.is_dir():
+        raise SpecError(
+            f"model.path: {folder!r} is no folder; name one with a Hugging Face checkpoint, or {TINY_MODEL}"
+        )
+    for name, what in _MODEL_FILES.items():
+        alternative = {"preprocessor_config.json": "processor_config.json"}.get(name, name)
+        if not (home / name).is_file() and not (home / alternative).is_file():
+            raise SpecError(f"model.path: {folder!r} lacks {name}: {what}")
+    if not list(home.glob("*.safetensors")) and not list(home.glob("*.bin")):
+        raise SpecError(f"model.path: {folder!r} holds no weights (*.safetensors)")
+    try:
+        model_type = json.loads((home / "config.json").read_text()).get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise SpecError(f"model.path: {folder!r}: config.json is not valid JSON ({error})") from error
+    if model_type != "qwen2_audio":
+        raise SpecError(f"model.path: {folder!r} is a {model_type!r} model; Earshot trains qwen2_audio")
+
+
+def prepare(spec: JobSpec, report: Report) -> Prepared:
+    """Read, make and check all that a job needs.
+
+    Raises:
+        SpecError, DatasetError, AudioError, RewardError: one line that names what is wrong and how to mend it.
+    """
+    for name in spec.reward.functions:
+        check_name(name, spec.reward.allowed_modules)
+    if spec.model.path != TINY_MODEL:
+        check_model_folder(spec.model.path)
+    train, held_out = _questions(spec, report)
+    base_seconds, base_cached, folder = None, True, spec.model.path
+    if folder == TINY_MODEL:
+        # The tiny model is made with torch, which the base install does not have.
+        from learner.tiny.base import tiny_base  # noqa: PLC0415
+
+        base = tiny_base(spec.seed, report, cache_directory() / "models")
+        base_seconds, base_cached, folder = base.seconds, base.cached, str(base.folder)
+    longest = check_prompts(
+        [*train, *held_out],
+        folder,
+        spec.data.prompt,
+        room=spec.model.max_context - spec.rollout.max_tokens,
+        truncate=spec.model.too_long == "truncate",
+        report=report,
+    )
+    return Prepared(spec, folder, tuple(train), tuple(held_out), base_seconds, base_cached, longest)
+
+
+def _questions(spec: JobSpec, report: Report) -> tuple[list[Question], list[Question]]:
+    data = spec.data
+    synthetic: Path | None = None
+    if SYNTHETIC in (data.train, data.evaluation):
+        report("making the synthetic benchmark", 0, 1)
+        synthetic = make_benchmark(
+            cache_directory() / "data", seed=spec.seed, train=data.synthetic_train, heldout=data.synthetic_evaluation
+        )
+
+    def read(source: str, split: str) -> list[Question]:
+        if source == SYNTHETIC and synthetic is not None:
+            return load_split(synthetic, split)
+        if source.startswith("builtin:"):
+            raise SpecError(f"data: {source!r} is not built in; choose {SYNTHETIC} or a JSON-lines file")
+        return read_jsonl(source)
+
+    train = read(data.train, "train")
+    held_out = read(data.evaluation, "heldout") if data.evaluation is not None else []
+    if spec.evaluation.questions:
+        held_out = held_out[: spec.evaluation.questions]
+    return train, held_out
+
+
+def check_prompts(
+    questions: Sequence[Question], folder: str, template: PromptTemplate, *, room: int, truncate: bool, report: Report
+) -> int:
+    """Tokens of the longest prompt; raises SpecError for one that does not fit, or a clip the model cannot hear whole.
+
+    Args:
+        room: tokens a prompt may have: the context less the longest completion.
+    """
+    # The processor needs transformers, which the base install does not have.
+    from learner.audio_tower import audio_tokens  # noqa: PLC0415
+    from learner.model import load_processor  # noqa: PLC0415
+
+    try:
+        processor = load_processor(folder)
+        extractor, tokenizer = processor.feature_extractor, processor.tokenizer
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        raise SpecError(
+            f"model.path: {folder!r}: its processor cannot be loaded: {' '.join(str(error).split())}"
+        ) from error
+    hears = float(min(extractor.chunk_length, 30))
+    longest = 0
+    for i, question in enumerate(questions):
+        seconds = probe(question.audio).seconds
+        if seconds > hears and not truncate:
+            raise SpecError(
+                f"{question.audio}: question {question.key}: the clip has {seconds:.1f} s, the model hears {hears:.0f}; "
+                "cut the clip, leave the question out, or set model.too_long to truncate"
+            )
+        frames = int(min(seconds, hears) * extractor.sampling_rate) // extractor.hop_length
+        text = len(tokenizer(render(processor, question, template))["input_ids"]) - 1
+        length = text + audio_tokens(max(1, frames))
+        if length > room:
+            raise SpecError(
+                f"question {question.key}: its prompt has {length} tokens, {room} fit beside the longest completion; "
+                "raise model.max_context or lower rollout.max_tokens"
+            )
+        longest = max(longest, length)
+        if i % 200 == 0 or i + 1 == len(questions):
+            report("checking questions", i + 1, len(questions))
+    return longest

@@ -1,0 +1,327 @@
+"""The report of a run: one HTML page that needs no network and no script, drawn from the run directory alone.
+
+Whatever a model or a dataset wrote is escaped, and a content policy in the page forbids scripts and requests besides.
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.plot import Bar, Series, category_plot, html_text, interval, line_plot, number, percent, stacked_plot
+from orchestrator.progress import duration
+from orchestrator.run_directory import RunDirectory, replace_file
+
+_GROUPS = 3
+"""Groups of completions shown from the beginning of the run, and from its end."""
+_COMPLETIONS = 8
+_LONGEST_TEXT = 3000
+_EVENTS = 300
+
+Record = Mapping[str, Any]
+
+
+def write_report(run: RunDirectory) -> Path:
+    """Write the run's `report.html` as its files are now, and return its path."""
+    replace_file(run.report_file, render_report(run))
+    return run.report_file
+
+
+def render_report(run: RunDirectory) -> str:
+    """The page as text; also for a run that has no step yet, or lacks some metrics."""
+    metrics, events, evaluations = run.metrics(), run.events(), run.evaluations()
+    job_text = run.job_file.read_text(encoding="utf-8")
+    name = _job_name(job_text) or run.path.absolute().name
+    state = _state(run.summary(), events)
+    early, late = _early_and_late(run.samples())
+    torn = "".join(f"<p class=note>{html_text(file)} ends in a line that was cut off.</p>" for file in run.torn())
+    return _PAGE.format(
+        title=html_text(f"{name} – Earshot"),
+        name=html_text(name),
+        state=html_text(state),
+        style=_STYLE,
+        torn=torn,
+        numbers=_numbers(run.summary() or {}, metrics, evaluations),
+        plots="".join(_plots(metrics, evaluations)),
+        categories=_categories(evaluations),
+        samples=_samples("At the beginning", early) + _samples("At the end", late),
+        job=html_text(job_text),
+        events=_event_rows(events),
+        hidden=f"The last {_EVENTS} of {len(events)}." if len(events) > _EVENTS else "",
+    )
+
+
+def _job_name(job_text: str) -> str:
+    try:
+        job = yaml.safe_load(job_text)
+    except yaml.YAMLError:
+        return ""  # The report shows the file as it is; only its name cannot be told.
+    return str(job.get("name", "")) if isinstance(job, dict) else ""
+
+
+def _state(summary: Record | None, events: Sequence[Record]) -> str:
+    states = [event.get("state") for event in events if event.get("kind") == "state"]
+    return str((summary or {}).get("state") or (states[-1] if states else "") or "unknown")
+
+
+def _numbers(summary: Record, metrics: Sequence[Record], evaluations: Sequence[tuple[int, Record]]) -> str:
+    """The headline numbers: from the summary, and while there is none from the evaluations so far."""
+    first_step, first = evaluations[0] if evaluations else (0, {})
+    last_step, last = evaluations[-1] if evaluations else (0, {})
+
+    def share(key: str, result: Record, name: str) -> float | None:
+        value = _value(summary, key)
+        return _value(result, name) if value is None else value
+
+    # What was measured at step 0 is before learning, and what was measured later is after some of it.
+    baseline = share("baseline_accuracy", first if first_step == 0 else {}, "accuracy")
+    final = share("final_accuracy", last if last_step > 0 else {}, "accuracy")
+    seconds, base_seconds = _value(summary, "seconds"), _value(summary, "base_seconds")
+    steps = _value(summary, "steps")
+    if steps is None and metrics:
+        steps = _value(metrics[-1], "step")
+    count = _value(last, "count")
+    spread = ""
+    if final is not None and count:
+        low, high = interval(min(1.0, max(0.0, final)), int(count))
+        spread = f"of {count:.0f} questions; 95 % interval {percent(low)} to {percent(high)}"
+    tiles = [
+        ("accuracy before → after", f"{_or_dash(baseline, percent)} → {_or_dash(final, percent)}", spread),
+        ("with silence", _or_dash(share("silence_accuracy", last, "silence_accuracy"), percent), "the control"),
+        ("by chance", _or_dash(share("chance_accuracy", last, "chance_accuracy"), percent), "guessing"),
+        ("learner steps", _or_dash(steps, lambda value: f"{value:.0f}"), ""),
+        ("time", _or_dash(seconds, duration), f"base model {duration(base_seconds)}" if base_seconds else ""),
+    ]
+    return "".join(
+        f"<div class=tile><dt>{html_text(title)}</dt><dd>{html_text(value)}</dd><small>{html_text(note)}</small></div>"
+        for title, value, note in tiles
+    )
+
+
+def _plots(metrics: Sequence[Record], evaluations: Sequence[tuple[int, Record]]) -> Iterator[str]:
+    def lines(**names: str) -> list[Series]:
+        named = [(label.replace("_", " "), name) for label, name in names.items()]
+        return [Series(label, [(m["step"], _value(m, name)) for m in metrics]) for label, name in named]
+
+    def evaluated(label: str, key: str, dashed: bool = False) -> Series:
+        return Series(label, [(step, _value(result, key)) for step, result in evaluations], dashed)
+
+    yield line_plot("Reward", lines(mean="reward/mean", accuracy="reward/accuracy", format="reward/format"))
+    yield line_plot(
+        "Accuracy on held-out questions",
+        [
+            evaluated("audio", "accuracy"),
+            evaluated("silence", "silence_accuracy"),
+            evaluated("chance", "chance_accuracy", dashed=True),
+        ],
+        lambda value: f"{value:.0%}" if value == round(value, 2) else percent(value),
+        from_zero=True,
+    )
+    yield line_plot("KL to the reference model", lines(KL="kl/ref"), unit="nats per token")
+    yield line_plot("Entropy", lines(entropy="entropy"), unit="nats per token")
+    yield line_plot("Loss", lines(policy="loss/policy", KL="loss/kl"))
+    yield line_plot("Completion length", lines(mean_length="completion/length_mean"), unit="tokens")
+    yield line_plot(
+        "Completions cut at the length limit, and ratios clipped",
+        lines(truncated="completion/truncated_fraction", clipped="ratio/clipped_fraction"),
+        lambda value: f"{100 * value:.3g}%",
+        from_zero=True,
+    )
+    yield stacked_plot(
+        "Time per step by phase (phases overlap in asynchronous mode)",
+        lines(generate="time/generate", reward="time/reward", learn="time/learn", sync="time/sync"),
+        unit="seconds",
+    )
+    yield line_plot(
+        "Throughput",
+        lines(generated="tokens/generated_per_second", trained="tokens/trained_per_second"),
+        unit="tokens per second",
+    )
+    yield stacked_plot(
+        "What became of the questions",
+        lines(
+            trained="groups/trained", zero_variance="groups/zero_variance", stale="groups/stale", failed="groups/failed"
+        ),
+        unit="groups",
+    )
+    yield line_plot("Rollout workers alive", lines(workers="workers/alive"), from_zero=True)
+    yield line_plot("Staleness", lines(mean="staleness/mean", highest="staleness/max"), unit="weight versions")
+
+
+def _categories(evaluations: Sequence[tuple[int, Record]]) -> str:
+    if not evaluations:
+        return "<p class=none>No evaluation yet.</p>"
+    step, result = evaluations[-1]
+    plots = [f"<p class=note>At step {step}. Whiskers are 95 % intervals.</p><div class=grid>"]
+    for title, key in (("By category", "by_category"), ("By task", "by_task")):
+        parts = result.get(key) or {}
+        bars = [
+            Bar(
+                name,
+                _share(part, "accuracy"),
+                _share(part, "silence_accuracy"),
+                _share(part, "chance_accuracy"),
+                int(_value(part, "count") or 0),
+            )
+            for name, part in sorted(parts.items())
+        ]
+        plots.append(category_plot(title, bars))
+    return "".join(plots) + "</div>"
+
+
+def _early_and_late(samples: Iterable[Record]) -> tuple[list[list[Record]], list[list[Record]]]:
+    """The first groups of completions in the file and the last ones, none in both."""
+    early: list[list[Record]] = []
+    late: deque[list[Record]] = deque(maxlen=_GROUPS)
+    for _, lines in groupby(samples, key=lambda sample: (sample.get("step"), sample.get("draw"))):
+        (early if len(early) < _GROUPS else late).append(list(lines))
+    return early, list(late)
+
+
+def _samples(title: str, groups: Sequence[Sequence[Record]]) -> str:
+    if not groups:
+        return f"<h3>{title}</h3><p class=none>No completions.</p>"
+    return f"<h3>{title}</h3>" + "".join(_group(group) for group in groups)
+
+
+def _group(group: Sequence[Record]) -> str:
+    first = group[0]
+    choices = "".join(
+        f"<li class=right>{html_text(choice)} ✓</li>"
+        if choice == first.get("answer")
+        else f"<li>{html_text(choice)}</li>"
+        for choice in first.get("choices") or ()
+    )
+    rows = "".join(
+        f"<tr><td class=said dir=auto>{html_text(_cut(str(sample.get('text', ''))))}</td>"
+        f"<td>{_or_dash(_value(sample, 'reward'), number)}</td>"
+        f"<td>{_or_dash(_value(sample, 'advantage'), _signed)}</td>"
+        f"<td>{html_text(_rewards(sample))}</td></tr>"
+        for sample in group[:_COMPLETIONS]
+    )
+    more = f"<p class=note>{len(group) - _COMPLETIONS} more in samples.jsonl.</p>" if len(group) > _COMPLETIONS else ""
+    return (
+        f"<article><p class=note>Step {html_text(first.get('step'))} · {html_text(first.get('question_key'))} · "
+        f"{html_text(first.get('audio'))}</p><p dir=auto><strong>{html_text(first.get('question'))}</strong></p>"
+        f"<ul class=choices>{choices}</ul><div class=scroll><table><thead><tr><th>completion<th>reward<th>advantage"
+        f"<th>by function</tr></thead><tbody>{rows}</tbody></table></div>{more}</article>"
+    )
+
+
+def _rewards(sample: Record) -> str:
+    if sample.get("error"):
+        return f"not scored: {sample['error']}"
+    rewards = sample.get("rewards") or {}
+    cut = ["cut at the length limit"] if sample.get("stop_reason") == "length" else []
+    return ", ".join([f"{name} {_or_dash(_value(rewards, name), number)}" for name in rewards] + cut)
+
+
+def _event_rows(events: Sequence[Record]) -> str:
+    rows = []
+    for event in events[-_EVENTS:]:
+        detail = {key: value for key, value in event.items() if key not in ("time", "kind")}
+        if event.get("kind") == "evaluation" and isinstance(detail.get("result"), dict):
+            detail |= {key: value for key, value in detail.pop("result").items() if not isinstance(value, dict)}
+        words = ", ".join(f"{key}: {_word(value)}" for key, value in detail.items())
+        rows.append(
+            f"<tr><td class=when>{html_text(event.get('time'))}</td><td>{html_text(event.get('kind'))}</td>"
+            f"<td>{html_text(_cut(words))}</td></tr>"
+        )
+    return "".join(rows) or "<tr><td colspan=3 class=none>No events.</td></tr>"
+
+
+def _word(value: object) -> str:
+    if isinstance(value, float):
+        return number(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _value(record: Record, name: str) -> float | None:
+    """The number of that name; None if it is missing, is no number, or is too large to be meant."""
+    value = record.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < 1e100 else None
+
+
+def _share(record: Record, name: str) -> float | None:
+    value = _value(record, name)
+    return None if value is None else min(1.0, max(0.0, value))
+
+
+def _or_dash(value: float | None, form: Callable[[float], str]) -> str:
+    return "–" if value is None else form(value)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}… ({len(text)} characters)"
+
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c1e21; --soft: #5c636b; --line: #d9dde2; --page: #f6f7f9; --card: #fff;
+  --c0: #0072b2; --c1: #d55e00; --c2: #00805f; --c3: #b0528c; --good: #00704f; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --soft: #a3abb5; --line: #3a4048; --page: #14171a;
+  --card: #1d2125; --c0: #5ab4ee; --c1: #f5924a; --c2: #35c49a; --c3: #e28fc2; --good: #58d0a5; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1240px; padding: 24px 20px 60px; background: var(--page); color: var(--ink);
+  font: 15px/1.5 system-ui, sans-serif; }
+h1 { margin: 0; font-size: 26px; overflow-wrap: anywhere; } h2 { margin: 40px 0 10px; font-size: 19px; }
+h3 { margin: 22px 0 8px; font-size: 16px; }
+.state { display: inline-block; padding: 1px 10px; border: 1px solid currentColor; border-radius: 10px;
+  font-size: 13px; font-weight: 400; vertical-align: middle; }
+.note, .none, small { color: var(--soft); font-size: 13px; overflow-wrap: anywhere; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 20px 0; }
+.tile:first-child { grid-column: span 2; }
+.tile, .plot, article { background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
+.tile { padding: 10px 14px; } .tile dt { color: var(--soft); font-size: 13px; }
+.tile dd { margin: 0; font-size: 24px; font-weight: 600; font-variant-numeric: tabular-nums; }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 460px), 1fr)); gap: 14px; }
+.plot { margin: 0; padding: 12px 14px 6px; min-width: 0; } figcaption { font-weight: 600; font-size: 14px; }
+.legend { display: flex; flex-wrap: wrap; gap: 2px 16px; margin: 2px 0 4px; padding: 0; list-style: none;
+  color: var(--soft); font-size: 13px; min-height: 20px; }
+.key { display: inline-block; width: 16px; margin-right: 6px; vertical-align: middle; border-top: 3px solid; }
+.key.dashed { border-top-style: dashed; } .key.fill { height: 11px; border-top-width: 11px; border-radius: 2px; }
+i.c0 { color: var(--c0); } i.c1 { color: var(--c1); } i.c2 { color: var(--c2); } i.c3 { color: var(--c3); }
+i.chance { color: var(--ink); }
+svg { display: block; width: 100%; height: auto; } svg .c0 { --c: var(--c0); } svg .c1 { --c: var(--c1); }
+svg .c2 { --c: var(--c2); } svg .c3 { --c: var(--c3); }
+.line { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; } .dot, .fill { fill: var(--c); }
+.hit { fill: transparent; } g:hover > .hit { fill: var(--soft); fill-opacity: .35; }
+svg .grid { stroke: var(--line); } .axis, .chance, .whisker { stroke: var(--ink); } .chance { stroke-width: 2; }
+.tick, .name { fill: var(--soft); font-size: 12px; } .name { fill: var(--ink); font-size: 13px; }
+article { margin: 10px 0; padding: 10px 14px; } article p { margin: 0 0 4px; }
+.choices { display: flex; flex-wrap: wrap; gap: 6px; margin: 6px 0 10px; padding: 0; list-style: none; }
+.choices li { padding: 1px 10px; border: 1px solid var(--line); border-radius: 10px; font-size: 13px; }
+.choices .right { border-color: var(--good); color: var(--good); font-weight: 600; }
+.scroll { overflow-x: auto; } table { width: 100%; border-collapse: collapse; font-size: 13px; }
+th, td { padding: 4px 10px 4px 0; border-top: 1px solid var(--line); text-align: left; vertical-align: top;
+  font-variant-numeric: tabular-nums; } th { color: var(--soft); font-weight: 400; border: 0; }
+.said { width: 55%; min-width: 220px; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate;
+  font-family: ui-monospace, monospace; } .when { white-space: nowrap; }
+summary { cursor: pointer; } pre { overflow-x: auto; padding: 12px; background: var(--card); font-size: 13px;
+  border: 1px solid var(--line); border-radius: 8px; }
+"""
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>{style}</style></head><body>
+<header><h1>{name} <span class="state">{state}</span></h1>{torn}</header>
+<main><dl class="tiles">{numbers}</dl>
+<h2>Learning</h2><div class="grid">{plots}</div>
+<h2>Accuracy by kind of question</h2>{categories}
+<h2>Completions</h2>{samples}
+<h2>Job file</h2><details><summary>job.yaml</summary><pre>{job}</pre></details>
+<h2>Events</h2><details><summary>What happened, and when</summary><p class="note">{hidden}</p>
+<div class="scroll"><table><thead><tr><th>time</th><th>kind</th><th>detail</th></tr></thead><tbody>{events}</tbody>
+</table></div></details></main></body></html>
+"""

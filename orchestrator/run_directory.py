@@ -1,0 +1,316 @@
+"""A run directory: what a run leaves behind, in files that other people's scripts read.
+
+Invariant: every file but the last line of a `.jsonl` is whole at any moment, also when the writer is killed. A line is
+one write to a file opened for appending; other files are replaced by renaming. JSON is strict (no NaN, no Infinity:
+null), floats are written with `repr` and keys in a fixed order, so equal runs leave equal bytes.
+
+One process writes a run directory at a time; any number may read it meanwhile.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protocol.reward import Score
+from protocol.rollout import Group
+
+# fmt: off
+METRIC_NAMES = (
+    "step", "epoch", "reward/mean", "reward/accuracy", "reward/format", "eval/accuracy", "eval/accuracy_silence",
+    "loss/policy", "loss/kl", "kl/ref", "ratio/mean", "ratio/clipped_fraction", "entropy", "completion/length_mean",
+    "completion/truncated_fraction", "groups/trained", "groups/zero_variance", "groups/stale", "groups/failed",
+    "staleness/mean", "staleness/max", "workers/alive", "time/step", "time/generate", "time/reward", "time/learn",
+    "time/sync", "time/learner_wait", "tokens/generated_per_second", "tokens/trained_per_second",
+)
+# fmt: on
+"""The metrics every run writes, in the order of their columns; what else a learner reports follows, sorted."""
+
+_METRICS, _SAMPLES, _EVENTS = "metrics.jsonl", "samples.jsonl", "events.jsonl"
+
+
+class RunDirectoryError(ValueError):
+    """A run directory that cannot be used. The message is one line: the path, what is wrong, how to mend it."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(" ".join(f"{str(path)!r}: {problem}".split()))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One scored completion: a line of `samples.jsonl`."""
+
+    step: int
+    """The learner step that used it or set it aside."""
+    question_key: str
+    draw: int
+    """Which draw of a question it answers, as the ledger counts them."""
+    question: str
+    choices: tuple[str, ...]
+    answer: str
+    audio: str
+    """Path of the clip."""
+    text: str
+    """What the model said."""
+    rewards: Mapping[str, float]
+    """By reward function, unweighted."""
+    reward: float | None
+    """Weighted sum; None where the completion could not be scored."""
+    advantage: float | None
+    """None where the completion was not trained on."""
+    valid: bool
+    error: str | None
+    """Why it could not be scored."""
+    stop_reason: str
+    weight_version: int
+    """The weights that sampled it."""
+    learner_version: int
+    """The weights the learner had when it took the group: staleness is the difference."""
+    worker: str
+
+
+class RunDirectory:
+    """A directory that holds a run. Creating the object opens it; `create` makes a new one or takes up an old one."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Raises RunDirectoryError if there is no run at `path`."""
+        self.path = Path(path)
+        if not self.job_file.is_file():
+            raise RunDirectoryError(self.path, "no run directory (it holds no job.yaml); correct the path")
+        self._repaired: set[str] = set()
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], job_yaml: str) -> "RunDirectory":
+        """The run directory of a job: made where nothing is, taken up where the same job ran before.
+
+        Raises RunDirectoryError if `path` is no directory or holds anything else than a run of exactly this job.
+        """
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise RunDirectoryError(path, "is a file; name a new directory")
+        job_file = path / "job.yaml"
+        if job_file.is_file():
+            if job_file.read_text(encoding="utf-8") != job_yaml:
+                raise RunDirectoryError(path, "holds the run of another job; name a new directory or its own job file")
+            return cls(path)
+        if path.is_dir() and any(path.iterdir()):
+            raise RunDirectoryError(path, "is not empty and holds no run to resume; name a new or an empty directory")
+        path.mkdir(parents=True, exist_ok=True)
+        replace_file(job_file, job_yaml)
+        return cls(path)
+
+    @property
+    def job_file(self) -> Path:
+        return self.path / "job.yaml"
+
+    @property
+    def report_file(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def summary_file(self) -> Path:
+        return self.path / "summary.json"
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a learner step belongs; it need not exist."""
+        return self.path / "checkpoints" / f"step-{step}"
+
+    def append_metrics(self, metrics: Mapping[str, float | None]) -> None:
+        """Add a learner step. Raises ValueError without a whole-numbered `step`."""
+        step = metrics.get("step")
+        if step is None or step != int(step):
+            raise ValueError(f"metrics need a whole-numbered step, not {step!r}")
+        order = [name for name in METRIC_NAMES if name in metrics] + sorted(set(metrics) - set(METRIC_NAMES))
+        self._append(_METRICS, [{name: metrics[name] for name in order} | {"step": int(step)}])
+
+    def append_samples(self, samples: Sequence[Sample]) -> None:
+        """Add completions. Those of one group come in one call, so that they stand together."""
+        self._append(
+            _SAMPLES, [{field.name: getattr(sample, field.name) for field in fields(Sample)} for sample in samples]
+        )
+
+    def append_event(self, kind: str, /, **detail: object) -> None:
+        """Add what happened now: `{"time": ISO 8601 in UTC, "kind": …, **detail}`.
+
+        Kinds the report knows: `state` with `state`; `evaluation` with `step` and `result`. Any other is listed.
+        """
+        reserved = detail.keys() & {"time", "kind"}
+        if reserved:
+            raise ValueError(f"an event's detail cannot be named {sorted(reserved)}")
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._append(_EVENTS, [{"time": now, "kind": kind} | detail])
+
+    def write_summary(self, summary: Mapping[str, object]) -> None:
+        """Replace the final result."""
+        replace_file(self.summary_file, json_text(summary, indent=2) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One object per learner step, steps ascending; empty if there is none.
+
+        A run that resumed from a checkpoint repeats steps: what the repetition replaces is left out.
+        """
+        return current_steps(self._records(_METRICS))
+
+    def samples(self) -> Iterator[dict[str, Any]]:
+        """Every line of the file in its order, read as it is asked for: the file may be larger than the memory."""
+        return self._records(_SAMPLES)
+
+    def events(self) -> list[dict[str, Any]]:
+        """Every line of the file in its order."""
+        return list(self._records(_EVENTS))
+
+    def evaluations(self) -> list[tuple[int, dict[str, Any]]]:
+        """Step and result of the evaluations, steps ascending, without what a resumed run replaced."""
+        found = current_steps(event for event in self.events() if event["kind"] == "evaluation")
+        return [(event["step"], event["result"]) for event in found]
+
+    def summary(self) -> dict[str, Any] | None:
+        """The final result, or None while there is none."""
+        if not self.summary_file.is_file():
+            return None
+        return _record(self.summary_file, 1, self.summary_file.read_bytes())
+
+    def torn(self) -> tuple[str, ...]:
+        """Names of the files whose last line was cut off by a killed writer. Readers leave that line out."""
+        return tuple(name for name in (_METRICS, _SAMPLES, _EVENTS) if _torn_bytes(self.path / name))
+
+    def _records(self, name: str) -> Iterator[dict[str, Any]]:
+        path = self.path / name
+        if not path.is_file():
+            return
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.endswith(b"\n"):  # else torn, or being written
+                    yield _record(path, number, line)
+
+    def _append(self, name: str, records: Sequence[Mapping[str, object]]) -> None:
+        path = self.path / name
+        if name not in self._repaired:
+            # A line that follows a torn one would be lost with it.
+            torn = _torn_bytes(path)
+            if torn:
+                os.truncate(path, path.stat().st_size - torn)
+            self._repaired.add(name)
+            if torn:
+                self.append_event("torn_line", file=name, bytes=torn)
+        data = "".join(json_text(record) + "\n" for record in records).encode()
+        with path.open("ab", buffering=0) as file:
+            before = os.fstat(file.fileno()).st_size
+            written = file.write(data)
+            if written != len(data):
+                os.truncate(path, before)
+                raise OSError(f"{str(path)!r}: only {written} of {len(data)} bytes could be written; the disk is full")
+
+
+def group_samples(
+    group: Group,
+    scores: Sequence[Score],
+    advantages: Sequence[float | None],
+    *,
+    draw: int,
+    step: int,
+    learner_version: int,
+) -> list[Sample]:
+    """The lines of one group: G completions with their G scores and G advantages (None: not trained on)."""
+    question = group.question
+    return [
+        Sample(
+            step=step,
+            question_key=question.key,
+            draw=draw,
+            question=question.text,
+            choices=question.choices,
+            answer=question.answer,
+            audio=question.audio,
+            text=completion.text,
+            rewards=dict(sorted(score.rewards.items())),
+            reward=score.total if score.valid else None,
+            advantage=advantage,
+            valid=score.valid,
+            error=score.error,
+            stop_reason=completion.stop_reason,
+            weight_version=group.weight_version,
+            learner_version=learner_version,
+            worker=group.worker,
+        )
+        for completion, score, advantage in zip(group.completions, scores, advantages, strict=True)
+    ]
+
+
+def current_steps(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records with a `step`, ascending: each takes the place of earlier ones of the same or a later step."""
+    kept: list[dict[str, Any]] = []
+    for record in records:
+        while kept and kept[-1]["step"] >= record["step"]:
+            kept.pop()
+        kept.append(record)
+    return kept
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """Strict JSON. A float that is not finite becomes null; raises TypeError for what JSON has no word for."""
+    plain = _plain(value)
+    text = json.dumps(plain, ensure_ascii=False, allow_nan=False, indent=indent)
+    # Half a surrogate pair (an undecodable file name, say) cannot be encoded as UTF-8, but it can be escaped.
+    half = any("\ud800" <= character <= "\udfff" for character in text) if not text.isascii() else False
+    return json.dumps(plain, allow_nan=False, indent=indent) if half else text
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a crash, meets the old text or the new one and nothing between."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    def refuse(constant: str) -> float:
+        raise ValueError(f"{constant} is no JSON number")
+
+    try:
+        record = json.loads(line, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise RunDirectoryError(path, f"line {number} is not JSON ({error}); restore the file or remove it") from error
+    if not isinstance(record, dict):
+        raise RunDirectoryError(path, f"line {number} is no JSON object; restore the file or remove it")
+    return record
+
+
+def _torn_bytes(path: Path) -> int:
+    """Bytes behind the last line break of a file; 0 if it is missing."""
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        end = size = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - 65536)
+            file.seek(start)
+            found = file.read(end - start).rfind(b"\n")
+            if found >= 0:
+                return size - (start + found + 1)
+            end = start
+        return size

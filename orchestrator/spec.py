@@ -1,0 +1,154 @@
+"""The job file: what a user says of a run. Unknown keys are errors; every default is the paper's or says why not."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from audio_qa.prompt import PromptTemplate
+from learner.settings import LearnerSettings, OptimizerSettings
+from reward.settings import RewardSettings
+
+TINY_MODEL = "builtin:tiny-qwen2-audio"
+SYNTHETIC = "builtin:synthetic"
+
+
+class Section(BaseModel):
+    """A part of the job file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(Section):
+    """The model that is trained."""
+
+    path: str
+    """A folder with a Hugging Face checkpoint and its processor, or `builtin:tiny-qwen2-audio`, which is made here."""
+    max_context: int = Field(default=2048, ge=16)
+    """Longest prompt plus completion, in tokens; a 30 s clip is 750 of them."""
+    too_long: Literal["refuse", "truncate"] = "refuse"
+    """A clip longer than the model hears: refuse its question, or cut the clip (reported either way)."""
+
+
+class DataSection(Section):
+    """The questions."""
+
+    train: str
+    """A JSON-lines file of questions, or `builtin:synthetic`, which is made here from the job's seed."""
+    evaluation: str | None = None
+    """Held-out questions, likewise; without them nothing is evaluated."""
+    prompt: PromptTemplate = PromptTemplate.ANSWER
+    """How questions are asked: the paper's prompt "1", "2" (answer in tags) or "3" (thinking, then answer)."""
+    shuffle: bool = True
+    """Draw questions in random order, another one each epoch; the order depends on the seed alone."""
+    synthetic_train: int = Field(default=4096, ge=40)
+    """Training questions of `builtin:synthetic`."""
+    synthetic_evaluation: int = Field(default=300, ge=10)
+    """Held-out questions of `builtin:synthetic`."""
+
+
+class WarmStartSection(Section):
+    """A short supervised phase before the reinforcement learning, on right answers to a few training questions."""
+
+    steps: int = Field(ge=1)
+    """Optimizer steps."""
+    batch_size: int = Field(default=32, ge=1)
+    """Questions a step."""
+    questions: int = Field(default=128, ge=1)
+    """How many training questions it sees; they are drawn again until the steps are done."""
+    optimizer: OptimizerSettings = OptimizerSettings(learning_rate=1e-5, schedule="constant")  # type: ignore[arg-type]
+    """AdamW and its schedule."""
+
+
+class RolloutSection(Section):
+    """Generation."""
+
+    workers: int = Field(default=1, ge=1)
+    """Rollout workers: vLLM engines."""
+    group_size: int = Field(default=8, ge=2)
+    """Completions a question, G; at least 2, for a group of one has nothing to compare with."""
+    questions_per_step: int = Field(default=16, ge=1)
+    """Questions drawn for one learner step."""
+    max_tokens: int = Field(default=256, ge=1)
+    """Longest completion."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of sampling; the learner scores the same distribution."""
+    max_concurrent: int = Field(default=128, ge=1)
+    """Sequences an engine decodes at once."""
+    threads: int = Field(default=0, ge=0)
+    """CPU threads of an engine; 0 divides the machine's cores among the workers."""
+    gpus: float = Field(default=0, ge=0)
+    """GPUs of a worker; 0 runs it on the CPU."""
+    gpu_memory_fraction: float = Field(default=0.85, gt=0, le=1)
+    """Share of a GPU's memory that an engine takes."""
+    cpu_kv_gib: int = Field(default=1, ge=1)
+    """Key-value cache of an engine on the CPU, GiB."""
+    timeout_seconds: float = Field(default=600, gt=0)
+    """A batch, a weight update or an answer that takes longer counts as a hung worker."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _full_softmax_only(cls, value: Any) -> Any:
+        for key, off in (("top_p", 1.0), ("top_k", 0), ("min_p", 0.0)):
+            if isinstance(value, dict) and key in value and value.pop(key) != off:
+                raise ValueError(
+                    f"{key} other than {off} is not offered: the learner scores the whole softmax, so its "
+                    "log-probabilities would not be those of what was sampled; leave it out"
+                )
+        return value
+
+
+class EvaluationSection(Section):
+    """Greedy answers to the held-out questions, with the clip and with silence in its place."""
+
+    every: int = Field(default=100, ge=0)
+    """Steps between evaluations; 0 evaluates at the start and the end only."""
+    questions: int = Field(default=0, ge=0)
+    """How many of the held-out questions; 0 takes all."""
+
+
+class CheckpointSection(Section):
+    """Checkpoints of the model while it learns; the last step is always kept."""
+
+    every: int = Field(default=100, ge=0)
+    """Steps between checkpoints; 0 writes the last one only."""
+
+
+class ClusterSection(Section):
+    """Where the job runs."""
+
+    address: str | None = None
+    """A Ray cluster's address; without one a Ray is started on this machine for the job, and ended with it."""
+
+
+class JobSpec(Section):
+    """One job."""
+
+    name: str = Field(default="job", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    """Names the run directory: letters, digits, dot, dash, underscore."""
+    seed: int = Field(default=42, ge=0, lt=2**31)
+    """Decides question order, samples, and what is built in (the tiny model, the synthetic benchmark)."""
+    deterministic: bool = False
+    """The same seed gives the same completions and metrics: questions go to workers by rule, in whole batches."""
+    steps: int = Field(default=1000, ge=0)
+    """Learner steps."""
+    model: ModelSection
+    data: DataSection
+    warm_start: WarmStartSection | None = None
+    """A short supervised phase first; none without this section."""
+    rollout: RolloutSection = RolloutSection()
+    reward: RewardSettings = RewardSettings()
+    learner: LearnerSettings = LearnerSettings()
+    evaluation: EvaluationSection = EvaluationSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    cluster: ClusterSection = ClusterSection()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "JobSpec":
+        if self.rollout.max_tokens >= self.model.max_context:
+            raise ValueError(
+                f"rollout.max_tokens ({self.rollout.max_tokens}) leaves no room for a prompt within "
+                f"model.max_context ({self.model.max_context}): lower the one or raise the other"
+            )
+        if self.learner.ranks > 1 and self.rollout.gpus > 0:
+            return self
+        return self

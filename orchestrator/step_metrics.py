@@ -1,0 +1,80 @@
+"""A learner step in numbers, under the names every run writes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+
+from orchestrator.batch import JudgedGroup, Verdict
+from protocol.rollout import StopReason
+
+
+class Stopwatch:
+    """Seconds spent in each phase of a step."""
+
+    def __init__(self) -> None:
+        self.started = perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        before = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - before
+
+    @property
+    def total(self) -> float:
+        return perf_counter() - self.started
+
+
+def step_metrics(
+    *,
+    step: int,
+    epoch: float,
+    judged: Sequence[JudgedGroup],
+    failed: int,
+    learned: Mapping[str, float],
+    learner_version: int,
+    workers_alive: int,
+    watch: Stopwatch,
+    beta: float,
+) -> dict[str, float | None]:
+    """The line of metrics.jsonl for one step. What a step has no value for (no reward, say) is None."""
+    scores = [score for g in judged for score in g.scores if score.valid]
+    completions = [completion for g in judged for completion in g.group.completions]
+    lengths = [len(c.token_ids) for c in completions]
+    trained = [g for g in judged if g.verdict is Verdict.TRAIN]
+    staleness = [learner_version - g.group.weight_version for g in judged]
+    generate, learn = watch.seconds.get("generate", 0.0), watch.seconds.get("learn", 0.0)
+    metrics: dict[str, float | None] = {
+        "step": step,
+        "epoch": epoch,
+        "reward/mean": _mean([score.total for score in scores]),
+        "loss/policy": learned.get("loss/policy"),
+        "loss/kl": beta * learned["kl/ref"] if "kl/ref" in learned else None,
+        "ratio/clipped_fraction": 0.0 if learned else None,
+        "completion/length_mean": _mean(lengths),
+        "completion/truncated_fraction": _mean([c.stop_reason is StopReason.LENGTH for c in completions]),
+        "groups/trained": len(trained),
+        "groups/zero_variance": sum(g.zero_variance for g in judged),
+        "groups/stale": 0,
+        "groups/failed": failed + sum(g.verdict is Verdict.UNSCORED for g in judged),
+        "staleness/mean": _mean(staleness),
+        "staleness/max": max(staleness, default=None),
+        "workers/alive": workers_alive,
+        "samples/invalid": sum(not score.valid for g in judged for score in g.scores),
+        "tokens/generated": sum(lengths),
+        "tokens/generated_per_second": sum(lengths) / generate if generate else None,
+        "tokens/trained_per_second": learned["tokens/trained"] / learn if learned and learn else None,
+        "time/step": watch.total,
+        "time/learner_wait": generate + watch.seconds.get("reward", 0.0),
+        **{f"time/{name}": watch.seconds.get(name, 0.0) for name in ("generate", "reward", "learn", "sync")},
+    }
+    for name in sorted({name for score in scores for name in score.rewards}):
+        metrics[f"reward/{name}"] = _mean([score.rewards[name] for score in scores if name in score.rewards])
+    return {**learned, **metrics}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,1 @@
+"""The reward actor, the reward functions and their registry."""

@@ -1,0 +1,1 @@
+"""A vLLM engine as a Ray actor, and the pool of them."""

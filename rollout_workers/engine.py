@@ -1,0 +1,186 @@
+"""One vLLM engine: every call to vLLM that a worker makes.
+
+Seeds. A group's completions are drawn from G consecutive seeds that vLLM derives from the request's. So that groups
+with neighbouring seeds share none, a request's seed is hashed first: the G seeds start at a place that depends on
+every bit of it. Nothing else decides a sample: not the batch, the worker or the order of requests.
+"""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from transformers import AutoProcessor
+from vllm import SamplingParams
+from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from protocol.rollout import Completion, Sampling, StopReason, WorkerSettings
+from protocol.weights import TensorSlot
+from rollout_workers.engine_config import engine_args, engine_environment, max_seconds
+from rollout_workers.errors import ClipTooShortError, PromptTooLongError
+from rollout_workers.segment import shared
+from rollout_workers.stop_tokens import stop_token_ids
+
+_MIN_MEL_FRAMES = 3
+_SHUTDOWN_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPrompt:
+    """A question as the engine takes it."""
+
+    token_ids: tuple[int, ...]
+    """The P prompt tokens, the audio placeholder expanded."""
+    engine_input: Any
+
+
+class Engine:
+    """A running vLLM engine in processes of its own, which end with this one."""
+
+    def __init__(self, llm: AsyncLLM, settings: WorkerSettings, processor: Any) -> None:
+        self.processor = processor
+        self.max_seconds = max_seconds(processor)
+        """The longest clip the model hears."""
+        self.stop_token_ids = stop_token_ids(settings.model, processor.tokenizer)
+        self._llm = llm
+        self._max_context = settings.max_context
+        self._requests = 0
+
+    @classmethod
+    def start(cls, settings: WorkerSettings) -> Self:
+        """Start the engine and load the model: blocks for some ten seconds or more.
+
+        To be called in a thread that lives as long as the process: the engine is killed when that thread ends.
+        """
+        processor = AutoProcessor.from_pretrained(settings.model)
+        with engine_environment(settings):
+            llm = AsyncLLM.from_engine_args(engine_args(settings, processor))
+        return cls(llm, settings, processor)
+
+    async def prepare(self, prompt_text: str, samples: npt.NDArray[np.float32], max_tokens: int) -> PreparedPrompt:
+        """Tokenise a prompt that holds one unexpanded audio placeholder; `samples` are (N,) mono at 16 kHz.
+
+        Raises PromptTooLongError and ClipTooShortError; the engine is not asked.
+        """
+        hop = self.processor.feature_extractor.hop_length
+        if math.ceil(len(samples) / hop) < _MIN_MEL_FRAMES:
+            raise ClipTooShortError(
+                f"{len(samples)} samples are less than one audio token; more than {2 * hop} are needed"
+            )
+        text_ids = self.processor.tokenizer(prompt_text)["input_ids"]
+        # Before vLLM sees the text: it refuses a longer one with an error that does not say so by its type.
+        self._check_length(len(text_ids), max_tokens)
+        prompt = {"prompt_token_ids": text_ids, "multi_modal_data": {"audio": samples}}
+        (engine_input,) = await self._llm.renderer.render_cmpl_async([prompt])
+        token_ids = tuple(engine_input["prompt_token_ids"])
+        self._check_length(len(token_ids), max_tokens)
+        return PreparedPrompt(token_ids, engine_input)
+
+    def _check_length(self, prompt_tokens: int, max_tokens: int) -> None:
+        if prompt_tokens + max_tokens > self._max_context:
+            raise PromptTooLongError(
+                f"{prompt_tokens} prompt tokens and up to {max_tokens} of an answer do not fit into "
+                f"{self._max_context}; shorten the question or raise the context"
+            )
+
+    async def submit(self, prompt: PreparedPrompt, sampling: Sampling, seed: int) -> asyncio.Task[Any]:
+        """Hand a prompt to the engine; the task gives vLLM's output, to be read by `completions`."""
+        self._requests += 1
+        params = SamplingParams(
+            n=sampling.group_size,
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_tokens,
+            seed=None if sampling.temperature == 0 else first_seed(seed),
+            stop_token_ids=list(self.stop_token_ids),
+            logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        collector = await self._llm.add_request(str(self._requests), prompt.engine_input, params)
+        return asyncio.create_task(_result(collector))
+
+    def completions(self, output: Any) -> tuple[Completion, ...]:
+        """The G completions in `output`. Raises RuntimeError where a token has no finite log-probability."""
+        return tuple(self._completion(one) for one in output.outputs)
+
+    def _completion(self, output: Any) -> Completion:
+        token_ids = tuple(output.token_ids)
+        if output.finish_reason not in ("stop", "length") or not token_ids or len(output.logprobs) != len(token_ids):
+            raise RuntimeError(f"unusable output of the engine: {output}")
+        logprobs = tuple(step[token].logprob for step, token in zip(output.logprobs, token_ids, strict=True))
+        if not all(map(math.isfinite, logprobs)):
+            raise RuntimeError(f"log-probabilities that are not finite: {logprobs}")
+        return Completion(
+            token_ids=token_ids,
+            logprobs=logprobs,
+            text=self.processor.tokenizer.decode(token_ids, skip_special_tokens=True),
+            stop_reason=StopReason.STOP if token_ids[-1] in self.stop_token_ids else StopReason.LENGTH,
+        )
+
+    async def pause(self) -> None:
+        """Freeze the engine: what is submitted from now on waits for `resume`."""
+        await self._llm.pause_generation(mode="keep", clear_cache=False)
+
+    async def resume(self) -> None:
+        await self._llm.resume_generation()
+
+    async def start_update(self) -> None:
+        """Begin to replace weights. No request may be running until `finish_update`."""
+        await self._llm.start_weight_update()
+
+    async def load(self, data: npt.NDArray[np.uint8], slots: Sequence[TensorSlot]) -> None:
+        """Load one bucket of the update; `data` has shape (nbytes,)."""
+        described = [(slot.name, slot.dtype, list(slot.shape), slot.offset) for slot in slots]
+        with shared(data) as path:
+            await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"path": path, "slots": described}))
+
+    async def finish_update(self, version: int, *, audio_changed: bool) -> int:
+        """Put the update into effect; returns the version the engine says it has now."""
+        await self._llm.finish_weight_update(str(version))
+        await self.reset_caches(audio_changed=audio_changed)
+        return int(await self._llm.get_weight_version())
+
+    async def reset_caches(self, *, audio_changed: bool) -> None:
+        """Forget what was computed with other weights: keys and values always, the clips' embeddings if they changed.
+
+        Clips' features do not depend on weights, and there is no cache of them (see `engine_config`).
+        """
+        if not await self._llm.reset_prefix_cache():
+            raise RuntimeError("the prefix cache is in use: a request is running")
+        if audio_changed:
+            await self._llm.reset_encoder_cache()
+
+    async def check(self) -> None:
+        """Generate one token from text alone."""
+        ids = self.processor.tokenizer("a")["input_ids"]
+        (engine_input,) = await self._llm.renderer.render_cmpl_async([{"prompt_token_ids": ids}])
+        one_token = Sampling(group_size=1, max_tokens=1, temperature=0.0)
+        await (await self.submit(PreparedPrompt(tuple(ids), engine_input), one_token, seed=0))
+
+    def shutdown(self) -> None:
+        """End the engine's processes."""
+        self._llm.shutdown(timeout=_SHUTDOWN_SECONDS)
+
+    @property
+    def dead(self) -> bool:
+        """Whether the engine's process has ended by itself."""
+        return bool(self._llm.errored)
+
+
+async def _result(collector: Any) -> Any:
+    return await collector.get()
+
+
+def first_seed(seed: int) -> int:
+    """Where the G consecutive seeds of a group start.
+
+    vLLM gives completion i the seed `first_seed + i`. 2 to the 62 places; the CPU's generator looks at 32 bits of
+    them, so of a million groups of 8 about one in 300 shares a seed with another one, by chance.
+    """
+    return int.from_bytes(blake2b(str(seed).encode(), digest_size=8).digest()) >> 2

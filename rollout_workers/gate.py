@@ -1,0 +1,52 @@
+"""Keeps generation and weight updates apart, so that a group is made with one version of the weights."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class Gate:
+    """Many may generate at once, or one may update. An update that waits lets nobody else begin."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Condition()
+        self._generating = 0
+        self._updating = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether an update is running or waits to."""
+        return self._updating
+
+    @asynccontextmanager
+    async def generating(self) -> AsyncIterator[None]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._updating)
+            self._generating += 1
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._generating -= 1
+                self._changed.notify_all()
+
+    @asynccontextmanager
+    async def updating(self) -> AsyncIterator[None]:
+        """Enter once all that were generating have ended."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._updating)
+            self._updating = True
+            try:
+                await self._changed.wait_for(lambda: self._generating == 0)
+            except BaseException:
+                self._release()
+                raise
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._release()
+
+    def _release(self) -> None:
+        self._updating = False
+        self._changed.notify_all()

@@ -1,0 +1,35 @@
+"""What many tests share: a tiny model with random weights and a small benchmark, both made once a session."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Two processes with two threads each on two cores wait for one another more than they work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the tiny Qwen2-Audio: the real classes, random weights."""
+    from learner.export import write_checkpoint
+    from learner.tiny.architecture import make_config, make_model, make_processor
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    processor = make_processor()
+    write_checkpoint(folder, make_model(make_config(processor), seed=0), processor)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def benchmark_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small synthetic benchmark on disk: 60 training questions, 20 held out."""
+    from audio_qa.synthetic.benchmark import make_benchmark
+
+    return make_benchmark(tmp_path_factory.mktemp("data"), seed=0, train=60, heldout=20)

@@ -1,0 +1,68 @@
+"""Clips, questions and groups for the learner's tests."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from audio_qa.chat import banned_token_ids, render
+from audio_qa.prompt import PromptTemplate
+from audio_qa.question import Question
+from learner.model import load_processor
+from learner.prompts import PromptEncoder
+from protocol.training import TrainingCompletion, TrainingGroup
+
+CLIP_SECONDS = (0.31, 1.0, 1.73, 2.0)
+ANSWERS = (("two", "one"), ("one", "rising falling", "", "two"), ("flute", "a"), ("noise", "four", "one"))
+
+
+@pytest.fixture(scope="session")
+def processor(tiny_folder):
+    return load_processor(str(tiny_folder))
+
+
+@pytest.fixture(scope="session")
+def banned(processor):
+    return banned_token_ids(processor.tokenizer, len(processor.tokenizer), [processor.tokenizer.eos_token_id])
+
+
+@pytest.fixture(scope="session")
+def questions(tmp_path_factory) -> list[Question]:
+    """Four questions about clips of four lengths."""
+    folder: Path = tmp_path_factory.mktemp("clips")
+    rng = np.random.default_rng(0)
+    made = []
+    for i, seconds in enumerate(CLIP_SECONDS):
+        path = folder / f"{i}.wav"
+        soundfile.write(path, rng.standard_normal(int(seconds * 16_000)) * 0.1, 16_000)
+        choices = ("one", "two", "three", "four")
+        made.append(Question("clips", i, str(i), str(path), "How many sounds are heard?", choices, "two"))
+    return made
+
+
+@pytest.fixture(scope="session")
+def encoder(processor) -> PromptEncoder:
+    return PromptEncoder(processor)
+
+
+@pytest.fixture(scope="session")
+def groups(questions, encoder, processor) -> list[TrainingGroup]:
+    """Groups of different sizes, an empty completion among them, with made-up advantages."""
+    rng = np.random.default_rng(1)
+    tokenizer = processor.tokenizer
+    made = []
+    for question, answers in zip(questions, ANSWERS, strict=True):
+        completions = []
+        for answer in answers:
+            ids = (*tokenizer(f"<answer>{answer}</answer>")["input_ids"], tokenizer.eos_token_id) if answer else ()
+            logprobs = tuple(float(x) for x in -rng.uniform(0.1, 6, len(ids)))
+            completions.append(TrainingCompletion(tuple(ids), logprobs, float(rng.normal())))
+        prompt = encoder.encode(question, PromptTemplate.ANSWER).token_ids
+        made.append(TrainingGroup(question, PromptTemplate.ANSWER, prompt, tuple(completions), 0))
+    return made
+
+
+@pytest.fixture(scope="session")
+def rendered(processor, questions):
+    return [render(processor, q, PromptTemplate.ANSWER) for q in questions]

@@ -1,0 +1,133 @@
+"""The update is the same however the batch is cut, on one rank or two, under every ZeRO stage."""
+
+import asyncio
+
+import pytest
+import ray
+import torch
+from safetensors.torch import load_file
+
+from learner.group import LearnerError, LearnerGroup
+from learner.phase import Phase
+from learner.settings import LearnerSettings, OptimizerSettings
+from protocol.training import SupervisedExample, TrainingGroup
+
+# A large epsilon keeps Adam's step in proportion to the gradient: with the usual 1e-8 the first step is its sign,
+# and rounding alone decides it where a gradient is nearly zero.
+OPTIMIZER = OptimizerSettings(learning_rate=1e-2, schedule="constant", adam_epsilon=1e-2, weight_decay=0.01)
+PHASE = Phase(OPTIMIZER, total_steps=2, beta=0.04)
+TOLERANCE = 2e-6
+"""Largest difference of any parameter after two steps of about 1e-3 each, float32."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def train(tiny_folder, groups, folder, phase=PHASE, steps=2, **settings):
+    """Two steps from the same checkpoint; the parameters after them and the steps' metrics."""
+
+    async def run():
+        learner = LearnerGroup(LearnerSettings(threads=1, beta=phase.beta, timeout_seconds=120, **settings))
+        try:
+            await learner.start()
+            await learner.begin(str(tiny_folder), phase)
+            asked = [(g.question, g.template) for g in groups]
+            metrics = []
+            for _ in range(steps):
+                assert await learner.prepare(asked) == {}
+                metrics.append((await learner.learn(groups, sequences=11)).metrics)
+            await learner.save(str(folder))
+            return metrics
+        finally:
+            await learner.stop()
+
+    metrics = asyncio.run(run())
+    return load_file(folder / "model.safetensors"), metrics
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_folder, groups, tmp_path_factory):
+    return train(tiny_folder, groups, tmp_path_factory.mktemp("whole") / "after")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"micro_batch_tokens": 1},
+        {"micro_batch_tokens": 300},
+        {"share_prefix": False, "micro_batch_tokens": 400},
+        {"ranks": 2},
+        {"ranks": 2, "zero_stage": 1, "micro_batch_tokens": 1},
+        {"ranks": 2, "zero_stage": 2, "micro_batch_tokens": 1},
+        {"ranks": 2, "zero_stage": 3, "micro_batch_tokens": 1},
+        {"ranks": 1, "zero_stage": 3},
+    ],
+    ids=lambda settings: ",".join(f"{k}={v}" for k, v in settings.items()),
+)
+def test_the_update_does_not_depend_on_the_cut(tiny_folder, groups, whole, tmp_path, settings):
+    parameters, metrics = train(tiny_folder, groups, tmp_path / "after", **settings)
+    expected, expected_metrics = whole
+    assert parameters.keys() == expected.keys()
+    difference = max(float((parameters[name] - expected[name]).abs().max()) for name in expected)
+    assert difference < TOLERANCE, f"largest difference {difference:.1e}"
+    for ours, theirs in zip(metrics, expected_metrics, strict=True):
+        for name in theirs:
+            assert ours[name] == pytest.approx(theirs[name], rel=2e-4, abs=1e-6), name
+
+
+def test_the_update_moved_every_part(tiny_folder, whole):
+    before, (after, _) = load_file(tiny_folder / "model.safetensors"), whole
+    for part in ("audio_tower.conv1", "multi_modal_projector", "language_model.model", "language_model.lm_head"):
+        moved = max(float((after[n] - before[n]).abs().max()) for n in before if n.startswith(part))
+        assert moved > 1e-4, part
+    assert torch.equal(after["audio_tower.embed_positions.weight"], before["audio_tower.embed_positions.weight"])
+
+
+def test_gradients_are_clipped(tiny_folder, groups, tmp_path, whole):
+    small = Phase(OPTIMIZER.model_copy(update={"max_grad_norm": 1e-3}), total_steps=2, beta=0.04)
+    clipped, metrics = train(tiny_folder, groups, tmp_path / "after", phase=small)
+    before = load_file(tiny_folder / "model.safetensors")
+    assert metrics[0]["grad_norm"] > 0.1
+    moved = max(float((clipped[n] - before[n]).abs().max()) for n in before if n.endswith("lm_head.weight"))
+    unclipped = max(float((whole[0][n] - before[n]).abs().max()) for n in before if n.endswith("lm_head.weight"))
+    assert moved < unclipped / 5
+
+
+def test_a_prompt_read_differently_is_refused(tiny_folder, groups):
+    group = groups[0]
+    wrong = TrainingGroup(
+        group.question, group.template, group.prompt_token_ids[:-1], group.completions, group.weight_version
+    )
+
+    async def run():
+        learner = LearnerGroup(LearnerSettings(threads=1, beta=0))
+        try:
+            await learner.start()
+            await learner.begin(str(tiny_folder), Phase(OPTIMIZER, 1))
+            await learner.learn([wrong], sequences=2)
+        finally:
+            await learner.stop()
+
+    with pytest.raises(LearnerError, match="prompt tokens"):
+        asyncio.run(run())
+
+
+def test_supervised_steps_learn_their_targets(tiny_folder, questions):
+    examples = [SupervisedExample(q, "2", "<answer>two</answer>") for q in questions]
+
+    async def run():
+        learner = LearnerGroup(LearnerSettings(threads=1, beta=0))
+        try:
+            await learner.start()
+            await learner.begin(str(tiny_folder), Phase(OptimizerSettings(learning_rate=1e-3, schedule="constant"), 30))
+            return [(await learner.supervise(examples)).metrics["loss/total"] for _ in range(30)]
+        finally:
+            await learner.stop()
+
+    losses = asyncio.run(run())
+    assert losses[0] > 5
+    assert losses[-1] < 0.1

@@ -1,0 +1,301 @@
+"""A tiny Qwen2-Audio with random weights, clips on disk, and a pool of two workers that most tests share."""
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import soundfile
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen2AudioConfig,
+    Qwen2AudioEncoderConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2AudioProcessor,
+    Qwen2Config,
+    WhisperFeatureExtractor,
+)
+
+os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+import ray
+
+from audio_qa.audio import load_audio
+from audio_qa.chat import banned_token_ids, render
+from audio_qa.prompt import PromptTemplate
+from audio_qa.question import Question
+from protocol.rollout import Completion, Group, RolloutRequest, WorkerSettings
+from protocol.weights import Bucket, TensorSlot, WeightUpdate
+from rollout_workers.pool import RolloutPool
+from rollout_workers.stop_tokens import stop_token_ids
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"]
+PADDING_ROWS = 10
+CONTEXT = 256
+CLIP_SECONDS = (0.3, 0.55, 1.0, 1.7, 2.0)
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    words = "Please choose the answer from the following options: Output the final answer in <answer> </answer>. "
+    tokenizer.train_from_iterator(
+        [words * 4, "system\nYou are a helpful assistant.\nuser\nAudio 1: \nassistant\n" * 4],
+        trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=SPECIAL,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=[t for t in SPECIAL if t not in ("<|im_end|>", "<|endoftext|>")],
+    )
+
+
+def _processor() -> Qwen2AudioProcessor:
+    features = WhisperFeatureExtractor(feature_size=32, chunk_length=2)
+    tokenizer = _tokenizer()
+    template = Qwen2AudioProcessor(feature_extractor=features, tokenizer=tokenizer).default_chat_template
+    return Qwen2AudioProcessor(feature_extractor=features, tokenizer=tokenizer, chat_template=template)
+
+
+def _model(processor: Qwen2AudioProcessor, seed: int) -> Qwen2AudioForConditionalGeneration:
+    tokenizer = processor.tokenizer
+    config = Qwen2AudioConfig(
+        audio_config=Qwen2AudioEncoderConfig(
+            num_mel_bins=32,
+            encoder_layers=2,
+            encoder_attention_heads=2,
+            encoder_ffn_dim=128,
+            d_model=64,
+            max_source_positions=100,
+        ).to_dict(),
+        text_config=Qwen2Config(
+            vocab_size=len(tokenizer) + PADDING_ROWS,
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=False,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        ).to_dict(),
+        audio_token_index=processor.audio_token_id,
+    )
+    torch.manual_seed(seed)
+    model = Qwen2AudioForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # transformers' small initial weights would leave every answer nearly uniform, whatever was heard.
+            parameter.add_(torch.randn_like(parameter) * (0.1 if parameter.ndim > 1 else 0.05))
+    return model
+
+
+def canonical(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The model's parameters by their names in a checkpoint."""
+    prefixes = {"model.language_model.": "language_model.model.", "lm_head.": "language_model.lm_head.", "model.": ""}
+    state = {}
+    for name, parameter in model.named_parameters():
+        prefix = next(p for p in prefixes if name.startswith(p))
+        state[prefixes[prefix] + name.removeprefix(prefix)] = parameter.detach().contiguous()
+    return state
+
+
+def write_checkpoint(folder: Path, model: Any, processor: Any) -> Path:
+    folder.mkdir(parents=True)
+    save_file({name: tensor.clone() for name, tensor in canonical(model).items()}, folder / "model.safetensors")
+    model.config.architectures = ["Qwen2AudioForConditionalGeneration"]
+    model.config.save_pretrained(folder)
+    GenerationConfig(eos_token_id=[SPECIAL.index("<|im_end|>"), SPECIAL.index("<|endoftext|>")]).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@dataclass
+class Tiny:
+    """The model as transformers has it, and where its checkpoint lies."""
+
+    folder: Path
+    processor: Any
+    model: Any
+    stops: tuple[int, ...]
+    banned: tuple[int, ...]
+
+    def logprobs(self, group: Group, completion: Completion, temperature: float, silent: bool = False) -> torch.Tensor:
+        """Shape (C,): what transformers gives the completion's tokens, in float32."""
+        logits = self.logits(group, completion, silent) / (temperature or 1.0)
+        logits[:, list(self.banned)] = float("-inf")
+        return logits.log_softmax(-1).gather(1, torch.tensor(completion.token_ids)[:, None])[:, 0]
+
+    @torch.no_grad()
+    def logits(self, group: Group, completion: Completion, silent: bool = False) -> torch.Tensor:
+        """Shape (C, vocabulary), nothing masked."""
+        samples = load_audio(group.question.audio, max_seconds=2, too_long="refuse").samples
+        features = self.processor.feature_extractor(
+            samples * (not silent),
+            sampling_rate=16_000,
+            return_attention_mask=True,
+            padding="max_length",
+            return_tensors="pt",
+        )
+        ids = torch.tensor([group.prompt_token_ids + completion.token_ids])
+        output = self.model(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            input_features=features["input_features"],
+            feature_attention_mask=features["attention_mask"],
+        )
+        return output.logits[0, len(group.prompt_token_ids) - 1 : -1].float()
+
+    def prompt_ids(self, request: RolloutRequest) -> tuple[int, ...]:
+        """The processor's own expansion."""
+        text = render(self.processor, request.question, request.template)
+        samples = load_audio(request.question.audio, max_seconds=2, too_long="refuse").samples
+        return tuple(self.processor(text=text, audio=samples, sampling_rate=16_000)["input_ids"][0])
+
+
+@pytest.fixture(scope="session")
+def make_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Tiny]:
+    root = tmp_path_factory.mktemp("models")
+
+    def make(seed: int) -> Tiny:
+        processor = _processor()
+        model = _model(processor, seed)
+        folder = root / f"tiny-{seed}"
+        if not folder.exists():
+            write_checkpoint(folder, model, processor)
+        stops = stop_token_ids(str(folder), processor.tokenizer)
+        banned = banned_token_ids(processor.tokenizer, model.config.text_config.vocab_size, stops)
+        return Tiny(folder, processor, model, stops, banned)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny(make_tiny: Callable[[int], Tiny]) -> Tiny:
+    return make_tiny(0)
+
+
+@pytest.fixture(scope="session")
+def requests(tmp_path_factory: pytest.TempPathFactory) -> list[RolloutRequest]:
+    """Ten questions about five clips of several lengths."""
+    folder = tmp_path_factory.mktemp("clips")
+    rng = np.random.default_rng(0)
+    made = []
+    for i, seconds in enumerate(CLIP_SECONDS * 2):
+        path = folder / f"{i % len(CLIP_SECONDS)}.wav"
+        time = np.arange(int(seconds * 16_000)) / 16_000
+        if not path.exists():
+            tone = 0.5 * np.sin(2 * np.pi * rng.uniform(200, 2000) * time) + 0.05 * rng.standard_normal(len(time))
+            soundfile.write(path, tone.astype(np.float32), 16_000, subtype="FLOAT")
+        question = Question("test", i, f"q{i}", str(path), f"Sound {i}?", ("one", "two"), "one")
+        made.append(RolloutRequest(question, PromptTemplate.ANSWER, seed=i))
+    return made
+
+
+@pytest.fixture(scope="session")
+def run() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
+    """Runs coroutines on one event loop."""
+    with asyncio.Runner() as runner:
+        yield runner.run
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=16, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def settings(tiny: Tiny) -> WorkerSettings:
+    return WorkerSettings(model=str(tiny.folder), max_context=CONTEXT, max_concurrent=64)
+
+
+@pytest.fixture(scope="session")
+def shared_pool(cluster: None, run: Any, settings: WorkerSettings) -> Iterator[RolloutPool]:
+    pool = RolloutPool(settings)
+    run(pool.start(2))
+    yield pool
+    run(pool.stop())
+
+
+@dataclass
+class Publisher:
+    """Publishes weights to a pool as the learner does, versions counting up."""
+
+    pool: RolloutPool
+    run: Any
+    version: int = 0
+
+    def publish(self, state: Mapping[str, torch.Tensor], *, audio_changed: bool, buckets: int = 3) -> int:
+        self.version += 1
+        update = pack(state, self.version, audio_changed=audio_changed, buckets=buckets)
+        self.run(self.pool.update(update))
+        return self.version
+
+
+def pack(state: Mapping[str, torch.Tensor], version: int, *, audio_changed: bool, buckets: int) -> WeightUpdate:
+    names = list(state)
+    size = -(-len(names) // buckets)
+    packed = []
+    for i in range(0, len(names), size):
+        slots, offset = [], 0
+        for name in names[i : i + size]:
+            tensor = state[name]
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            slots.append(TensorSlot(name, dtype, tuple(tensor.shape), offset, tensor.nbytes))
+            offset += -(-tensor.nbytes // 64) * 64
+        data = np.zeros(offset, dtype=np.uint8)
+        for slot in slots:
+            data[slot.offset : slot.offset + slot.nbytes] = state[slot.name].numpy().reshape(-1).view(np.uint8)
+        packed.append(Bucket(tuple(slots), ray.put(data)))
+    return WeightUpdate(version, tuple(packed), audio_changed, sum(t.nbytes for t in state.values()))
+
+
+@pytest.fixture(scope="session")
+def _publisher(shared_pool: RolloutPool, run: Any) -> Publisher:
+    return Publisher(shared_pool, run)
+
+
+@pytest.fixture
+def publisher(_publisher: Publisher, tiny: Tiny) -> Iterator[Publisher]:
+    """The shared pool's publisher; the pool has its first weights again afterwards."""
+    yield _publisher
+    _publisher.publish(canonical(tiny.model), audio_changed=True)
+
+
+@pytest.fixture
+def pool(shared_pool: RolloutPool) -> RolloutPool:
+    return shared_pool
+
+
+@pytest.fixture(scope="session")
+def pack_weights() -> Callable[..., WeightUpdate]:
+    return pack
+
+
+@pytest.fixture(scope="session")
+def canonical_state() -> Callable[[torch.nn.Module], dict[str, torch.Tensor]]:
+    return canonical
+
+
+@pytest.fixture(scope="session")
+def descendants() -> Callable[[int], list[psutil.Process]]:
+    """The processes that a process started, and theirs."""
+    return lambda pid: psutil.Process(pid).children(recursive=True)
