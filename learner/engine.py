@@ -15,7 +15,6 @@ from torch import distributed, nn
 from learner.schedule import learning_rate
 from learner.settings import LearnerSettings, OptimizerSettings
 
-
 # DeepSpeed would compile its shared-memory collectives at the first start, for minutes; gloo needs no compiler.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 

@@ -28,11 +28,19 @@ class Policy(nn.Module):
         self.allowed: torch.Tensor
 
     def forward(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Natural log-probability and entropy (nats), each float32 of shape (N,), of every token to predict."""
+        """Natural log-probability and entropy (nats), each float32 of shape (N,), of every token to predict.
+
+        A banned token, which no rollout worker samples, scores 0 and has no gradient: it cannot break a batch.
+        """
         logits = self.logits(batch).float()
         logits = logits.masked_fill(~self.allowed, -torch.inf) / self.temperature
         log_distribution = logits.log_softmax(dim=-1)
-        logprobs = log_distribution.gather(1, batch.targets.to(logits.device)[:, None])[:, 0]
+        targets = batch.targets.to(logits.device)
+        possible = self.allowed[targets]
+        # A banned token has no finite score; any allowed one stands in for it, and its score is then taken out again.
+        stand_in = torch.where(possible, targets, self.allowed.int().argmax())
+        logprobs = log_distribution.gather(1, stand_in[:, None])[:, 0]
+        logprobs = torch.where(possible, logprobs, torch.zeros_like(logprobs))
         with torch.no_grad():
             entropy = -(log_distribution.exp() * log_distribution.masked_fill(~self.allowed, 0.0)).sum(dim=-1)
         return logprobs, entropy

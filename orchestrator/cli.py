@@ -134,7 +134,7 @@ def _execute(spec: JobSpec, run_dir: Path | None, as_json: bool, started: float)
         print(json.dumps(summary))
         return
     console = Console()
-    if "final_accuracy" in summary:
+    if summary.get("final_accuracy") is not None:
         console.print(
             f"Accuracy on {summary['evaluation_questions']} held-out questions: "
             f"{summary['baseline_accuracy']:.1%} before, [bold]{summary['final_accuracy']:.1%}[/bold] after "

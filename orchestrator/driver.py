@@ -161,12 +161,13 @@ def summarise(prepared: Prepared, run: RunDirectory, state: str, ledger: Ledger,
     """The result of a job as one JSON object."""
     spec = prepared.spec
     summary: dict[str, Any] = {"name": spec.name, "state": state, "seed": spec.seed}
-    evaluations = [result for _, result in run.evaluations()]
+    evaluations = run.evaluations()
     if evaluations:
-        baseline, final = evaluations[0], evaluations[-1]
+        (_, baseline), (last, final) = evaluations[0], evaluations[-1]
         summary |= {
             "baseline_accuracy": baseline["accuracy"],
-            "final_accuracy": final["accuracy"],
+            # Of a job that ended before its first evaluation after the baseline, no accuracy is the final one.
+            "final_accuracy": final["accuracy"] if last == spec.steps else None,
             "silence_accuracy": final["silence_accuracy"],
             "chance_accuracy": final["chance_accuracy"],
             "evaluation_questions": final["count"],

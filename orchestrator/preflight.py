@@ -142,8 +142,8 @@ def check_prompts(
         seconds = probe(question.audio).seconds
         if seconds > hears and not truncate:
             raise SpecError(
-                f"{question.audio}: question {question.key}: the clip has {seconds:.1f} s, the model hears {hears:.0f}; "
-                "cut the clip, leave the question out, or set model.too_long to truncate"
+                f"{question.audio}: question {question.key}: the clip has {seconds:.1f} s and the model hears "
+                f"{hears:.0f} s; cut the clip, leave the question out, or set model.too_long to truncate"
             )
         frames = int(min(seconds, hears) * extractor.sampling_rate) // extractor.hop_length
         text = len(tokenizer(render(processor, question, template))["input_ids"]) - 1

@@ -55,9 +55,7 @@ def test_gradient_by_hand():
     logprobs = LOGPROBS.clone().requires_grad_()
     grpo(logprobs, ADVANTAGES, weights(), reference=REFERENCE, beta=0.04).total.backward()
     w = weights().tolist()
-    expected = [
-        -a * x + 0.04 * x * (1 - r) for a, x, r in zip(ADVANTAGES.tolist(), w, (0.5, 2.0, 1.0), strict=True)
-    ]
+    expected = [-a * x + 0.04 * x * (1 - r) for a, x, r in zip(ADVANTAGES.tolist(), w, (0.5, 2.0, 1.0), strict=True)]
     assert logprobs.grad is not None
     assert logprobs.grad.tolist() == pytest.approx(expected, rel=1e-6)
 

@@ -1,0 +1,191 @@
+"""`earshot run` on the real parts: what a run leaves behind, that it repeats itself, and that it stops."""
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from integration.conftest import earshot, interrupt, lines, start_earshot
+from transformers import Qwen2AudioForConditionalGeneration
+
+from orchestrator.run_directory import METRIC_NAMES, RunDirectory
+
+pytestmark = pytest.mark.timeout(420)
+
+WARM = {"steps": 2, "batch_size": 4, "questions": 8}
+
+
+@pytest.fixture(scope="module")
+def finished(job_file, tmp_path_factory):
+    """A deterministic job with everything on, run twice: the two summaries."""
+    folder = tmp_path_factory.mktemp("finished")
+    job = job_file(folder, deterministic=True, warm_start=WARM)
+    summaries = []
+    for name in ("first", "second"):
+        result = earshot("run", job, "--json", "--run-dir", folder / name)
+        assert result.returncode == 0, result.stderr[-3000:]
+        summaries.append(json.loads(result.stdout))
+    return summaries
+
+
+def run_of(summary) -> RunDirectory:
+    return RunDirectory(summary["run_dir"])
+
+
+def test_stdout_is_one_json_document_with_the_result(finished):
+    summary = finished[0]
+    assert (summary["state"], summary["steps"], summary["chance_accuracy"]) == ("succeeded", 3, 0.25)
+    for name in ("baseline_accuracy", "final_accuracy", "silence_accuracy"):
+        assert 0 <= summary[name] <= 1
+    assert summary["seconds"] > 0
+
+
+def test_the_run_directory_is_whole(finished):
+    home = Path(finished[0]["run_dir"])
+    names = {p.name for p in home.iterdir()}
+    assert names == {
+        "job.yaml",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "events.jsonl",
+        "summary.json",
+        "report.html",
+        "checkpoints",
+    }
+    assert {p.name for p in (home / "checkpoints").iterdir()} == {"step-0", "step-3"}
+    assert json.loads((home / "summary.json").read_text()) == finished[0]
+    assert "<svg" in (home / "report.html").read_text()
+
+
+def test_every_step_has_every_metric(finished):
+    metrics = run_of(finished[0]).metrics()
+    assert [m["step"] for m in metrics] == [1, 2, 3]
+    expected = set(METRIC_NAMES) - {"eval/accuracy", "eval/accuracy_silence"}
+    for m in metrics:
+        assert expected <= m.keys()
+        assert m["workers/alive"] == 2
+        assert m["staleness/max"] == 0
+        assert m["logprob/gap_max"] < 1e-4
+        assert m["ratio/mean"] == pytest.approx(1, abs=1e-4)
+        assert m["grad_norm"] > 0
+    assert metrics[-1].keys() > {"eval/accuracy", "eval/accuracy_silence"}
+    # The reference is the model at the start: no KL before the first step, some behind it.
+    assert metrics[0]["kl/ref"] == pytest.approx(0, abs=1e-6)
+    assert metrics[-1]["kl/ref"] > 1e-5
+
+
+def test_every_question_drawn_is_accounted_for(finished):
+    counts = finished[0]["questions"]
+    assert counts["drawn"] == 3 * 6
+    assert counts["drawn"] == sum(v for k, v in counts.items() if k != "drawn")
+    samples = list(run_of(finished[0]).samples())
+    assert Counter(s["draw"] for s in samples) == dict.fromkeys(range(18), 4)
+    assert {s["worker"] for s in samples} == {"rollout-0", "rollout-1"}
+    for s in samples:
+        # Two steps of warm start came before the first rollout: weight versions count on from there.
+        assert s["weight_version"] == s["learner_version"] == s["step"] + 1
+
+
+def test_the_states_of_a_job(finished):
+    events = run_of(finished[0]).events()
+    assert [e["state"] for e in events if e["kind"] == "state"] == ["starting", "running", "succeeded"]
+    assert sum(e["kind"] == "worker_started" for e in events) == 2
+    assert [step for step, _ in run_of(finished[0]).evaluations()] == [0, 3]
+
+
+def timeless(record):
+    return {k: v for k, v in record.items() if not k.startswith("time") and not k.endswith("per_second")}
+
+
+def test_a_deterministic_job_repeats_itself(finished):
+    first, second = (Path(summary["run_dir"]) for summary in finished)
+    assert (first / "samples.jsonl").read_bytes() == (second / "samples.jsonl").read_bytes()
+    assert [timeless(m) for m in lines(first / "metrics.jsonl")] == [
+        timeless(m) for m in lines(second / "metrics.jsonl")
+    ]
+    weights = [(home / "checkpoints" / "step-3" / "model.safetensors").read_bytes() for home in (first, second)]
+    assert weights[0] == weights[1]
+
+
+def test_transformers_loads_the_checkpoint(finished, tiny_folder):
+    checkpoint = Path(finished[0]["run_dir"]) / "checkpoints" / "step-3"
+    model, report = Qwen2AudioForConditionalGeneration.from_pretrained(
+        checkpoint, dtype=torch.float32, output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    base = Qwen2AudioForConditionalGeneration.from_pretrained(tiny_folder, dtype=torch.float32)
+    changed = {
+        n for (n, a), b in zip(model.named_parameters(), base.parameters(), strict=True) if not torch.equal(a, b)
+    }
+    assert any("audio_tower" in n for n in changed)
+    assert any("lm_head" in n for n in changed)
+
+
+def test_vllm_loads_the_checkpoint_and_evaluates_it_alike(finished, benchmark_home):
+    """Engines that load the last checkpoint answer as those did that were sent its weights."""
+    checkpoint = Path(finished[0]["run_dir"]) / "checkpoints" / "step-3"
+    result = earshot(
+        "evaluate",
+        checkpoint,
+        *("--data", benchmark_home / "heldout.jsonl", "--max-tokens", 8, "--max-context", 256, "--json"),
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    found = json.loads(result.stdout)
+    assert found["accuracy"] == finished[0]["final_accuracy"]
+    assert found["silence_accuracy"] == finished[0]["silence_accuracy"]
+    assert set(found["by_task"]) == {"sound", "music", "speech"}
+
+
+def family(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
+
+
+def test_a_clip_lost_in_mid_run_is_recorded_and_ctrl_c_leaves_nothing(job_file, tmp_path):
+    job = job_file(
+        tmp_path,
+        steps=1000,
+        data={"shuffle": False},
+        evaluation={"questions": 5},
+        rollout={"workers": 1, "questions_per_step": 20, "group_size": 2},
+        learner={"beta": 0},
+    )
+    home = tmp_path / "run"
+    process = start_earshot("run", job, "--run-dir", home, stderr=tmp_path / "stderr.txt")
+    try:
+        wait_for((home / "events.jsonl").exists, process, 60)
+        (tmp_path / "data" / "train" / "000003.wav").unlink()
+        (tmp_path / "data" / "train" / "000004.wav").write_bytes(b"no audio")
+        wait_for(lambda: (home / "metrics.jsonl").exists() and len(lines(home / "metrics.jsonl")) >= 2, process, 200)
+        started = family(psutil.Process(process.pid))
+        interrupt(process)
+        before = time.monotonic()
+        process.wait(timeout=30)
+        seconds = time.monotonic() - before
+    finally:
+        if process.poll() is None:
+            process.kill()
+    assert seconds < 10, f"{seconds:.1f} s after Ctrl-C"
+    assert process.returncode == 130
+    _gone, alive = psutil.wait_procs(started, timeout=2)
+    assert not alive, [p.cmdline()[:4] for p in alive]
+    run = RunDirectory(home)
+    failed = [e for e in run.events() if e["kind"] == "failed_question" and e["step"] == 1]
+    assert sorted(e["question"] for e in failed) == ["train:3", "train:4"]
+    assert {e["reason"] for e in failed} == {"audio"}
+    assert all("00000" in e["detail"] for e in failed)
+    assert run.metrics()[0]["groups/failed"] == 2
+    assert [e["state"] for e in run.events() if e["kind"] == "state"][-1] == "cancelled"
+    assert (home / "report.html").stat().st_size > 1000
+    assert run.torn() == ()
+
+
+def wait_for(condition, process, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the command ended early"
+        assert time.monotonic() < deadline, "nothing happened in time"
+        time.sleep(0.2)
