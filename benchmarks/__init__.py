@@ -1,1 +1,1 @@
-"""Benchmarks: each runs as `python -m benchmarks.NAME`, ends with one JSON object and writes it to results/NAME.json."""
+"""Benchmarks: each runs as `python -m benchmarks.NAME`, ends with one JSON object, and writes results/NAME.json."""

@@ -31,8 +31,8 @@ A job file is YAML or JSON. `earshot run JOB.yaml --dry-run` checks it and print
 - An unknown key, or a key that stands twice, is an error that names the key.
 - Relative paths are taken from the folder of the job file.
 - A section that you write takes the defaults of its own table for the keys that you leave out.
-- YAML reads `1e-6` as text and Earshot takes it as the number; quote `data.prompt`, which is text: `prompt: "2"`.
-- There is no `top_p`, `top_k` or `min_p`: the learner scores the whole softmax, so nothing else can be sampled.
+- `data.prompt` is text and needs quotes: `prompt: "2"`.
+- `top_p`, `top_k` and `min_p` are refused: the learner scores the whole softmax, so that is what is sampled.
 
 The smallest job file:
 
@@ -110,21 +110,19 @@ def _sentence(text: str) -> str:
 
 
 def _type(annotation: Any) -> str:
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _type(arguments[0])
-    if origin is Literal:
-        return " or ".join(f"`{argument}`" for argument in arguments)
-    if origin in (Union, UnionType):
-        return " or ".join("null" if argument is NoneType else _type(argument) for argument in arguments)
-    if origin is list:
-        return f"list of {_type(arguments[0])}"
-    if origin is dict:
-        return f"map of {_type(arguments[0])} to {_type(arguments[1])}"
+    """A type in words."""
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
-        quote = '"' if all(str(member.value).isdigit() for member in annotation) else ""
-        return " or ".join(f"`{quote}{member.value}{quote}`" for member in annotation)
-    return {str: "text", int: "whole number", float: "number", bool: "true or false"}[annotation]
+        return " or ".join(f"`{_plain(member)}`" for member in annotation)
+    arguments = get_args(annotation)
+    words = {
+        Annotated: lambda: _type(arguments[0]),
+        Literal: lambda: " or ".join(f"`{argument}`" for argument in arguments),
+        list: lambda: f"list of {_type(arguments[0])}",
+        dict: lambda: f"map of {_type(arguments[0])} to {_type(arguments[1])}",
+    }
+    words[Union] = words[UnionType] = lambda: " or ".join(map(_type, arguments))
+    plain = {str: "text", int: "whole number", float: "number", bool: "true or false", NoneType: "null"}
+    return plain[annotation] if annotation in plain else words[get_origin(annotation)]()
 
 
 def _limits(field: FieldInfo) -> str:

@@ -52,6 +52,7 @@ class TrainingEngine:
         self._total_steps = total_steps
         self._world = distributed.get_world_size()
         self.zero_stage = settings.zero_stage
+        self._master_weights = settings.dtype != "float32"
         trained = [p for p in policy.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": optimizer.weight_decay},
@@ -115,10 +116,19 @@ class TrainingEngine:
         distributed.all_reduce(finite, op=distributed.ReduceOp.MIN)
         if not finite.item():
             raise FloatingPointError(f"the loss of optimizer step {self.step_count} is not finite")
+        norm = self._own_grad_norm()
         self._engine.step()
         self.step_count += 1
-        norm = self._engine.get_global_grad_norm()
-        return {"grad_norm": float(norm) if norm is not None else 0.0, "learning_rate": rate}
+        if norm is None:
+            norm = float(self._engine.get_global_grad_norm() or 0.0)
+        return {"grad_norm": norm, "learning_rate": rate}
+
+    def _own_grad_norm(self) -> float | None:
+        """The gradients' norm before clipping where DeepSpeed keeps none: plain float32 without ZeRO."""
+        if self.zero_stage > 0 or self._master_weights:
+            return None
+        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
 
     @contextmanager
     def whole(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:

@@ -65,7 +65,7 @@ class LearnerGroup:
         """One GRPO step on the whole batch. Without groups nothing is updated, and the version stays."""
         if not groups:
             return Learned(self.weight_version, {})
-        metrics = _metrics(await self._call("learn", ray.put(list(groups)), sequences))
+        metrics = step_metrics_of(await self._call("learn", ray.put(list(groups)), sequences))
         self.weight_version += 1
         return Learned(self.weight_version, metrics)
 
@@ -73,7 +73,7 @@ class LearnerGroup:
         """One supervised step on the whole batch. Without examples nothing is updated."""
         if not examples:
             return Learned(self.weight_version, {})
-        metrics = _metrics(await self._call("supervise", ray.put(list(examples))))
+        metrics = step_metrics_of(await self._call("supervise", ray.put(list(examples))))
         self.weight_version += 1
         return Learned(self.weight_version, metrics)
 
@@ -129,7 +129,7 @@ async def _future(call: Any) -> Any:
     return await call
 
 
-def _metrics(tallies: Sequence[Tally]) -> dict[str, float]:
+def step_metrics_of(tallies: Sequence[Tally]) -> dict[str, float]:
     """The step's metrics from the ranks' sums."""
     tokens = max(1, sum(t.tokens for t in tallies))
     return {

@@ -1,8 +1,5 @@
 """Loads a Hugging Face checkpoint for training, and says in one line what is wrong with a folder that is none."""
 
-import json
-from pathlib import Path
-
 import torch
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin, Qwen2AudioForConditionalGeneration
 
@@ -32,21 +29,6 @@ def load_model(folder: str, dtype: str) -> PreTrainedModel:
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ModelError(f"{folder}: the checkpoint lacks {len(missing)} parameters, {missing[0]} among them")
+    # Sinusoids, not weights: transformers freezes them when it builds a model, and forgets it when it loads one.
+    model.model.audio_tower.embed_positions.requires_grad_(False)
     return model.train()
-
-
-def stop_token_ids(folder: str) -> tuple[int, ...]:
-    """The tokens that end a model's turn, from its generation configuration or, without one, its configuration."""
-    home = Path(folder)
-    ids: set[int] = set()
-    for name in ("generation_config.json", "config.json"):
-        path = home / name
-        if not path.is_file():
-            continue
-        found = json.loads(path.read_text())
-        value = found.get("eos_token_id", found.get("text_config", {}).get("eos_token_id"))
-        if value is not None:
-            ids.update(value if isinstance(value, list) else [value])
-        if ids:
-            break
-    return tuple(sorted(ids))

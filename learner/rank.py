@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from audio_qa.audio import AudioError, TooLong
-from audio_qa.chat import banned_token_ids
+from audio_qa.chat import banned_token_ids, stop_token_ids
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from learner.engine import TrainingEngine, join, leave
 from learner.export import write_checkpoint
 from learner.loss import grpo, k3, sequence_mean_weights, supervised
-from learner.model import load_model, load_processor, stop_token_ids
+from learner.model import load_model, load_processor
 from learner.names import named_canonical
 from learner.packing import EncodedPrompt, MicroBatch, Row, make_rows, pack
 from learner.phase import Phase, Tally
@@ -60,8 +60,9 @@ class LearnerRank:
         self._phase = phase
         processor = load_processor(folder)
         model = load_model(folder, self._settings.dtype)
-        self._stop = stop_token_ids(folder)
-        banned = banned_token_ids(processor.tokenizer, model.config.text_config.vocab_size, self._stop)
+        tokenizer = processor.tokenizer
+        stops = stop_token_ids(folder, tokenizer)
+        banned = banned_token_ids(tokenizer, model.config.text_config.vocab_size, stops)
         self._prompts = PromptEncoder(processor, too_long=self._too_long)
         self._model = model
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

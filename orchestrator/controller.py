@@ -73,6 +73,10 @@ class Controller:
         for draw, answer in zip(draws, answers, strict=True):
             if isinstance(answer, Group):
                 groups.append((draw, answer))
+                if answer.truncated_seconds:
+                    self.run.append_event(
+                        "truncated_clip", step=step, question=draw.key, seconds=round(answer.truncated_seconds, 3)
+                    )
             else:
                 self._fail(draw, step, answer.reason, answer.detail)
 

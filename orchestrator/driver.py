@@ -27,7 +27,7 @@ from protocol.rollout import Group, WorkerSettings
 from reward.actor import RewardActor
 from rollout_workers.pool import RolloutPool
 
-TEARDOWN_SECONDS = 8.0
+TEARDOWN_SECONDS = 5.0
 REWARD_SECONDS = 600.0
 
 _log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def worker_settings(prepared: Prepared) -> WorkerSettings:
 @contextmanager
 def cluster(spec: JobSpec) -> Iterator[None]:
     """A Ray to run on: the job's own on this machine, or the cluster it names."""
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if spec.cluster.address is not None:
         ray.init(address=spec.cluster.address, **quiet)

@@ -63,6 +63,8 @@ class Group:
     completions: tuple[Completion, ...]
     weight_version: int
     worker: str
+    truncated_seconds: float = 0.0
+    """What was cut off the clip because the model hears no more of it; 0 where it was heard whole."""
 
 
 class Failure(StrEnum):

@@ -20,12 +20,12 @@ from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from audio_qa.chat import stop_token_ids
 from protocol.rollout import Completion, Sampling, StopReason, WorkerSettings
 from protocol.weights import TensorSlot
 from rollout_workers.engine_config import engine_args, engine_environment, max_seconds
 from rollout_workers.errors import ClipTooShortError, PromptTooLongError
 from rollout_workers.segment import shared
-from rollout_workers.stop_tokens import stop_token_ids
 
 _MIN_MEL_FRAMES = 3
 _SHUTDOWN_SECONDS = 10.0

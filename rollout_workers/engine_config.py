@@ -10,10 +10,9 @@ from vllm.config import WeightTransferConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 
-from audio_qa.chat import banned_token_ids
+from audio_qa.chat import banned_token_ids, stop_token_ids
 from protocol.rollout import WorkerSettings
 from rollout_workers import banned_tokens
-from rollout_workers.stop_tokens import stop_token_ids
 from rollout_workers.vllm_plugin import BACKEND, OWNER_VARIABLE
 
 _LONGEST_HEARD_SECONDS = 30

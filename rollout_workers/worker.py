@@ -48,6 +48,7 @@ class _Asked:
 
     request: RolloutRequest
     prompt: "PreparedPrompt"
+    truncated_seconds: float
 
 
 class RolloutWorker:
@@ -135,7 +136,9 @@ class RolloutWorker:
         try:
             clip = await asyncio.to_thread(self._clip, request)
             text = render(self._running.processor, request.question, request.template)
-            return _Asked(request, await self._running.prepare(text, clip.samples, sampling.max_tokens))
+            prompt = await self._running.prepare(text, clip.samples, sampling.max_tokens)
+            cut = max(0.0, clip.seconds - self._running.max_seconds) if clip.truncated else 0.0
+            return _Asked(request, prompt, cut)
         except (AudioError, ClipTooShortError) as error:
             reason, detail = Failure.AUDIO, str(error)
         except PromptTooLongError as error:
@@ -182,6 +185,7 @@ class RolloutWorker:
             completions=completions,
             weight_version=self._version,
             worker=self._name,
+            truncated_seconds=asked.truncated_seconds,
         )
 
     async def _load(self, bucket: Bucket) -> None:

@@ -29,13 +29,12 @@ os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 import ray
 
 from audio_qa.audio import load_audio
-from audio_qa.chat import banned_token_ids, render
+from audio_qa.chat import banned_token_ids, render, stop_token_ids
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from protocol.rollout import Completion, Group, RolloutRequest, WorkerSettings
 from protocol.weights import Bucket, TensorSlot, WeightUpdate
 from rollout_workers.pool import RolloutPool
-from rollout_workers.stop_tokens import stop_token_ids
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"]
 PADDING_ROWS = 10
