@@ -12,7 +12,7 @@ from orchestrator.spec import TINY_MODEL, JobSpec
 from orchestrator.spec_file import dump_spec
 from reward.registry import check_name
 
-_TINY_PARAMETERS = 2_505_472
+TINY_PARAMETERS = 2_492_416
 _BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -21,7 +21,7 @@ def plan(spec: JobSpec) -> dict[str, Any]:
     for name in spec.reward.functions:
         check_name(name, spec.reward.allowed_modules)
     if spec.model.path == TINY_MODEL:
-        parameters = _TINY_PARAMETERS
+        parameters = TINY_PARAMETERS
     else:
         check_model_folder(spec.model.path)
         parameters = count_parameters(Path(spec.model.path))

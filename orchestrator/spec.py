@@ -47,7 +47,7 @@ class DataSection(Section):
 
 
 class WarmStartSection(Section):
-    """A short supervised phase before the reinforcement learning, on right answers to a few training questions."""
+    """A short supervised phase before the reinforcement learning, on answers to some training questions."""
 
     steps: int = Field(ge=1)
     """Optimizer steps."""
@@ -55,6 +55,8 @@ class WarmStartSection(Section):
     """Questions a step."""
     questions: int = Field(default=128, ge=1)
     """How many training questions it sees; they are drawn again until the steps are done."""
+    random_answers: float = Field(default=0.0, ge=0, le=1)
+    """Share of targets that are a random option instead of the right one: 1 teaches the form of an answer alone."""
     optimizer: OptimizerSettings = OptimizerSettings(learning_rate=1e-5, schedule="constant")  # type: ignore[arg-type]
     """AdamW and its schedule."""
 

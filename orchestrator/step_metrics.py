@@ -51,13 +51,16 @@ def step_metrics(
         "step": step,
         "epoch": epoch,
         "reward/mean": _mean([score.total for score in scores]),
+        "reward/zero_variance_fraction": _mean([g.zero_variance for g in judged]),
         "loss/policy": learned.get("loss/policy"),
-        "loss/kl": beta * learned["kl/ref"] if "kl/ref" in learned else None,
+        # Without a reference there is no KL to speak of, rather than one of 0.
+        "loss/kl": beta * learned["kl/ref"] if learned and beta else None,
+        "kl/ref": learned["kl/ref"] if learned and beta else None,
         "ratio/clipped_fraction": 0.0 if learned else None,
         "completion/length_mean": _mean(lengths),
         "completion/truncated_fraction": _mean([c.stop_reason is StopReason.LENGTH for c in completions]),
         "groups/trained": len(trained),
-        "groups/zero_variance": sum(g.zero_variance for g in judged),
+        "groups/zero_variance": sum(g.verdict is Verdict.ZERO_VARIANCE for g in judged),
         "groups/stale": 0,
         "groups/failed": failed + sum(g.verdict is Verdict.UNSCORED for g in judged),
         "staleness/mean": _mean(staleness),
@@ -73,7 +76,8 @@ def step_metrics(
     }
     for name in sorted({name for score in scores for name in score.rewards}):
         metrics[f"reward/{name}"] = _mean([score.rewards[name] for score in scores if name in score.rewards])
-    return {**learned, **metrics}
+    # A step on which nothing was learnt has these too, without a value.
+    return {"entropy": None, "ratio/mean": None, **learned, **metrics}
 
 
 def _mean(values: Sequence[float]) -> float | None:

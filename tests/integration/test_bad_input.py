@@ -7,6 +7,8 @@ import soundfile
 import yaml
 from integration.conftest import earshot
 
+from orchestrator.plan import TINY_PARAMETERS
+
 
 def rewritten(path, **change):
     """Change the second question of a dataset file."""
@@ -43,7 +45,7 @@ def answer_not_a_choice(job, _):
 
 def empty_dataset(job, _):
     (job.parent / "data" / "train.jsonl").write_text("")
-    return ["train.jsonl", "empty"]
+    return ["train.jsonl", "holds no question"]
 
 
 def no_processor(job, tiny_folder):
@@ -140,10 +142,10 @@ def test_dry_run_prints_the_plan_and_writes_nothing(job_file, tmp_path):
     result = earshot("run", job, "--dry-run", "--json", timeout=60)
     assert result.returncode == 0
     plan = json.loads(result.stdout)
-    assert plan["parameters"] == 2_505_472
+    assert plan["parameters"] == TINY_PARAMETERS
     assert (plan["rollout_workers"], plan["gpus"], plan["completions_per_step"]) == (2, 0, 24)
     # float32 weights, gradients, two moments, and the reference because beta > 0: 20 bytes a parameter.
-    assert plan["memory_gib"]["learner_rank"] == pytest.approx(20 * 2_505_472 / 2**30, abs=0.01)
+    assert plan["memory_gib"]["learner_rank"] == pytest.approx(20 * TINY_PARAMETERS / 2**30, abs=0.01)
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -59,43 +59,38 @@ def largest_gap(groups: list[Group], scored) -> float:
     return max(float(np.abs(np.array(a) - np.array(b)).max()) for a, b in zip(sampled, scored, strict=True))
 
 
-async def rounds(tiny_folder, questions, temperature):
-    """Gaps before and after two updates, the change of the policy between them, and prompts of all groups."""
-    settings = LearnerSettings(threads=1, beta=0, timeout_seconds=120)
-    optimizer = OptimizerSettings(learning_rate=3e-3, schedule="constant")
-    pool = RolloutPool(WorkerSettings(model=str(tiny_folder), max_context=256, threads=1))
-    learner = LearnerGroup(settings)
+async def rounds(pool, learner, folder, questions, temperature):
+    """Gaps before and after two updates, the change of the policy between them, and all groups."""
     sampling = Sampling(group_size=4, max_tokens=10, temperature=temperature)
-    gaps, moved, all_groups = [], [], []
+    optimizer = OptimizerSettings(learning_rate=3e-3, schedule="constant")
+    await learner.begin(folder, Phase(optimizer, 3, temperature=temperature))
+    await pool.update(await learner.publish(learner.weight_version))
+    gaps, moved, all_groups, before = [], [], [], None
+    for seed in range(3):
+        requests = [RolloutRequest(q, PromptTemplate.ANSWER, seed=100 * seed + i) for i, q in enumerate(questions)]
+        groups = await pool.generate(requests, sampling, by_rule=False)
+        assert all(isinstance(g, Group) for g in groups), groups
+        assert {g.weight_version for g in groups} == {learner.weight_version}
+        batch = training(groups)
+        gaps.append(largest_gap(groups, await learner.score(batch)))
+        if before is not None:
+            moved.append(largest_gap(before, await learner.score(training(before))))
+        before = groups
+        all_groups += groups
+        learned = await learner.learn(batch, sequences=16)
+        await pool.update(await learner.publish(learned.version))
+    return gaps, moved, all_groups, await special_tokens(learner, all_groups[0])
+
+
+async def play(folder, questions):
+    """The rounds at both temperatures, on one worker and one rank."""
+    pool = RolloutPool(WorkerSettings(model=folder, max_context=256, threads=1))
+    learner = LearnerGroup(LearnerSettings(threads=1, beta=0, timeout_seconds=120))
     try:
         await asyncio.gather(pool.start(1), learner.start())
-        await learner.begin(str(tiny_folder), Phase(optimizer, 3, temperature=temperature))
-        before = None
-        for seed in range(3):
-            requests = [RolloutRequest(q, PromptTemplate.ANSWER, seed=100 * seed + i) for i, q in enumerate(questions)]
-            groups = await pool.generate(requests, sampling, by_rule=False)
-            assert all(isinstance(g, Group) for g in groups), groups
-            assert {g.weight_version for g in groups} == {learner.weight_version}
-            batch = training(groups)
-            gaps.append(largest_gap(groups, await learner.score(batch)))
-            if before is not None:
-                old = before
-                new = await learner.score(old)
-                moved.append(
-                    max(
-                        abs(a - b)
-                        for c, s in zip((c for g in old for c in g.completions), new, strict=True)
-                        for a, b in zip(c.logprobs, s, strict=True)
-                    )
-                )
-            before = batch
-            all_groups += groups
-            learned = await learner.learn(batch, sequences=16)
-            await pool.update(await learner.publish(learned.version))
-        special = await special_tokens(learner, all_groups[0])
+        return {temperature: await rounds(pool, learner, folder, questions, temperature) for temperature in (1.0, 0.7)}
     finally:
         await asyncio.gather(pool.stop(), learner.stop())
-    return gaps, moved, all_groups, special
 
 
 async def special_tokens(learner, group):
@@ -108,13 +103,18 @@ async def special_tokens(learner, group):
     return learned.metrics, await learner.score([odd])
 
 
-@pytest.fixture(scope="module", params=[1.0, 0.7], ids=["temperature 1", "temperature 0.7"])
-def played(request, tiny_folder, questions):
+@pytest.fixture(scope="module")
+def both(tiny_folder, questions):
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     try:
-        yield asyncio.run(rounds(tiny_folder, questions, request.param))
+        yield asyncio.run(play(str(tiny_folder), questions))
     finally:
         ray.shutdown()
+
+
+@pytest.fixture(params=[1.0, 0.7], ids=["temperature 1", "temperature 0.7"])
+def played(request, both):
+    return both[request.param]
 
 
 def test_logprobs_agree_before_and_after_updates(played):
