@@ -130,6 +130,10 @@ class TrainingEngine:
         gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
+    def skip(self) -> None:
+        """Let a step pass in which there was nothing to learn: the schedule goes on."""
+        self.step_count += 1
+
     @contextmanager
     def whole(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
         """Within, the given parameters hold their full values on every rank. All ranks must enter together."""

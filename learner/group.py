@@ -62,8 +62,9 @@ class LearnerGroup:
         return unreadable
 
     async def learn(self, groups: Sequence[TrainingGroup], sequences: int) -> Learned:
-        """One GRPO step on the whole batch. Without groups nothing is updated, and the version stays."""
+        """One GRPO step on the whole batch. Without groups nothing but the schedule moves, and the version stays."""
         if not groups:
+            await self._call("skip")
             return Learned(self.weight_version, {})
         metrics = step_metrics_of(await self._call("learn", ray.put(list(groups)), sequences))
         self.weight_version += 1

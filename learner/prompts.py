@@ -11,6 +11,9 @@ from audio_qa.question import Question
 from learner.audio_tower import frames_kept
 from learner.packing import EncodedPrompt
 
+_LONGEST_HEARD_SECONDS = 30
+"""Of a published Qwen2-Audio; vLLM cuts longer clips in silence."""
+
 
 class PromptMismatchError(RuntimeError):
     """Learner and rollout worker read a question differently: training on it would be wrong without a sign."""
@@ -28,7 +31,7 @@ class PromptEncoder:
     @property
     def max_seconds(self) -> float:
         """The longest clip the model hears: the extractor cuts longer ones without a word."""
-        return float(self.processor.feature_extractor.chunk_length)
+        return float(min(self.processor.feature_extractor.chunk_length, _LONGEST_HEARD_SECONDS))
 
     def encode(self, question: Question, template: PromptTemplate) -> EncodedPrompt:
         """Tokens and features of one question.

@@ -146,6 +146,10 @@ class LearnerRank:
 
         return self._step(rows, loss_of, tally)
 
+    def skip(self) -> None:
+        """Let a step pass in which no group was worth learning from."""
+        self.engine.skip()
+
     def supervise(self, examples: Sequence[SupervisedExample]) -> Tally:
         """One supervised step: cross entropy of the targets and the stop token behind them, the mean over tokens."""
         tokenizer = self._prompts.processor.tokenizer

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from audio_qa.prompt import PromptTemplate
 from orchestrator.plan import describe, plan
-from orchestrator.preflight import BAD_INPUT, Report, prepare
+from orchestrator.preflight import BAD_INPUT, Report, check_model_folder, model_context, prepare
 from orchestrator.progress import Progress, make_progress
 from orchestrator.run_directory import RunDirectory, RunDirectoryError
 from orchestrator.spec import JobSpec
@@ -47,7 +47,7 @@ def earshot() -> None:
 def run(
     job: Annotated[Path, typer.Argument(help="The job file, YAML or JSON.")],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the job and print its plan; start nothing.")
+        bool, typer.Option("--dry-run", help="Check the job file, its model and questions, and print the plan.")
     ] = False,
     run_dir: RunDirOption = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the job file's seed.")] = None,
@@ -91,7 +91,9 @@ def evaluate(
     workers: Annotated[int, typer.Option(help="vLLM engines.")] = 1,
     gpus: Annotated[float, typer.Option(help="GPUs of an engine.")] = 0,
     max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
-    max_context: Annotated[int, typer.Option(help="Longest prompt plus answer, in tokens.")] = 2048,
+    max_context: Annotated[
+        int, typer.Option(help="Longest prompt plus answer, in tokens; 0: what the model holds, up to 2048.")
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a model questions, with their clips and with silence, and report both accuracies."""
@@ -99,7 +101,7 @@ def evaluate(
         "name": "evaluate",
         "seed": seed,
         "steps": 0,
-        "model": {"path": model, "max_context": max_context},
+        "model": {"path": model, "max_context": max_context or _context(model)},
         "data": {"train": data, "evaluation": data, "prompt": prompt},
         "evaluation": {"questions": questions},
         "rollout": {"workers": workers, "gpus": gpus, "max_tokens": max_tokens},
@@ -116,12 +118,18 @@ def evaluate(
         show_evaluation(result, Console())
 
 
+def _context(model: str) -> int:
+    """The context to evaluate a model with where none is given."""
+    _guarded(lambda: check_model_folder(model))
+    return min(2048, model_context(model) or 2048)
+
+
 def _execute(spec: JobSpec, run_dir: Path | None, as_json: bool, started: float) -> None:
     """Prepare a job, run it in this process and print its result."""
     # Ray takes a second to import, which --help and --dry-run need not wait for.
     from orchestrator.driver import run_job  # noqa: PLC0415
 
-    path = run_dir or Path("runs") / f"{spec.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    path = (run_dir or Path("runs") / f"{spec.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}").resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         _fail(f"{path}: the run directory exists and is not empty; name a new one with --run-dir", 2)
     with _stopping_on_signals(), make_progress("plain" if as_json else "auto") as progress:

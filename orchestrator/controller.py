@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from audio_qa.prompt import solution_text
 from audio_qa.question import Question
 from learner.group import LearnerGroup
@@ -148,25 +146,21 @@ class Controller:
         self.ledger.check(held=())
 
     async def warm_start(self, folder: str, warm: WarmStartSection) -> None:
-        """Supervised steps on answers to some training questions, starting from the checkpoint in `folder`."""
+        """Supervised steps on right answers to a few training questions, starting from the checkpoint in `folder`."""
         spec = self.spec
         await self.learner.begin(folder, Phase(warm.optimizer, warm.steps))
         chosen = QuestionSource(self.train, seed=spec.seed + 1, shuffle=spec.data.shuffle).draw(
             min(warm.questions, len(self.train))
         )
         source = QuestionSource(chosen, seed=spec.seed, shuffle=True)
-        rng = np.random.default_rng(spec.seed)
         for step in range(1, warm.steps + 1):
             questions = source.draw(warm.batch_size)
             unreadable = await self.learner.prepare([(q, spec.data.prompt) for q in questions])
             for i, problem in unreadable.items():
                 self.run.append_event("skipped_question", question=questions[i].key, reason="audio", detail=problem)
-            targets = [
-                str(rng.choice(q.choices)) if rng.random() < warm.random_answers else q.answer for q in questions
-            ]
             examples = [
-                SupervisedExample(question, spec.data.prompt, solution_text(target, spec.data.prompt))
-                for i, (question, target) in enumerate(zip(questions, targets, strict=True))
+                SupervisedExample(q, spec.data.prompt, solution_text(q.answer, spec.data.prompt))
+                for i, q in enumerate(questions)
                 if i not in unreadable
             ]
             learned = await self.learner.supervise(examples)

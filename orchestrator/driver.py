@@ -112,6 +112,7 @@ async def _run(prepared: Prepared, run: RunDirectory, ledger: Ledger, progress: 
             await controller.warm_start(folder, spec.warm_start)
             folder = str(run.checkpoint(0))
             await learner.save(folder)
+            run.append_event("checkpoint", step=0, path=folder)
             progress.phase("starting workers")
         for status in await starting:
             run.append_event("worker_started", worker=status.worker, node=status.node, pid=status.pid)

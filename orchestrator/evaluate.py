@@ -43,7 +43,8 @@ def show_evaluation(result: dict[str, Any], console: Console) -> None:
     table = Table(title=f"Accuracy of {result['model']}")
     for name in ("", "audio", "silence", "chance", "questions", "failed"):
         table.add_column(name, justify="left" if not name else "right")
-    rows = [("all", result), *result["by_task"].items(), *result["by_category"].items()]
+    parts = [(name, row) for by in ("by_task", "by_category") for name, row in result[by].items()]
+    rows = [("all", result), *((name, row) for name, row in parts if name != "all")]
     for name, row in rows:
         shares = (f"{row[key]:.1%}" for key in ("accuracy", "silence_accuracy", "chance_accuracy"))
         table.add_row(name, *shares, str(row["count"]), str(row["failed"]))

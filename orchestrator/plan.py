@@ -7,7 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.preflight import check_model_folder
+from audio_qa.dataset import read_jsonl
+from orchestrator.preflight import check_context, check_model_folder
 from orchestrator.spec import TINY_MODEL, JobSpec
 from orchestrator.spec_file import dump_spec
 from reward.registry import check_name
@@ -24,10 +25,13 @@ def plan(spec: JobSpec) -> dict[str, Any]:
         parameters = TINY_PARAMETERS
     else:
         check_model_folder(spec.model.path)
+        check_context(spec)
         parameters = count_parameters(Path(spec.model.path))
     return {
         "name": spec.name,
         "model": spec.model.path,
+        "training_questions": count_questions(spec.data.train, spec.data.synthetic_train),
+        "evaluation_questions": count_questions(spec.data.evaluation, spec.data.synthetic_evaluation),
         "parameters": parameters,
         "steps": spec.steps,
         "completions_per_step": spec.rollout.questions_per_step * spec.rollout.group_size,
@@ -41,6 +45,13 @@ def plan(spec: JobSpec) -> dict[str, Any]:
         },
         "job": json.loads(spec.model_dump_json()),
     }
+
+
+def count_questions(source: str | None, built_in: int) -> int:
+    """Questions of a dataset, every one of which is read and its clip looked at; raises DatasetError."""
+    if source is None:
+        return 0
+    return built_in if source.startswith("builtin:") else len(read_jsonl(source))
 
 
 def count_parameters(folder: Path) -> int:
@@ -85,6 +96,8 @@ def describe(planned: dict[str, Any], console: Console) -> None:
     for key in (
         "model",
         "parameters",
+        "training_questions",
+        "evaluation_questions",
         "steps",
         "completions_per_step",
         "rollout_workers",
@@ -93,7 +106,7 @@ def describe(planned: dict[str, Any], console: Console) -> None:
         "gpus",
     ):
         value = planned[key]
-        table.add_row(key.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
+        table.add_row(key.replace("_", " "), str(value) if isinstance(value, bool | str) else f"{value:,}")
     for part, gib in planned["memory_gib"].items():
         table.add_row(f"memory of a {part.replace('_', ' ')}", f"{gib} GiB and activations")
     console.print(table)

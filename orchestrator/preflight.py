@@ -65,6 +65,23 @@ def check_model_folder(folder: str) -> None:
         raise SpecError(f"model.path: {folder!r} is a {model_type!r} model; Earshot trains qwen2_audio")
 
 
+def model_context(folder: str) -> int | None:
+    """The longest sequence the checkpoint in `folder` says it can hold, in tokens; None where it says nothing."""
+    config = json.loads((Path(folder) / "config.json").read_text())
+    found = config.get("text_config", {}).get("max_position_embeddings")
+    return int(found) if found is not None else None
+
+
+def check_context(spec: JobSpec) -> None:
+    """Raise SpecError if the job asks for a longer context than its model has."""
+    holds = model_context(spec.model.path)
+    if holds is not None and spec.model.max_context > holds:
+        raise SpecError(
+            f"model.max_context: {spec.model.max_context} tokens are too many: lower it; "
+            f"{spec.model.path!r} holds {holds}"
+        )
+
+
 def prepare(spec: JobSpec, report: Report) -> Prepared:
     """Read, make and check all that a job needs.
 
@@ -75,6 +92,7 @@ def prepare(spec: JobSpec, report: Report) -> Prepared:
         check_name(name, spec.reward.allowed_modules)
     if spec.model.path != TINY_MODEL:
         check_model_folder(spec.model.path)
+        check_context(spec)
     train, held_out = _questions(spec, report)
     base_seconds, base_cached, folder = None, True, spec.model.path
     if folder == TINY_MODEL:

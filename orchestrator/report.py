@@ -132,7 +132,7 @@ def _plots(metrics: Sequence[Record], evaluations: Sequence[tuple[int, Record]])
         from_zero=True,
     )
     yield stacked_plot(
-        "Time per step by phase (phases overlap in asynchronous mode)",
+        "Time per step by phase",
         lines(generate="time/generate", reward="time/reward", learn="time/learn", sync="time/sync"),
         unit="seconds",
     )

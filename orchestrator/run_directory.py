@@ -63,7 +63,7 @@ class Sample:
     reward: float | None
     """Weighted sum; None where the completion could not be scored."""
     advantage: float | None
-    """None where the completion was not trained on."""
+    """None where the completion could not be scored; 0 in a group of equal rewards."""
     valid: bool
     error: str | None
     """Why it could not be scored."""

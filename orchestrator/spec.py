@@ -1,10 +1,11 @@
-"""The job file: what a user says of a run. Unknown keys are errors; every default is the paper's or says why not."""
+"""The job file: what a user says of a run. Unknown keys are errors; defaults are the paper's where it has one."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from audio_qa.prompt import PromptTemplate
+from learner.schedule import Schedule
 from learner.settings import LearnerSettings, OptimizerSettings
 from reward.settings import RewardSettings
 
@@ -36,7 +37,9 @@ class DataSection(Section):
     """A JSON-lines file of questions, or `builtin:synthetic`, which is made here from the job's seed."""
     evaluation: str | None = None
     """Held-out questions, likewise; without them nothing is evaluated."""
-    prompt: PromptTemplate = PromptTemplate.ANSWER
+    prompt: Annotated[PromptTemplate, BeforeValidator(lambda v: str(v) if isinstance(v, int) else v)] = (
+        PromptTemplate.ANSWER
+    )
     """How questions are asked: the paper's prompt "1", "2" (answer in tags) or "3" (thinking, then answer)."""
     shuffle: bool = True
     """Draw questions in random order, another one each epoch; the order depends on the seed alone."""
@@ -46,8 +49,17 @@ class DataSection(Section):
     """Held-out questions of `builtin:synthetic`."""
 
 
+class WarmStartOptimizer(OptimizerSettings):
+    """AdamW of the warm start: a higher, constant rate."""
+
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Peak learning rate."""
+    schedule: Schedule = Schedule.CONSTANT
+    """How the rate moves after the warm-up: constant, linear, cosine."""
+
+
 class WarmStartSection(Section):
-    """A short supervised phase before the reinforcement learning, on answers to some training questions."""
+    """A short supervised phase before the reinforcement learning, on right answers to a few training questions."""
 
     steps: int = Field(ge=1)
     """Optimizer steps."""
@@ -55,9 +67,7 @@ class WarmStartSection(Section):
     """Questions a step."""
     questions: int = Field(default=128, ge=1)
     """How many training questions it sees; they are drawn again until the steps are done."""
-    random_answers: float = Field(default=0.0, ge=0, le=1)
-    """Share of targets that are a random option instead of the right one: 1 teaches the form of an answer alone."""
-    optimizer: OptimizerSettings = OptimizerSettings(learning_rate=1e-5, schedule="constant")  # type: ignore[arg-type]
+    optimizer: WarmStartOptimizer = WarmStartOptimizer()
     """AdamW and its schedule."""
 
 
@@ -84,8 +94,6 @@ class RolloutSection(Section):
     """Share of a GPU's memory that an engine takes."""
     cpu_kv_gib: int = Field(default=1, ge=1)
     """Key-value cache of an engine on the CPU, GiB."""
-    timeout_seconds: float = Field(default=600, gt=0)
-    """A batch, a weight update or an answer that takes longer counts as a hung worker."""
 
     @model_validator(mode="before")
     @classmethod
@@ -151,6 +159,4 @@ class JobSpec(Section):
                 f"rollout.max_tokens ({self.rollout.max_tokens}) leaves no room for a prompt within "
                 f"model.max_context ({self.model.max_context}): lower the one or raise the other"
             )
-        if self.learner.ranks > 1 and self.rollout.gpus > 0:
-            return self
         return self

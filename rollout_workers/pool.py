@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from protocol.rollout import FailedQuestion, Group, RolloutRequest, Sampling, WorkerSettings, WorkerStatus
 from protocol.weights import WeightUpdate
@@ -122,8 +122,11 @@ class RolloutPool:
                 return await getattr(self._workers[name], method).remote(*arguments)
         except TimeoutError as error:
             raise RolloutError(name, f"no answer to {method!r} within {seconds + deadlines.GRACE:.0f} s") from error
+        except RayTaskError as error:
+            cause = error.cause
+            raise RolloutError(name, f"{method!r} failed: {type(cause).__name__}: {cause}") from error
         except RayError as error:
-            raise RolloutError(name, f"{method!r} failed: {error}") from error
+            raise RolloutError(name, f"died in {method!r}: {error}") from error
 
 
 async def _together(calls: Any) -> list[Any]:
