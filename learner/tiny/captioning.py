@@ -22,7 +22,7 @@ class CaptioningRecipe:
     """How long and on what the model learns to hear. A change here makes another base."""
 
     clips: int = 6000
-    steps: int = 500
+    steps: int = 400
     batch_size: int = 32
     learning_rate: float = 1e-3
     weight_decay: float = 0.05

@@ -15,7 +15,8 @@ from orchestrator.run_directory import METRIC_NAMES, RunDirectory
 
 pytestmark = pytest.mark.timeout(420)
 
-WARM = {"steps": 2, "batch_size": 4, "questions": 8}
+# Long enough that a model of random weights gives answers of the right form, some of them right: rewards differ.
+WARM = {"steps": 40, "batch_size": 8, "questions": 16, "optimizer": {"learning_rate": 1.0e-3}}
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +86,8 @@ def test_every_question_drawn_is_accounted_for(finished):
     assert Counter(s["draw"] for s in samples) == dict.fromkeys(range(18), 4)
     assert {s["worker"] for s in samples} == {"rollout-0", "rollout-1"}
     for s in samples:
-        # Two steps of warm start came before the first rollout: weight versions count on from there.
-        assert s["weight_version"] == s["learner_version"] == s["step"] + 1
+        # The warm start's steps came before the first rollout: weight versions count on from there.
+        assert s["weight_version"] == s["learner_version"] == s["step"] - 1 + WARM["steps"]
 
 
 def test_the_states_of_a_job(finished):
