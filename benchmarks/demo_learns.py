@@ -20,7 +20,7 @@ EARSHOT = Path(sys.executable).parent / "earshot"
 
 def run_demo(seed: int, folder: Path) -> dict[str, Any]:
     """The JSON that `earshot demo` prints for one seed."""
-    command = [EARSHOT, "demo", "--json", "--seed", str(seed), "--run-dir", folder / f"seed-{seed}"]
+    command = [str(EARSHOT), "demo", "--json", "--seed", str(seed), "--run-dir", str(folder / f"seed-{seed}")]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=1500)
     summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return summary

@@ -1,4 +1,7 @@
-"""The update is the same however the batch is cut, on one rank or two, under every ZeRO stage."""
+"""The update is the same however the batch is cut, on one rank or two, under every ZeRO stage.
+
+Every run also checks that what is published is what is saved.
+"""
 
 import asyncio
 
@@ -18,6 +21,20 @@ OPTIMIZER = OptimizerSettings(learning_rate=1e-2, schedule="constant", adam_epsi
 PHASE = Phase(OPTIMIZER, total_steps=2, beta=0.04)
 TOLERANCE = 2e-6
 """Largest difference of any parameter after two steps of about 1e-3 each, float32."""
+
+
+def unpacked(update) -> dict[str, torch.Tensor]:
+    """The tensors of a weight update, by name."""
+    assert update.version == 7
+    assert update.audio_changed
+    tensors = {}
+    for bucket in update.buckets:
+        data = torch.from_numpy(ray.get(bucket.data).copy())
+        for slot in bucket.slots:
+            assert slot.offset % 64 == 0
+            piece = data[slot.offset : slot.offset + slot.nbytes].view(getattr(torch, slot.dtype))
+            tensors[slot.name] = piece.reshape(slot.shape)
+    return tensors
 
 
 class Rank:
@@ -46,8 +63,9 @@ class Rank:
             assert rank.prepare([(g.question, g.template) for g in groups]) == {}
             tallies.append(rank.learn(groups, sequences=11))
         rank.save(folder)
+        update = rank.publish(7)
         rank.engine.close()
-        return tallies
+        return tallies, {} if update is None else unpacked(update)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,9 +95,12 @@ def train(worlds, tiny_folder, groups, tmp_path_factory):
         folder = tmp_path_factory.mktemp("trained") / "after"
         chosen = LearnerSettings(threads=1, beta=phase.beta, ranks=ranks, **settings)
         calls = [rank.train.remote(str(tiny_folder), groups, str(folder), phase, chosen) for rank in worlds[ranks]]
-        tallies = ray.get(calls, timeout=120)
-        metrics = [step_metrics_of(step) for step in zip(*tallies, strict=True)]
-        return load_file(folder / "model.safetensors"), metrics
+        answers = ray.get(calls, timeout=120)
+        metrics = [step_metrics_of(step) for step in zip(*(tallies for tallies, _ in answers), strict=True)]
+        saved, published = load_file(folder / "model.safetensors"), answers[0][1]
+        assert set(saved) - set(published) == {"audio_tower.embed_positions.weight"}, "all that trains, and no more"
+        assert all(torch.equal(saved[name], published[name]) for name in published)
+        return saved, metrics
 
     return run
 
