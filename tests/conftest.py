@@ -1,6 +1,7 @@
 """What many tests share: a tiny model with random weights and a small benchmark, both made once a session."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,15 @@ def benchmark_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from audio_qa.synthetic.benchmark import make_benchmark
 
     return make_benchmark(tmp_path_factory.mktemp("data"), seed=0, train=60, heldout=20)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """One Ray for all tests that talk to actors; the command's own tests start theirs."""
+    import ray
+
+    ray.init(
+        address="local", num_cpus=16, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000
+    )
+    yield
+    ray.shutdown()

@@ -8,7 +8,6 @@ import asyncio
 
 import numpy as np
 import pytest
-import ray
 import soundfile
 
 from audio_qa.prompt import PromptTemplate
@@ -104,12 +103,8 @@ async def special_tokens(learner, group):
 
 
 @pytest.fixture(scope="module")
-def both(tiny_folder, questions):
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    try:
-        yield asyncio.run(play(str(tiny_folder), questions))
-    finally:
-        ray.shutdown()
+def both(cluster, tiny_folder, questions):
+    return asyncio.run(play(str(tiny_folder), questions))
 
 
 @pytest.fixture(params=[1.0, 0.7], ids=["temperature 1", "temperature 0.7"])

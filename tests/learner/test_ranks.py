@@ -15,6 +15,8 @@ from learner.phase import Phase
 from learner.settings import LearnerSettings, OptimizerSettings
 from protocol.training import SupervisedExample, TrainingGroup
 
+pytestmark = pytest.mark.usefixtures("cluster")
+
 # A large epsilon keeps Adam's step in proportion to the gradient: with the usual 1e-8 the first step is its sign,
 # and rounding alone decides it where a gradient is nearly zero.
 OPTIMIZER = OptimizerSettings(learning_rate=1e-2, schedule="constant", adam_epsilon=1e-2, weight_decay=0.01)
@@ -68,13 +70,6 @@ class Rank:
         return tallies, {} if update is None else unpacked(update)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture(scope="module")
 def worlds(cluster):
     """Worlds of one and of two processes, each met over gloo."""
@@ -84,7 +79,9 @@ def worlds(cluster):
     for ranks in made.values():
         address, port = ray.get(ranks[0].address.remote(), timeout=120)
         ray.get([rank.join.remote(address, port) for rank in ranks], timeout=120)
-    return made
+    yield made
+    for rank in (rank for ranks in made.values() for rank in ranks):
+        ray.kill(rank)
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,13 @@ import psutil
 import pytest
 import soundfile
 import torch
-from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     GenerationConfig,
-    PreTrainedTokenizerFast,
     Qwen2AudioConfig,
     Qwen2AudioEncoderConfig,
     Qwen2AudioForConditionalGeneration,
     Qwen2AudioProcessor,
     Qwen2Config,
-    WhisperFeatureExtractor,
 )
 
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
@@ -32,50 +28,23 @@ from audio_qa.audio import load_audio
 from audio_qa.chat import banned_token_ids, render, stop_token_ids
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
+from learner.export import canonical_state as canonical
+from learner.export import write_checkpoint
+from learner.tiny.architecture import make_processor
 from protocol.rollout import Completion, Group, RolloutRequest, WorkerSettings
 from protocol.weights import Bucket, TensorSlot, WeightUpdate
 from rollout_workers.pool import RolloutPool
 
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"]
 PADDING_ROWS = 10
 CONTEXT = 256
 CLIP_SECONDS = (0.3, 0.55, 1.0, 1.7, 2.0)
-
-
-def _tokenizer() -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    words = "Please choose the answer from the following options: Output the final answer in <answer> </answer>. "
-    tokenizer.train_from_iterator(
-        [words * 4, "system\nYou are a helpful assistant.\nuser\nAudio 1: \nassistant\n" * 4],
-        trainers.BpeTrainer(
-            vocab_size=400,
-            special_tokens=SPECIAL,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        additional_special_tokens=[t for t in SPECIAL if t not in ("<|im_end|>", "<|endoftext|>")],
-    )
-
-
-def _processor() -> Qwen2AudioProcessor:
-    features = WhisperFeatureExtractor(feature_size=32, chunk_length=2)
-    tokenizer = _tokenizer()
-    template = Qwen2AudioProcessor(feature_extractor=features, tokenizer=tokenizer).default_chat_template
-    return Qwen2AudioProcessor(feature_extractor=features, tokenizer=tokenizer, chat_template=template)
 
 
 def _model(processor: Qwen2AudioProcessor, seed: int) -> Qwen2AudioForConditionalGeneration:
     tokenizer = processor.tokenizer
     config = Qwen2AudioConfig(
         audio_config=Qwen2AudioEncoderConfig(
-            num_mel_bins=32,
+            num_mel_bins=processor.feature_extractor.feature_size,
             encoder_layers=2,
             encoder_attention_heads=2,
             encoder_ffn_dim=128,
@@ -102,27 +71,8 @@ def _model(processor: Qwen2AudioProcessor, seed: int) -> Qwen2AudioForConditiona
         for parameter in model.parameters():
             # transformers' small initial weights would leave every answer nearly uniform, whatever was heard.
             parameter.add_(torch.randn_like(parameter) * (0.1 if parameter.ndim > 1 else 0.05))
+    model.generation_config = GenerationConfig(eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id])
     return model
-
-
-def canonical(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The model's parameters by their names in a checkpoint."""
-    prefixes = {"model.language_model.": "language_model.model.", "lm_head.": "language_model.lm_head.", "model.": ""}
-    state = {}
-    for name, parameter in model.named_parameters():
-        prefix = next(p for p in prefixes if name.startswith(p))
-        state[prefixes[prefix] + name.removeprefix(prefix)] = parameter.detach().contiguous()
-    return state
-
-
-def write_checkpoint(folder: Path, model: Any, processor: Any) -> Path:
-    folder.mkdir(parents=True)
-    save_file({name: tensor.clone() for name, tensor in canonical(model).items()}, folder / "model.safetensors")
-    model.config.architectures = ["Qwen2AudioForConditionalGeneration"]
-    model.config.save_pretrained(folder)
-    GenerationConfig(eos_token_id=[SPECIAL.index("<|im_end|>"), SPECIAL.index("<|endoftext|>")]).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
 
 
 @dataclass
@@ -173,7 +123,7 @@ def make_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Tiny]
     root = tmp_path_factory.mktemp("models")
 
     def make(seed: int) -> Tiny:
-        processor = _processor()
+        processor = make_processor()
         model = _model(processor, seed)
         folder = root / f"tiny-{seed}"
         if not folder.exists():
@@ -212,13 +162,6 @@ def run() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
     """Runs coroutines on one event loop."""
     with asyncio.Runner() as runner:
         yield runner.run
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[None]:
-    ray.init(num_cpus=16, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="session")
