@@ -197,13 +197,16 @@ def _stopping_on_signals() -> Iterator[None]:
         # Through SIGINT's own handler, so that asyncio cancels the job instead of dying in the middle of it.
         signal.raise_signal(signal.SIGINT)
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    # A shell starts background commands with SIGINT ignored: it is heard again, or SIGTERM could not pass it on.
+    before_int = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before_term = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before_term)
+        signal.signal(signal.SIGINT, before_int)
 
 
 def _fail(message: str, code: int) -> NoReturn:
