@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -65,6 +66,14 @@ def start_earshot(*arguments: object, stderr: Path) -> subprocess.Popen[str]:
 def interrupt(process: subprocess.Popen[str]) -> None:
     """Ctrl-C: the terminal sends SIGINT to the whole process group."""
     os.killpg(process.pid, signal.SIGINT)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Leave nothing of a command that a failed test left running: its Ray and engines would slow all other tests."""
+    if process.poll() is None:
+        for member in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+            member.kill()
+        process.wait(timeout=10)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

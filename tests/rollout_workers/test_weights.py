@@ -79,7 +79,7 @@ def test_banned_tokens_are_never_sampled_however_likely(publisher, pool, run, re
     assert {audio, padding} <= set(tiny.banned)
     with torch.no_grad():
         # Whatever the hidden state is, one of two opposite rows has a large logit.
-        direction = torch.randn(tiny.model.lm_head.weight.shape[1], generator=torch.Generator().manual_seed(0)) * 3
+        direction = torch.randn(tiny.model.lm_head.weight.shape[1], generator=torch.Generator().manual_seed(0)) * 6
         loud.model.lm_head.weight[audio] = direction
         loud.model.lm_head.weight[padding] = -direction
     publisher.publish(
