@@ -20,7 +20,7 @@ from orchestrator.plan import describe, plan
 from orchestrator.preflight import BAD_INPUT, Report, check_model_folder, model_context, prepare
 from orchestrator.progress import Progress, make_progress
 from orchestrator.run_directory import RunDirectory, RunDirectoryError
-from orchestrator.spec import JobSpec
+from orchestrator.spec import TINY_CONTEXT, TINY_MODEL, JobSpec
 from orchestrator.spec_file import dump_spec, parse_spec, read_spec, resolve_paths
 
 Result = TypeVar("Result")
@@ -120,6 +120,8 @@ def evaluate(
 
 def _context(model: str) -> int:
     """The context to evaluate a model with where none is given."""
+    if model == TINY_MODEL:
+        return TINY_CONTEXT
     _guarded(lambda: check_model_folder(model))
     return min(2048, model_context(model) or 2048)
 

@@ -10,6 +10,8 @@ from learner.settings import LearnerSettings, OptimizerSettings
 from reward.settings import RewardSettings
 
 TINY_MODEL = "builtin:tiny-qwen2-audio"
+TINY_CONTEXT = 512
+"""Tokens the tiny model holds."""
 SYNTHETIC = "builtin:synthetic"
 
 
