@@ -1,16 +1,26 @@
-"""Group-relative advantages (Shao et al., 2024, DeepSeekMath, section 4.1.2; as R1-AQA computes them)."""
+"""From the rewards of one group to its advantages."""
 
 from collections.abc import Sequence
+from enum import StrEnum
 from statistics import mean, stdev
 
 EPSILON = 1e-4
 """Added to the standard deviation, as in the paper's code."""
 
 
-def group_advantages(rewards: Sequence[float]) -> tuple[float, ...]:
-    """(r - mean) / (std + 1e-4) for the G rewards of one group, with the sample standard deviation (G - 1).
+class Advantage(StrEnum):
+    """How the rewards of a group become advantages."""
 
-    Equal rewards give exactly zero for every completion: nothing is learnt from them.
+    GROUP = "group"
+    """(r - mean) / (std + 1e-4), with the sample standard deviation (GRPO)."""
+    CENTRED = "centred"
+    """r - mean: questions of every difficulty weigh the same (Dr. GRPO)."""
+    LEAVE_ONE_OUT = "leave_one_out"
+    """r - the mean of the others' rewards (RLOO)."""
+
+
+def advantages(kind: Advantage, rewards: Sequence[float]) -> tuple[float, ...]:
+    """The advantages of a group of G rewards. Equal rewards give exactly zero: nothing is learnt from them.
 
     Raises:
         ValueError: fewer than two rewards: a group of one has nothing to compare with.
@@ -19,8 +29,34 @@ def group_advantages(rewards: Sequence[float]) -> tuple[float, ...]:
         raise ValueError(f"a group needs at least 2 rewards, got {len(rewards)}")
     if is_zero_variance(rewards):
         return (0.0,) * len(rewards)
+    match kind:
+        case Advantage.GROUP:
+            return group_advantages(rewards)
+        case Advantage.CENTRED:
+            return centred_advantages(rewards)
+        case Advantage.LEAVE_ONE_OUT:
+            return leave_one_out_advantages(rewards)
+
+
+def group_advantages(rewards: Sequence[float]) -> tuple[float, ...]:
+    """(r - mean) / (std + 1e-4) with the sample standard deviation, over G - 1.
+
+    Shao et al., 2024, "DeepSeekMath", section 4.1.2; as R1-AQA computes them.
+    """
     centre, spread = mean(rewards), stdev(rewards)
     return tuple((r - centre) / (spread + EPSILON) for r in rewards)
+
+
+def centred_advantages(rewards: Sequence[float]) -> tuple[float, ...]:
+    """r - mean: Liu et al., 2025, "Understanding R1-Zero-Like Training: A Critical Perspective" (Dr. GRPO)."""
+    centre = mean(rewards)
+    return tuple(r - centre for r in rewards)
+
+
+def leave_one_out_advantages(rewards: Sequence[float]) -> tuple[float, ...]:
+    """r - the mean of the G - 1 others: Ahmadian et al., 2024, "Back to Basics" (RLOO); G / (G - 1) times centred."""
+    total, others = sum(rewards), len(rewards) - 1
+    return tuple(r - (total - r) / others for r in rewards)
 
 
 def is_zero_variance(rewards: Sequence[float]) -> bool:

@@ -20,21 +20,18 @@ def audio_tokens(valid_frames: int) -> int:
     return ((valid_frames - 1) // 2 + 1) // 2
 
 
-def embed_clips(
-    tower: Any, projector: nn.Module, mels: Sequence[torch.Tensor], valid_frames: Sequence[int]
-) -> list[torch.Tensor]:
-    """Audio embeddings of each clip, shape (A, H) for A audio tokens, with gradient.
+def encode_clips(tower: Any, mels: Sequence[torch.Tensor], valid_frames: Sequence[int]) -> list[torch.Tensor]:
+    """The encoder's output for each clip, shape (A, E) for A audio tokens, with gradient.
 
     Equal to transformers' forward on the padded clip: there, padded positions are masked out of the attention and
     dropped behind it. Clips of one length are computed together, without any mask.
 
     Args:
-        tower: transformers' Qwen2AudioEncoder.
-        projector: its projector into the language model's H dimensions.
+        tower: transformers' Qwen2AudioEncoder, or one of its kind.
         mels: log-mel features, each (M, F) as `frames_kept` says.
         valid_frames: how many of each F frames belong to the clip.
     """
-    embedded: list[torch.Tensor | None] = [None] * len(mels)
+    encoded: list[torch.Tensor | None] = [None] * len(mels)
     by_shape: dict[tuple[int, int], list[int]] = {}
     for i, (mel, valid) in enumerate(zip(mels, valid_frames, strict=True)):
         by_shape.setdefault((mel.shape[1], valid), []).append(i)
@@ -49,7 +46,6 @@ def embed_clips(
         for layer in tower.layers:
             hidden = layer(hidden, None)
         pooled = tower.avg_pooler(hidden.permute(0, 2, 1)).permute(0, 2, 1)
-        projected = projector(tower.layer_norm(pooled))
-        for i, embedding in zip(places, projected, strict=True):
-            embedded[i] = embedding
-    return [e for e in embedded if e is not None]
+        for i, one in zip(places, tower.layer_norm(pooled), strict=True):
+            encoded[i] = one
+    return [e for e in encoded if e is not None]

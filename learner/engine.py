@@ -1,8 +1,14 @@
-"""DeepSpeed in one place: torch.distributed, the engine, a step over micro-batches, the gathering of parameters."""
+"""DeepSpeed in one place: torch.distributed, the engine, a step over micro-batches, the gathering of parameters.
 
+Invariant: a step in which any loss or gradient of any rank is not finite changes no parameter and no optimizer state
+on any rank.
+"""
+
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -42,6 +48,43 @@ def leave() -> None:
         distributed.destroy_process_group()
 
 
+def zero_stage(settings: LearnerSettings) -> int:
+    """The stage DeepSpeed is given: in bfloat16 at least 1, which is where its float32 master weights live."""
+    return settings.zero_stage if settings.dtype == "float32" else max(1, settings.zero_stage)
+
+
+def configuration(settings: LearnerSettings, max_grad_norm: float) -> dict[str, Any]:
+    """DeepSpeed's configuration of a learner."""
+    zero: dict[str, Any] = {"stage": zero_stage(settings)}
+    if settings.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if settings.offload_parameters:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return {
+        # Micro-batches differ from step to step; the boundary is set by hand in `step`.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": max_grad_norm,
+        "zero_optimization": zero,
+        # The optimizer is torch's own also where its state is offloaded: DeepSpeed's has to be compiled.
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": settings.dtype == "bfloat16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "steps_per_print": 2**31,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """What one optimizer step did."""
+
+    grad_norm: float
+    """Before clipping; not finite where the step was not made."""
+    learning_rate: float
+    made: bool
+    """Whether parameters changed: false where a loss or a gradient was not finite."""
+
+
 class TrainingEngine:
     """A DeepSpeed engine around a policy, for one phase of `total_steps` optimizer steps."""
 
@@ -51,51 +94,29 @@ class TrainingEngine:
         self._optimizer = optimizer
         self._total_steps = total_steps
         self._world = distributed.get_world_size()
-        self.zero_stage = settings.zero_stage
-        self._master_weights = settings.dtype != "float32"
+        self.zero_stage = zero_stage(settings)
         trained = [p for p in policy.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": optimizer.weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        self._engine, *_ = deepspeed.initialize(
-            model=policy, model_parameters=[g for g in groups if g["params"]], config=self._configuration(settings)
+        adam = torch.optim.AdamW(
+            [g for g in groups if g["params"]],
+            lr=optimizer.learning_rate,
+            betas=(optimizer.adam_beta1, optimizer.adam_beta2),
+            eps=optimizer.adam_epsilon,
+        )
+        self.deepspeed, *_ = deepspeed.initialize(
+            model=policy, optimizer=adam, config=configuration(settings, optimizer.max_grad_norm)
         )
         self.step_count = 0
+        """Steps of the schedule that have passed, those without an update among them."""
 
-    def _configuration(self, settings: LearnerSettings) -> dict[str, Any]:
-        optimizer = self._optimizer
-        return {
-            # Micro-batches differ from step to step; the boundary is set by hand in `step`.
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 1,
-            "gradient_clipping": optimizer.max_grad_norm,
-            "zero_optimization": {"stage": settings.zero_stage},
-            "bf16": {"enabled": settings.dtype == "bfloat16"},
-            "optimizer": {
-                "type": "AdamW",
-                "params": {
-                    "lr": optimizer.learning_rate,
-                    "betas": [optimizer.adam_beta1, optimizer.adam_beta2],
-                    "eps": optimizer.adam_epsilon,
-                    "weight_decay": optimizer.weight_decay,
-                    "torch_adam": True,
-                },
-            },
-            "steps_per_print": 2**31,
-        }
-
-    def step(self, losses: Sequence[Callable[[nn.Module], torch.Tensor]]) -> dict[str, float]:
+    def step(self, losses: Sequence[Callable[[nn.Module], torch.Tensor]]) -> StepOutcome:
         """One optimizer step on the sum of the micro-batches' losses, and over all ranks.
 
         Args:
             losses: one a micro-batch, each called with the engine to run the forward; the same number on every rank.
-
-        Returns:
-            The gradient's norm before clipping and the learning rate used.
-
-        Raises:
-            FloatingPointError: a loss is not finite. Nothing was updated on any rank.
         """
         rate = learning_rate(
             self.step_count,
@@ -104,31 +125,39 @@ class TrainingEngine:
             warmup=self._optimizer.warmup_steps,
             schedule=self._optimizer.schedule,
         )
-        for group in self._engine.optimizer.param_groups:
+        for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = rate
-        finite = torch.ones(1)
         for i, loss_of in enumerate(losses):
-            self._engine.set_gradient_accumulation_boundary(i == len(losses) - 1)
-            loss = loss_of(self._engine)
-            finite *= float(torch.isfinite(loss.detach()))
+            self.deepspeed.set_gradient_accumulation_boundary(i == len(losses) - 1)
+            loss = loss_of(self.deepspeed)
+            # A loss that is not finite makes every gradient so: the check of gradients then finds it on all ranks.
+            weight = self._world if math.isfinite(float(loss.detach())) else math.nan
             # DeepSpeed averages gradients over ranks; the batch's loss is a sum over them.
-            self._engine.backward(loss * self._world)
-        distributed.all_reduce(finite, op=distributed.ReduceOp.MIN)
-        if not finite.item():
-            raise FloatingPointError(f"the loss of optimizer step {self.step_count} is not finite")
-        norm = self._own_grad_norm()
-        self._engine.step()
+            self.deepspeed.backward(loss * weight)
         self.step_count += 1
-        if norm is None:
-            norm = float(self._engine.get_global_grad_norm() or 0.0)
-        return {"grad_norm": norm, "learning_rate": rate}
+        norm = self._update()
+        return StepOutcome(norm, rate, math.isfinite(norm))
 
-    def _own_grad_norm(self) -> float | None:
-        """The gradients' norm before clipping where DeepSpeed keeps none: plain float32 without ZeRO."""
-        if self.zero_stage > 0 or self._master_weights:
-            return None
-        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(gradients))
+    def _update(self) -> float:
+        """Let the optimizer step, unless a gradient is not finite; the gradients' norm before clipping."""
+        if self.zero_stage > 0:
+            # ZeRO's own optimizers drop a step whose gradient norm is not finite, and reset what they hold of it.
+            self.deepspeed.step()
+            if self.deepspeed.optimizer.overflow:
+                return math.nan
+            return float(self.deepspeed.get_global_grad_norm() or 0.0)
+        parameters = [p for p in self.deepspeed.module.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        if math.isfinite(norm):
+            self.deepspeed.step()
+        else:
+            self.drop_gradients()
+        return norm
+
+    def drop_gradients(self) -> None:
+        """Forget the gradients of a step that is not made; without ZeRO, whose optimizers keep them elsewhere."""
+        for parameter in self.deepspeed.module.parameters():
+            parameter.grad = None
 
     def skip(self) -> None:
         """Let a step pass in which there was nothing to learn: the schedule goes on."""
@@ -144,4 +173,4 @@ class TrainingEngine:
             yield
 
     def close(self) -> None:
-        self._engine.destroy()
+        self.deepspeed.destroy()

@@ -6,23 +6,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from audio_qa.audio import TooLong
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from learner.actor import LearnerActor
-from learner.phase import Phase, Tally
+from learner.errors import BatchTooLargeError, LearnerError, LearnerLostError, LearnerMemoryError
+from learner.metrics import step_metrics
+from learner.phase import Counts, Phase, PlacedBucket, Tally
 from learner.settings import LearnerSettings
 from protocol.training import Learned, SupervisedExample, TrainingGroup
 from protocol.weights import WeightUpdate
 
 START_SECONDS = 300.0
 STOP_SECONDS = 3.0
-
-
-class LearnerError(RuntimeError):
-    """A rank failed, died or hung; the message says which call and why."""
+_SECONDS_TO_DIE = 5.0
+"""After one rank failed, how long others may take to turn out dead: they are the cause then."""
 
 
 class LearnerGroup:
@@ -34,13 +34,18 @@ class LearnerGroup:
     def __init__(self, settings: LearnerSettings, *, too_long: TooLong = "refuse", gpus_per_rank: float = 0.0) -> None:
         self._settings = settings
         threads = settings.threads or max(1, (os.cpu_count() or 1) // settings.ranks)
-        accelerator = "cuda" if gpus_per_rank else "cpu"
+        environment = {
+            "OMP_NUM_THREADS": str(threads),
+            # Threads that wait must not spin: engines and ranks share the cores, and would wait for one another.
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "DS_ACCELERATOR": "cuda" if gpus_per_rank else "cpu",
+        }
         actor = ray.remote(LearnerActor).options(
             num_cpus=1,
             num_gpus=gpus_per_rank,
             max_restarts=0,
             max_task_retries=0,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads), "DS_ACCELERATOR": accelerator}},
+            runtime_env={"env_vars": environment},
         )
         self._ranks = [actor.remote(rank, settings.ranks, settings, too_long) for rank in range(settings.ranks)]
         self.weight_version = 0
@@ -50,9 +55,9 @@ class LearnerGroup:
         ((address, port),) = await self._wait([self._ranks[0].call.remote("address")], "address", START_SECONDS)
         await self._call("join", address, port, seconds=START_SECONDS)
 
-    async def begin(self, folder: str, phase: Phase) -> None:
-        """Start a phase on the checkpoint in `folder`."""
-        await self._call("begin", folder, phase, seconds=START_SECONDS)
+    async def begin(self, folder: str, phase: Phase, resume: str | None = None) -> None:
+        """Start a phase on the checkpoint in `folder`, or go on with it from the training state in `resume`."""
+        await self._call("begin", folder, phase, resume, seconds=START_SECONDS)
 
     async def prepare(self, asked: Sequence[tuple[Question, PromptTemplate]]) -> dict[int, str]:
         """Have the ranks read a batch's clips; the places in `asked` that any of them cannot read, and why."""
@@ -61,37 +66,46 @@ class LearnerGroup:
             unreadable |= found
         return unreadable
 
-    async def learn(self, groups: Sequence[TrainingGroup], sequences: int) -> Learned:
-        """One GRPO step on the whole batch. Without groups nothing but the schedule moves, and the version stays."""
+    async def learn(self, groups: Sequence[TrainingGroup], counts: Counts) -> Learned:
+        """The updates of one whole batch. Without groups nothing but the schedule moves, and the version stays."""
         if not groups:
-            await self._call("skip")
+            await self._call("skip", self._settings.loss.updates_per_batch)
             return Learned(self.weight_version, {})
-        metrics = step_metrics_of(await self._call("learn", ray.put(list(groups)), sequences))
-        self.weight_version += 1
-        return Learned(self.weight_version, metrics)
+        return self._learned(await self._call("learn", ray.put(list(groups)), counts))
 
     async def supervise(self, examples: Sequence[SupervisedExample]) -> Learned:
-        """One supervised step on the whole batch. Without examples nothing is updated."""
+        """One supervised step on the whole batch. Without examples nothing but the schedule moves."""
         if not examples:
+            await self._call("skip", 1)
             return Learned(self.weight_version, {})
-        metrics = step_metrics_of(await self._call("supervise", ray.put(list(examples))))
-        self.weight_version += 1
-        return Learned(self.weight_version, metrics)
+        return self._learned(await self._call("supervise", ray.put(list(examples))))
 
     async def score(self, groups: Sequence[TrainingGroup]) -> list[tuple[float, ...]]:
-        """Log-probability of every token of every completion, by rank 0."""
-        (scores,) = await self._wait([self._ranks[0].call.remote("score", list(groups))], "score", START_SECONDS)
-        return scores  # type: ignore[no-any-return]
+        """Log-probability of every token of every completion."""
+        scores: list[tuple[float, ...]] = (await self._call("score", list(groups)))[0]
+        return scores
 
-    async def publish(self, version: int) -> WeightUpdate:
-        """The trained parameters, in the object store."""
-        update = (await self._call("publish", version))[0]
-        assert isinstance(update, WeightUpdate)
-        return update
+    async def publish(self) -> WeightUpdate:
+        """The trained weights, in the object store."""
+        put: list[PlacedBucket] = [placed for share in await self._call("publish") for placed in share]
+        buckets = tuple(placed.bucket for placed in sorted(put, key=lambda placed: placed.place))
+        nbytes = sum(slot.nbytes for bucket in buckets for slot in bucket.slots)
+        return WeightUpdate(self.weight_version, buckets, any(placed.audio for placed in put), nbytes)
 
-    async def save(self, folder: str) -> None:
-        """Write a Hugging Face checkpoint, whole or not at all."""
-        await self._call("save", folder)
+    async def save(self, folder: str, *, state: bool) -> None:
+        """Begin to write a checkpoint, with the training state or without, into an existing folder.
+
+        Training can go on; `saving` says when it is whole, and another must not be begun before.
+        """
+        await self._call("save", folder, state)
+
+    async def saving(self) -> bool:
+        """Whether a checkpoint is still being written. Raises LearnerError if it could not be."""
+        return any(await self._call("saving"))
+
+    async def saved(self) -> None:
+        """Return once the checkpoint that was begun is on disk. Raises LearnerError if it could not be written."""
+        await self._call("saved")
 
     async def stop(self) -> None:
         """End the ranks' processes, politely first."""
@@ -103,6 +117,10 @@ class LearnerGroup:
                 ray.kill(rank)
             await asyncio.gather(*closing, return_exceptions=True)
 
+    def _learned(self, tallies: Sequence[Tally]) -> Learned:
+        self.weight_version += tallies[0].updates
+        return Learned(self.weight_version, step_metrics(tallies))
+
     async def _call(self, method: str, *arguments: object, seconds: float | None = None) -> list[Any]:
         calls = [rank.call.remote(method, *arguments) for rank in self._ranks]
         return await self._wait(calls, method, seconds or self._settings.timeout_seconds)
@@ -112,35 +130,33 @@ class LearnerGroup:
         answers = [asyncio.ensure_future(_future(call)) for call in calls]
         try:
             _, pending = await asyncio.wait(answers, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
-            failed = [a for a in answers if a.done() and a.exception() is not None]
-            if pending and not failed:
-                raise LearnerError(f"{len(pending)} learner ranks did not finish '{method}' within {seconds:.0f} s")
-            return [answer.result() for answer in failed or answers]
-        except RayTaskError as error:
-            cause = error.cause
-            raise LearnerError(f"a learner rank failed in '{method}': {type(cause).__name__}: {cause}") from error
-        except RayError as error:
-            raise LearnerError(f"a learner rank died in '{method}': {error}") from error
+            if any(a.done() and a.exception() is not None for a in answers):
+                # A rank that loses a dead one fails as well, and often is the first to say so.
+                await asyncio.wait(answers, timeout=_SECONDS_TO_DIE if pending else 0)
+                raise _explain([e for a in answers if a.done() and (e := a.exception()) is not None], method)
+            if pending:
+                raise LearnerLostError(f"{len(pending)} learner ranks did not finish '{method}' within {seconds:.0f} s")
+            return [answer.result() for answer in answers]
         finally:
             for answer in answers:
                 answer.cancel()
 
 
+def _explain(errors: Sequence[BaseException], method: str) -> BaseException:
+    """What the failures of some ranks mean together."""
+    for error in errors:
+        if isinstance(error, RayActorError):
+            return LearnerLostError(f"a learner rank died in '{method}': {error}")
+    for error in errors:
+        if isinstance(error, RayTaskError):
+            cause = error.cause
+            text = f"a learner rank failed in '{method}': {type(cause).__name__}: {cause}"
+            too_large = isinstance(cause, BatchTooLargeError)
+            return LearnerMemoryError(text, cause.tokens) if too_large else LearnerError(text)
+        if isinstance(error, RayError):
+            return LearnerLostError(f"a learner rank was lost in '{method}': {error}")
+    return errors[0]
+
+
 async def _future(call: Any) -> Any:
     return await call
-
-
-def step_metrics_of(tallies: Sequence[Tally]) -> dict[str, float]:
-    """The step's metrics from the ranks' sums."""
-    tokens = max(1, sum(t.tokens for t in tallies))
-    return {
-        "loss/total": sum(t.loss for t in tallies),
-        "loss/policy": sum(t.policy for t in tallies),
-        "kl/ref": sum(t.kl for t in tallies),
-        "entropy": sum(t.entropy for t in tallies) / tokens,
-        "ratio/mean": sum(t.ratio for t in tallies) / tokens,
-        "logprob/gap_max": max(t.logprob_gap for t in tallies),
-        "grad_norm": tallies[0].grad_norm,
-        "learning_rate": tallies[0].learning_rate,
-        "tokens/trained": float(tokens),
-    }

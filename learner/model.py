@@ -1,7 +1,10 @@
 """Loads a Hugging Face checkpoint for training, and says in one line what is wrong with a folder that is none."""
 
 import torch
-from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin, Qwen2AudioForConditionalGeneration
+from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
+
+from learner.attention import NAME as ROW_ATTENTION
+from learner.families.family import Family
 
 
 class ModelError(ValueError):
@@ -13,22 +16,23 @@ def load_processor(folder: str) -> ProcessorMixin:
     return AutoProcessor.from_pretrained(folder)
 
 
-def load_model(folder: str, dtype: str) -> PreTrainedModel:
-    """The checkpoint's model, in training mode, on the CPU.
+def load_model(family: Family, folder: str, dtype: str) -> PreTrainedModel:
+    """The checkpoint's model, in training mode, on the CPU, its decoder attending over rows.
 
     Args:
-        folder: a Hugging Face checkpoint of a Qwen2-Audio.
+        folder: a Hugging Face checkpoint of `family`.
         dtype: `float32` or `bfloat16`.
 
     Raises:
         ModelError: parameters of the model are missing from the checkpoint.
     """
-    model, report = Qwen2AudioForConditionalGeneration.from_pretrained(
-        folder, dtype=getattr(torch, dtype), output_loading_info=True
-    )
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
+    model, missing = family.load(folder, getattr(torch, dtype))
+    if missing:
         raise ModelError(f"{folder}: the checkpoint lacks {len(missing)} parameters, {missing[0]} among them")
-    # Sinusoids, not weights: transformers freezes them when it builds a model, and forgets it when it loads one.
-    model.model.audio_tower.embed_positions.requires_grad_(False)
+    attend_by_rows(family, model)
     return model.train()
+
+
+def attend_by_rows(family: Family, model: PreTrainedModel) -> None:
+    """Have the model's decoder attend over packed rows; its own forward can then no longer be called."""
+    family.decoder(model).config._attn_implementation = ROW_ATTENTION

@@ -1,8 +1,10 @@
 """Rows of tokens: a prompt once, with any number of completions behind it that cannot see one another.
 
-A row is `[prompt | c1 | … | cK]`. Positions restart behind the prompt for every completion, and the mask lets a
-completion see the prompt and itself: each token is computed as if its completion stood alone. K = 1 is the plain way,
-K = G computes a group's prompt, and its audio, once instead of G times.
+A row is `[prompt | c1 | … | cK]`. Positions restart behind the prompt for every completion, and a completion sees the
+prompt and itself: each token is computed as if its completion stood alone. K = 1 is the plain path, K = G computes a
+group's prompt, and its audio, once instead of G times.
+
+Rows lie one behind the other in one sequence without any padding, so a micro-batch costs what its tokens cost.
 """
 
 from collections.abc import Sequence
@@ -10,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 
-PADDING = -1
 PROMPT = 0
 
 
@@ -24,6 +25,8 @@ class EncodedPrompt:
     """Log-mel features, float32, shape (M, F): the clip's valid frames and a margin (see `learner.audio_tower`)."""
     valid_frames: int
     """How many of the F frames belong to the clip."""
+    clip: str = ""
+    """Names the clip's content for caches of what is computed from it; empty: never cached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,47 +42,63 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """Where a row lies in its micro-batch."""
+
+    start: int
+    prompt: int
+    """P, tokens of the prompt."""
+    completions: tuple[int, ...]
+    """Tokens of each of the K completions."""
+
+    @property
+    def first_completion(self) -> int:
+        return self.start + self.prompt
+
+    @property
+    def end(self) -> int:
+        return self.first_completion + sum(self.completions)
+
+
+@dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """B rows padded to T tokens, and the N places in them where a completion's token is predicted."""
+    """B rows of together T tokens, and the N places in them where a completion's token is predicted."""
 
     token_ids: torch.Tensor
-    """int64, shape (B, T)."""
+    """int64, shape (1, T)."""
     position_ids: torch.Tensor
-    """int64, shape (B, T)."""
-    segments: torch.Tensor
-    """int64, shape (B, T): 0 in the prompt, k in the k-th completion of the row, -1 in padding."""
+    """int64, shape (1, T)."""
+    spans: tuple[Span, ...]
+    """Where each of the B rows lies."""
     audio_mask: torch.Tensor
-    """bool, shape (B, T): the prompt's audio placeholders; never a token of a completion."""
-    mels: tuple[torch.Tensor, ...]
-    """B log-mel features, each (M, F)."""
-    valid_frames: tuple[int, ...]
+    """bool, shape (1, T): the prompts' audio placeholders; never a token of a completion."""
+    prompts: tuple[EncodedPrompt, ...]
+    """Of the B rows: what the audio tower is given."""
     predictors: torch.Tensor
-    """int64, shape (N,): flat index in (B, T) of the position whose hidden state predicts the token."""
+    """int64, shape (N,): index in T of the position whose hidden state predicts the token."""
     targets: torch.Tensor
     """int64, shape (N,): the tokens."""
     sequence_ids: torch.Tensor
     """int64, shape (N,): which of the caller's completions each token belongs to."""
 
-    def attention_mask(self) -> torch.Tensor:
-        """bool, shape (B, 1, T, T): query may look at key. Padding is seen by itself only (no softmax is empty)."""
-        query, key = self.segments[:, :, None], self.segments[:, None, :]
-        length = self.segments.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
-        mask = causal & ((key == PROMPT) | (key == query)) & (key != PADDING)
-        return (mask | torch.eye(length, dtype=torch.bool))[:, None]
+    @property
+    def tokens(self) -> int:
+        return self.token_ids.shape[1]
 
 
 def make_rows(
-    prompts: Sequence[EncodedPrompt], completions: Sequence[Sequence[tuple[int, ...]]], *, shared: bool
+    prompts: Sequence[EncodedPrompt], completions: Sequence[Sequence[tuple[int, ...]]], *, shared: Sequence[bool] | bool
 ) -> list[Row]:
-    """One row a group (`shared`) or one row a completion. Sequence ids count through all groups' completions.
+    """One row a group where `shared` (of the group, or of all), else one row a completion.
 
-    Empty completions stay: they have no token to predict, and their place in the count.
+    Sequence ids count through all groups' completions. Empty completions stay: they have no token to predict, and
+    their place in the count.
     """
     rows, first = [], 0
-    for prompt, group in zip(prompts, completions, strict=True):
+    sharing = [shared] * len(prompts) if isinstance(shared, bool) else shared
+    for prompt, group, share in zip(prompts, completions, sharing, strict=True):
         ids = range(first, first + len(group))
-        if shared:
+        if share:
             rows.append(Row(prompt, tuple(group), tuple(ids)))
         else:
             rows.extend(Row(prompt, (c,), (i,)) for c, i in zip(group, ids, strict=True))
@@ -88,52 +107,50 @@ def make_rows(
 
 
 def cut(rows: Sequence[Row], token_budget: int) -> list[list[Row]]:
-    """Cut rows, longest first, into batches of at most `token_budget` padded tokens (at least one row each)."""
-    ordered = sorted(rows, key=len, reverse=True)
+    """Cut rows, longest first, into batches of at most `token_budget` tokens (at least one row each)."""
     batches: list[list[Row]] = []
-    for row in ordered:
-        if batches and (len(batches[-1]) + 1) * len(batches[-1][0]) <= token_budget:
+    room = 0
+    for row in sorted(rows, key=len, reverse=True):
+        if batches and len(row) <= room:
             batches[-1].append(row)
+            room -= len(row)
         else:
             batches.append([row])
+            room = token_budget - len(row)
     return batches
 
 
-def pack(rows: Sequence[Row], audio_token_id: int, pad_token_id: int) -> MicroBatch:
-    """Lay rows out as one padded micro-batch."""
-    length = max(len(row) for row in rows)
-    shape = (len(rows), length)
-    token_ids = torch.full(shape, pad_token_id)
-    position_ids = torch.zeros(shape, dtype=torch.long)
-    segments = torch.full(shape, PADDING)
-    audio_mask = torch.zeros(shape, dtype=torch.bool)
+def pack(rows: Sequence[Row], audio_token_id: int) -> MicroBatch:
+    """Lay rows out one behind the other."""
+    token_ids: list[int] = []
+    position_ids: list[int] = []
+    audio_mask: list[bool] = []
+    spans: list[Span] = []
     predictors: list[int] = []
     targets: list[int] = []
     sequence_ids: list[int] = []
-    for b, row in enumerate(rows):
-        prompt = torch.tensor(row.prompt.token_ids)
-        p = len(prompt)
-        token_ids[b, :p] = prompt
-        position_ids[b, :p] = torch.arange(p)
-        segments[b, :p] = PROMPT
-        audio_mask[b, :p] = prompt == audio_token_id
-        at = p
-        for k, (completion, sequence_id) in enumerate(zip(row.completions, row.sequence_ids, strict=True), start=1):
-            c = len(completion)
-            token_ids[b, at : at + c] = torch.tensor(completion, dtype=torch.long)
-            position_ids[b, at : at + c] = torch.arange(p, p + c)
-            segments[b, at : at + c] = k
-            predictors.extend(b * length + (p - 1 if j == 0 else at + j - 1) for j in range(c))
+    for row in rows:
+        prompt, p = row.prompt.token_ids, len(row.prompt.token_ids)
+        span = Span(len(token_ids), p, tuple(len(c) for c in row.completions))
+        token_ids.extend(prompt)
+        position_ids.extend(range(p))
+        audio_mask.extend(t == audio_token_id for t in prompt)
+        for completion, sequence_id in zip(row.completions, row.sequence_ids, strict=True):
+            at, c = len(token_ids), len(completion)
+            token_ids.extend(completion)
+            position_ids.extend(range(p, p + c))
+            # The prompt's last token predicts the first token of every completion.
+            predictors.extend([span.first_completion - 1, *range(at, at + c - 1)][:c])
             targets.extend(completion)
             sequence_ids.extend([sequence_id] * c)
-            at += c
+        audio_mask.extend([False] * (span.end - span.first_completion))
+        spans.append(span)
     return MicroBatch(
-        token_ids,
-        position_ids,
-        segments,
-        audio_mask,
-        tuple(row.prompt.mel for row in rows),
-        tuple(row.prompt.valid_frames for row in rows),
+        torch.tensor([token_ids], dtype=torch.long),
+        torch.tensor([position_ids], dtype=torch.long),
+        tuple(spans),
+        torch.tensor([audio_mask], dtype=torch.bool),
+        tuple(row.prompt for row in rows),
         torch.tensor(predictors, dtype=torch.long),
         torch.tensor(targets, dtype=torch.long),
         torch.tensor(sequence_ids, dtype=torch.long),

@@ -8,7 +8,8 @@ from audio_qa.audio import SAMPLE_RATE, TooLong, load_audio
 from audio_qa.chat import render
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
-from learner.audio_tower import frames_kept
+from learner.audio_memory import clip_digest
+from learner.families.family import Family
 from learner.packing import EncodedPrompt
 
 _LONGEST_HEARD_SECONDS = 30
@@ -22,8 +23,10 @@ class PromptMismatchError(RuntimeError):
 class PromptEncoder:
     """Turns questions into token ids and log-mel features, with a cache of the `remember` latest."""
 
-    def __init__(self, processor: ProcessorMixin, *, too_long: TooLong = "refuse", remember: int = 512) -> None:
-        self.processor = processor
+    def __init__(
+        self, family: Family, processor: ProcessorMixin, *, too_long: TooLong = "refuse", remember: int = 512
+    ) -> None:
+        self.family, self.processor = family, processor
         self._too_long = too_long
         self._remember = remember
         self._cache: OrderedDict[tuple[str, str, PromptTemplate], EncodedPrompt] = OrderedDict()
@@ -50,10 +53,8 @@ class PromptEncoder:
             sampling_rate=SAMPLE_RATE,
             return_tensors="pt",
         )
-        valid = int(outputs["feature_attention_mask"].sum())
-        mel = outputs["input_features"][0]
-        kept = mel[:, : frames_kept(valid, mel.shape[1])].clone()
-        encoded = EncodedPrompt(tuple(outputs["input_ids"][0].tolist()), kept, valid)
+        mel, valid = self.family.features(outputs)
+        encoded = EncodedPrompt(tuple(outputs["input_ids"][0].tolist()), mel, valid, clip_digest(mel, valid))
         self._cache[key] = encoded
         if len(self._cache) > self._remember:
             self._cache.popitem(last=False)

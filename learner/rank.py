@@ -6,32 +6,33 @@ A question's clip is read where it is needed; audio does not travel.
 
 import os
 import socket
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import ray
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from audio_qa.audio import AudioError, TooLong
 from audio_qa.chat import banned_token_ids, stop_token_ids
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
+from learner.audio_memory import AudioMemory, tower_digest
+from learner.checkpoint import CheckpointWriter, SavedState, snapshot
+from learner.cost import DecoderCost
 from learner.engine import TrainingEngine, join, leave
-from learner.export import write_checkpoint
-from learner.loss import grpo, k3, sequence_mean_weights, supervised
+from learner.families.family import Part
+from learner.families.registry import family_of
+from learner.lora import add_adapters, freeze, trains
 from learner.model import load_model, load_processor
-from learner.names import named_canonical
-from learner.packing import EncodedPrompt, MicroBatch, Row, make_rows, pack
-from learner.phase import Phase, Tally
-from learner.plan import MicroBatchPlan, share_out
+from learner.packing import EncodedPrompt
+from learner.phase import Counts, Phase, PlacedBucket, Tally
 from learner.policy import Policy
 from learner.prompts import PromptEncoder, PromptMismatchError
 from learner.publish import publish
 from learner.settings import LearnerSettings
+from learner.trainer import Trainer
 from protocol.training import SupervisedExample, TrainingGroup
-from protocol.weights import WeightUpdate
 
 
 class LearnerRank:
@@ -40,6 +41,7 @@ class LearnerRank:
     def __init__(self, rank: int, ranks: int, settings: LearnerSettings, too_long: TooLong = "refuse") -> None:
         self._rank, self._ranks, self._settings, self._too_long = rank, ranks, settings, too_long
         torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // ranks))
+        self._writer = CheckpointWriter()
         self._engine: TrainingEngine | None = None
         self._prepared: dict[tuple[str, PromptTemplate], EncodedPrompt] = {}
 
@@ -53,25 +55,63 @@ class LearnerRank:
         """Meet the other ranks; returns once all are there."""
         join(self._rank, self._ranks, address, port, self._settings.timeout_seconds)
 
-    def begin(self, folder: str, phase: Phase) -> None:
-        """Load the checkpoint in `folder` and start a phase on it with a fresh optimizer."""
+    def begin(self, folder: str, phase: Phase, resume: str | None = None) -> None:
+        """Load the checkpoint in `folder` and start a phase on it.
+
+        Args:
+            resume: go on from the training state in this checkpoint of the same phase, not from its start.
+
+        Raises:
+            ModelError: the checkpoint is not whole.
+            CheckpointError: the training state is not of this job.
+        """
         if self._engine is not None:
             self._engine.close()
-        self._phase = phase
-        processor = load_processor(folder)
-        model = load_model(folder, self._settings.dtype)
-        tokenizer = processor.tokenizer
-        stops = stop_token_ids(folder, tokenizer)
-        banned = banned_token_ids(tokenizer, model.config.text_config.vocab_size, stops)
-        self._prompts = PromptEncoder(processor, too_long=self._too_long)
-        self._model = model
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._policy = Policy(model, banned=banned, temperature=phase.temperature)
-        self._reference: Policy | None = None
-        if phase.beta > 0:
-            frozen = load_model(folder, self._settings.dtype).eval().requires_grad_(False)
-            self._reference = Policy(frozen, banned=banned, temperature=phase.temperature).to(self._device)
-        self._engine = TrainingEngine(self._policy, self._settings, phase.optimizer, phase.total_steps)
+        settings = self._settings
+        self._family, self._processor = family_of(folder), load_processor(folder)
+        self._prompts = PromptEncoder(self._family, self._processor, too_long=self._too_long)
+        self._model = load_model(self._family, folder, settings.dtype)
+        freeze(self._family, self._model, settings.train)
+        if settings.lora is not None:
+            with torch.random.fork_rng(devices=[]):
+                # All ranks start from the same adapters.
+                torch.manual_seed(0)
+                add_adapters(self._family, self._model, settings.lora, settings.train)
+        if settings.activation_checkpointing:
+            self._model.gradient_checkpointing_enable({"use_reentrant": False})
+        saved = None
+        if resume is not None:
+            saved = SavedState(Path(resume))
+            saved.check(self._model)
+            saved.restore_parameters(self._model)
+        cost = DecoderCost.of(self._family.decoder(self._model))
+        vocabulary = self._family.vocabulary_size(self._model)
+        stops = stop_token_ids(folder, self._processor.tokenizer)
+        banned = banned_token_ids(self._processor.tokenizer, vocabulary, stops)
+        memory = None
+        if not trains(settings.train, Part.AUDIO_TOWER):
+            memory = self._memory(self._model, in_step=settings.zero_stage == 3 and self._ranks > 1)
+        policy = Policy(self._family, self._model, banned=banned, temperature=phase.temperature, memory=memory)
+        reference = None
+        if phase.beta > 0 and settings.lora is None:
+            frozen = load_model(self._family, folder, settings.dtype).eval().requires_grad_(False)
+            # A tower that does not train is the same on both sides: what it made of a clip serves both.
+            kept = memory or self._memory(frozen, in_step=False)
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            reference = Policy(self._family, frozen, banned=banned, temperature=phase.temperature, memory=kept)
+            reference = reference.to(device)
+        self._engine = TrainingEngine(policy, settings, phase.optimizer, phase.total_steps)
+        if saved is not None:
+            saved.restore_optimizer(self._engine, self._model)
+        self._trainer = Trainer(policy, reference, self._engine, settings, phase, cost)
+
+    def _memory(self, model: PreTrainedModel, *, in_step: bool) -> AudioMemory:
+        """For the outputs of a model's frozen audio tower."""
+        settings = self._settings.audio_cache
+        folder = None
+        if settings.folder is not None:
+            folder = Path(settings.folder) / tower_digest(self._family.tower(model))
+        return AudioMemory(limit_bytes=int(settings.memory_gib * 2**30), folder=folder, in_step=in_step)
 
     @property
     def engine(self) -> TrainingEngine:
@@ -94,108 +134,58 @@ class LearnerRank:
                 unreadable[i] = str(error)
         return unreadable
 
-    def learn(self, groups: Sequence[TrainingGroup], sequences: int) -> Tally:
-        """One GRPO step.
+    def learn(self, groups: Sequence[TrainingGroup], counts: Counts) -> Tally:
+        """The updates of one batch of reinforcement learning.
 
         Args:
             groups: the whole batch; this rank works on its share.
-            sequences: completions the loss is a mean over: those in `groups`, and those left out of it because their
-                advantages and beta are 0, so that leaving them out does not change the update.
+            counts: what the loss is a mean over.
 
         Raises:
             PromptMismatchError: the rollout worker read another prompt than the learner does.
+            BatchTooLargeError: a micro-batch does not fit into the memory.
         """
-        prompts = self._as_read(groups)
-        completions = [c for g in groups for c in g.completions]
-        rows = make_rows(
-            prompts, [[c.token_ids for c in g.completions] for g in groups], shared=self._settings.share_prefix
-        )
-        lengths = torch.tensor([len(c.token_ids) for c in completions])
-        advantages = torch.tensor([c.advantage for c in completions])
-        sampled = [torch.tensor(c.logprobs) for c in completions]
-        tally = Tally()
+        return self._trainer.reinforce(self._as_read(groups), groups, counts)
 
-        def loss_of(plan: MicroBatchPlan, engine: nn.Module) -> torch.Tensor:
-            batch = self._pack(plan.rows)
-            ids = batch.sequence_ids
-            logprobs, entropy = engine(batch)
-            reference = None
-            if self._reference is not None:
-                with torch.no_grad():
-                    reference = self._reference(batch)[0]
-            weights = sequence_mean_weights(ids, lengths, sequences).to(logprobs.device)
-            loss = grpo(
-                logprobs,
-                advantages[ids].to(logprobs.device),
-                weights,
-                reference=reference,
-                beta=self._phase.beta,
-            )
-            if not plan.counts:
-                return loss.total * 0.0
-            old = torch.cat([sampled[i] for row in plan.rows for i in row.sequence_ids]).to(logprobs.device)
-            gap = logprobs.detach() - old
-            tally.tokens += len(ids)
-            tally.loss += float(loss.total.detach())
-            tally.policy += float(loss.policy)
-            tally.kl += float((k3(logprobs.detach(), reference) * weights).sum()) if reference is not None else 0.0
-            tally.entropy += float(entropy.sum())
-            tally.ratio += float(gap.exp().sum())
-            tally.logprob_gap = max(tally.logprob_gap, float(gap.abs().max()) if len(gap) else 0.0)
-            return loss.total
-
-        return self._step(rows, loss_of, tally)
-
-    def skip(self) -> None:
-        """Let a step pass in which no group was worth learning from."""
-        self.engine.skip()
+    def skip(self, steps: int) -> None:
+        """Let steps of the schedule pass in which no group was worth learning from."""
+        for _ in range(steps):
+            self.engine.skip()
 
     def supervise(self, examples: Sequence[SupervisedExample]) -> Tally:
         """One supervised step: cross entropy of the targets and the stop token behind them, the mean over tokens."""
-        tokenizer = self._prompts.processor.tokenizer
+        tokenizer = self._processor.tokenizer
         stop = (tokenizer.eos_token_id,)
         prompts = [self._encoded(e.question, e.template) for e in examples]
-        targets = [[(*tokenizer(e.target, add_special_tokens=False)["input_ids"], *stop)] for e in examples]
-        tokens = sum(len(t) for group in targets for t in group)
-        tally = Tally()
-
-        def loss_of(plan: MicroBatchPlan, engine: nn.Module) -> torch.Tensor:
-            logprobs, entropy = engine(self._pack(plan.rows))
-            loss = supervised(logprobs, tokens)
-            if not plan.counts:
-                return loss * 0.0
-            tally.tokens += len(logprobs)
-            tally.loss += float(loss.detach())
-            tally.entropy += float(entropy.sum())
-            return loss
-
-        return self._step(make_rows(prompts, targets, shared=True), loss_of, tally)
+        targets = [(*tokenizer(e.target, add_special_tokens=False)["input_ids"], *stop) for e in examples]
+        return self._trainer.supervise(prompts, targets)
 
     def score(self, groups: Sequence[TrainingGroup]) -> list[tuple[float, ...]]:
         """Log-probability of every token of every completion, in order, without learning from it."""
-        prompts = self._as_read(groups)
-        texts = [[c.token_ids for c in g.completions] for g in groups]
-        scored: list[list[float]] = [[] for group in texts for _ in group]
-        with torch.no_grad():
-            for row in make_rows(prompts, texts, shared=self._settings.share_prefix):
-                batch = self._pack((row,))
-                for i, logprob in zip(batch.sequence_ids.tolist(), self._policy(batch)[0].tolist(), strict=True):
-                    scored[i].append(logprob)
-        return [tuple(s) for s in scored]
+        return self._trainer.score(self._as_read(groups), [[c.token_ids for c in g.completions] for g in groups])
 
-    def publish(self, version: int) -> WeightUpdate | None:
-        """Put the trained parameters into the object store; rank 0 answers with where they are."""
-        return publish(self.engine, self._model, version)
+    def publish(self) -> list[PlacedBucket]:
+        """Put the trained weights into the object store; the buckets that this rank has put."""
+        return publish(self.engine, self._family, self._model)
 
-    def save(self, folder: str) -> None:
-        """Write a Hugging Face checkpoint; all ranks call it, rank 0 writes."""
-        state: dict[str, torch.Tensor] = {}
-        for name, parameter in named_canonical(self._model):
-            with self.engine.whole([parameter]):
-                if self._rank == 0:
-                    state[name] = parameter.detach().to("cpu", copy=True).contiguous()
-        if self._rank == 0:
-            write_checkpoint(Path(folder), self._model, self._prompts.processor, state)
+    def save(self, folder: str, state: bool) -> None:
+        """Begin to write this rank's share of a checkpoint to `folder`; all ranks must be asked.
+
+        Args:
+            state: with what training needs to go on from it, or only the model.
+        """
+        self._writer.start(snapshot(Path(folder), self.engine, self._family, self._model, self._processor, state=state))
+
+    def saving(self) -> bool:
+        """Whether a checkpoint is still being written. Raises what went wrong with it."""
+        if self._writer.busy:
+            return True
+        self._writer.wait()
+        return False
+
+    def saved(self) -> None:
+        """Return once this rank's share of the checkpoint is on disk. Raises what went wrong with it."""
+        self._writer.wait()
 
     def close(self) -> None:
         """Leave the other ranks. The process ends with its actor."""
@@ -220,15 +210,3 @@ class LearnerRank:
                     f"rollout worker {len(group.prompt_token_ids)} or other ones; both must load the same processor"
                 )
         return prompts
-
-    def _pack(self, rows: Sequence[Row]) -> MicroBatch:
-        pad = self._model.config.text_config.pad_token_id
-        return pack(rows, self._model.config.audio_token_id, 0 if pad is None else pad)
-
-    def _step(
-        self, rows: Sequence[Row], loss_of: Callable[[MicroBatchPlan, nn.Module], torch.Tensor], tally: Tally
-    ) -> Tally:
-        mine = share_out(rows, self._ranks, self._settings.micro_batch_tokens)[self._rank]
-        outcome = self.engine.step([partial(loss_of, plan) for plan in mine])
-        tally.grad_norm, tally.learning_rate = outcome["grad_norm"], outcome["learning_rate"]
-        return tally

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -45,17 +45,32 @@ def earshot() -> None:
 
 @app.command()
 def run(
-    job: Annotated[Path, typer.Argument(help="The job file, YAML or JSON.")],
+    job: Annotated[
+        Path | None, typer.Argument(help="The job file, YAML or JSON; with --resume, by default the run's own.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the job file, its model and questions, and print the plan.")
     ] = False,
     run_dir: RunDirOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --run-dir from its last checkpoint.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Instead of the job file's seed.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a job in the foreground, to its end."""
     started = time.perf_counter()
-    spec = _guarded(lambda: _read(job, seed))
+    if resume and run_dir is None:
+        _fail("--resume goes on with the run in --run-dir: name it", 2)
+    if job is None:
+        if not resume or run_dir is None:
+            _fail("name a job file, or go on with a run: --resume --run-dir DIRECTORY", 2)
+        job = run_dir / "job.yaml"
+    file = job
+    spec = _guarded(lambda: _read(file, seed))
+    if resume and run_dir is not None:
+        _resume(run_dir.resolve(), spec, as_json, started)
+        return
     if dry_run:
         planned = _guarded(lambda: plan(spec))
         if as_json:
@@ -127,19 +142,39 @@ def _context(model: str) -> int:
 
 
 def _execute(spec: JobSpec, run_dir: Path | None, as_json: bool, started: float) -> None:
-    """Prepare a job, run it in this process and print its result."""
+    """Prepare a new job, run it in this process and print its result."""
     # Ray takes a second to import, which --help and --dry-run need not wait for.
     from orchestrator.driver import run_job  # noqa: PLC0415
 
     path = (run_dir or Path("runs") / f"{spec.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}").resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        _fail(f"{path}: the run directory exists and is not empty; name a new one with --run-dir", 2)
+        _fail(f"{path}: the run directory exists and is not empty; name a new one, or go on with it: --resume", 2)
     with _stopping_on_signals(), make_progress("plain" if as_json else "auto") as progress:
         prepared = _guarded(lambda: prepare(spec, _reporter(progress)))
         made = 0.0 if prepared.base_cached else prepared.base_seconds or 0.0
         run = _guarded(lambda: RunDirectory.create(path, dump_spec(spec)))
         # What was made for later runs too is reported by itself, as base_seconds.
         summary = _failing(lambda: run_job(prepared, run, progress, started + made))
+    _show(summary, run, as_json)
+
+
+def _resume(path: Path, spec: JobSpec, as_json: bool, started: float) -> None:
+    """Go on with a run from its last checkpoint."""
+    from orchestrator.driver import run_job  # noqa: PLC0415
+    from orchestrator.resume import check_resumable, resume  # noqa: PLC0415
+
+    run = _guarded(lambda: RunDirectory(path))
+    _guarded(lambda: check_resumable(run, read_spec(run.job_file), spec))
+    with _stopping_on_signals(), make_progress("plain" if as_json else "auto") as progress:
+        prepared = _guarded(lambda: prepare(spec, _reporter(progress)))
+        with _guarded(run.written):
+            state = resume(run, spec, dump_spec(spec))
+        summary = _failing(lambda: run_job(prepared, run, progress, started, state))
+    _show(summary, run, as_json)
+
+
+def _show(summary: dict[str, Any], run: RunDirectory, as_json: bool) -> None:
+    """Print a job's result."""
     if as_json:
         print(json.dumps(summary))
         return
@@ -219,4 +254,6 @@ def _fail(message: str, code: int) -> NoReturn:
 def main() -> None:
     """The console script. Typer's own usage errors exit with 2 as well."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    # Before torch is loaded, here or in a process started from here: its threads must not spin while they wait.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

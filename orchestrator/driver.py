@@ -1,7 +1,8 @@
 """Starts the parts of a job on Ray, runs the controller on them, and ends every process it started.
 
 Invariant: however a job ends (success, error, Ctrl-C), its actors and their engines are gone within
-`TEARDOWN_SECONDS`, and its run directory holds a last state, a summary and a report.
+`TEARDOWN_SECONDS`, and its run directory holds a last state, a summary and a report. Learner ranks that die or hang are
+replaced, and the job goes on from its last checkpoint (`orchestrator.recovery`).
 """
 
 import asyncio
@@ -14,14 +15,13 @@ from typing import Any
 
 import ray
 
-from learner.group import LearnerGroup
-from orchestrator.controller import Controller
-from orchestrator.ledger import Ledger
+from orchestrator.job_state import JobState
 from orchestrator.preflight import Prepared
 from orchestrator.progress import Progress
+from orchestrator.recovery import Attempts, checkpoints_of
 from orchestrator.report import write_report
 from orchestrator.run_directory import RunDirectory
-from orchestrator.spec import JobSpec
+from orchestrator.spec import JobSpec, Method
 from protocol.reward import Score
 from protocol.rollout import Group, WorkerSettings
 from reward.actor import RewardActor
@@ -83,7 +83,8 @@ class RewardHandle:
     """The reward actor as the controller calls it."""
 
     def __init__(self, spec: JobSpec) -> None:
-        self._actor = ray.remote(RewardActor).options(num_cpus=1, max_restarts=0).remote(spec.reward)
+        actor = ray.remote(RewardActor).options(num_cpus=1, max_restarts=0)
+        self._actor = actor.remote(spec.reward, spec.rollout.max_tokens)
 
     async def score(self, groups: list[Group]) -> list[tuple[Score, ...]]:
         async with asyncio.timeout(REWARD_SECONDS):
@@ -96,40 +97,33 @@ class RewardHandle:
             ray.kill(self._actor)
 
 
-async def _run(prepared: Prepared, run: RunDirectory, ledger: Ledger, progress: Progress) -> None:
+async def _run(prepared: Prepared, run: RunDirectory, state: JobState, progress: Progress) -> None:
     spec = prepared.spec
     pool = RolloutPool(worker_settings(prepared), cpus_per_worker=1, gpus_per_worker=spec.rollout.gpus)
-    learner = LearnerGroup(spec.learner, too_long=spec.model.too_long, gpus_per_rank=1 if spec.rollout.gpus else 0)
-    reward = RewardHandle(spec)
-    controller = Controller(spec, prepared.train, prepared.held_out, pool, learner, reward.score, run, progress, ledger)
-    starting = asyncio.ensure_future(pool.start(spec.rollout.workers))
+    reward = RewardHandle(spec) if spec.method is Method.REINFORCE else None
+    attempts = Attempts(prepared, run, state, progress, pool, reward.score if reward else None)
+    starting = asyncio.ensure_future(_start_workers(pool, spec.rollout.workers, run))
     try:
         progress.phase("starting workers")
-        await learner.start()
-        folder = prepared.model_folder
-        if spec.warm_start is not None:
-            # The engines load while the learner warms up; they get its weights once both are done.
-            await controller.warm_start(folder, spec.warm_start)
-            folder = str(run.checkpoint(0))
-            await learner.save(folder)
-            run.append_event("checkpoint", step=0, path=folder)
-            progress.phase("starting workers")
-        for status in await starting:
-            run.append_event("worker_started", worker=status.worker, node=status.node, pid=status.pid)
-        if spec.warm_start is not None:
-            await pool.update(await learner.publish(learner.weight_version))
-        run.append_event("state", state="running")
-        await controller.reinforce(folder)
+        await attempts.go(starting)
     finally:
         starting.cancel()
-        await end_all([pool, learner, reward])
+        await end_all([part for part in (pool, attempts.learner, reward) if part is not None])
 
 
-def run_job(prepared: Prepared, run: RunDirectory, progress: Progress, started: float) -> dict[str, Any]:
+async def _start_workers(pool: RolloutPool, count: int, run: RunDirectory) -> None:
+    for status in await pool.start(count):
+        run.append_event("worker_started", worker=status.worker, node=status.node, pid=status.pid)
+
+
+def run_job(
+    prepared: Prepared, run: RunDirectory, progress: Progress, started: float, state: JobState | None = None
+) -> dict[str, Any]:
     """Run a job to its end in this process.
 
     Args:
         started: `time.perf_counter()` when the job began, for its `seconds`.
+        state: of a run that goes on from its last checkpoint; without it the job is new.
 
     Returns:
         The summary, which the run directory then holds too.
@@ -139,29 +133,30 @@ def run_job(prepared: Prepared, run: RunDirectory, progress: Progress, started: 
         LearnerError, LedgerError, …
     """
     run.append_event("state", state="starting")
-    state, ledger = "failed", Ledger()
+    outcome, state = "failed", state or JobState()
     try:
-        with cluster(prepared.spec):
-            asyncio.run(_run(prepared, run, ledger, progress))
-        state = "succeeded"
+        with run.written(), cluster(prepared.spec):
+            asyncio.run(_run(prepared, run, state, progress))
+        outcome = "succeeded"
     except KeyboardInterrupt:
-        state = "cancelled"
+        outcome = "cancelled"
         raise
     except BaseException as error:
         run.append_event("error", error=type(error).__name__, message=str(error)[:4000])
         raise
     finally:
-        run.append_event("state", state=state)
-        summary = summarise(prepared, run, state, ledger, time.perf_counter() - started)
+        run.append_event("state", state=outcome)
+        summary = summarise(prepared, run, outcome, state, time.perf_counter() - started)
         run.write_summary(summary)
         write_report(run)
     return summary
 
 
-def summarise(prepared: Prepared, run: RunDirectory, state: str, ledger: Ledger, seconds: float) -> dict[str, Any]:
+def summarise(prepared: Prepared, run: RunDirectory, outcome: str, state: JobState, seconds: float) -> dict[str, Any]:
     """The result of a job as one JSON object."""
     spec = prepared.spec
-    summary: dict[str, Any] = {"name": spec.name, "state": state, "seed": spec.seed}
+    summary: dict[str, Any] = {"name": spec.name, "state": outcome, "seed": spec.seed}
+    best = checkpoints_of(run, spec).best()
     evaluations = run.evaluations()
     if evaluations:
         (_, baseline), (last, final) = evaluations[0], evaluations[-1]
@@ -178,6 +173,8 @@ def summarise(prepared: Prepared, run: RunDirectory, state: str, ledger: Ledger,
         "seconds": round(seconds, 1),
         "base_seconds": prepared.base_seconds,
         "base_cached": prepared.base_cached,
-        "questions": ledger.counts(),
+        "restarts": sum(e["kind"] == "state" and e["state"] == "recovering" for e in run.events()),
+        "questions": state.ledger.counts(),
+        "best_checkpoint": None if best is None else str(checkpoints_of(run, spec).folder(best).resolve()),
         "run_dir": str(run.path.resolve()),
     }

@@ -7,10 +7,12 @@ null), floats are written with `repr` and keys in a fixed order, so equal runs l
 One process writes a run directory at a time; any number may read it meanwhile.
 """
 
+import fcntl
 import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,7 +78,7 @@ class Sample:
 
 
 class RunDirectory:
-    """A directory that holds a run. Creating the object opens it; `create` makes a new one or takes up an old one."""
+    """A directory that holds a run. Creating the object opens it; `create` makes a new one."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Raises RunDirectoryError if there is no run at `path`."""
@@ -87,23 +89,21 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], job_yaml: str) -> "RunDirectory":
-        """The run directory of a job: made where nothing is, taken up where the same job ran before.
-
-        Raises RunDirectoryError if `path` is no directory or holds anything else than a run of exactly this job.
-        """
+        """The run directory of a new job. Raises RunDirectoryError if `path` is a file or holds anything."""
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise RunDirectoryError(path, "is a file; name a new directory")
-        job_file = path / "job.yaml"
-        if job_file.is_file():
-            if job_file.read_text(encoding="utf-8") != job_yaml:
-                raise RunDirectoryError(path, "holds the run of another job; name a new directory or its own job file")
-            return cls(path)
         if path.is_dir() and any(path.iterdir()):
-            raise RunDirectoryError(path, "is not empty and holds no run to resume; name a new or an empty directory")
+            raise RunDirectoryError(
+                path, "is not empty; name a new directory, or go on with the run it holds (--resume)"
+            )
         path.mkdir(parents=True, exist_ok=True)
-        replace_file(job_file, job_yaml)
+        replace_file(path / "job.yaml", job_yaml)
         return cls(path)
+
+    def write_job(self, job_yaml: str) -> None:
+        """Replace the resolved job file: a resumed job may change what does not make it another one."""
+        replace_file(self.job_file, job_yaml)
 
     @property
     def job_file(self) -> Path:
@@ -120,6 +120,27 @@ class RunDirectory:
     def checkpoint(self, step: int) -> Path:
         """Where the checkpoint of a learner step belongs; it need not exist."""
         return self.path / "checkpoints" / f"step-{step}"
+
+    def offsets(self) -> dict[str, int]:
+        """Bytes of the files that hold one record for each step or completion, as a checkpoint notes them."""
+        return {name: path.stat().st_size for name in (_METRICS, _SAMPLES) if (path := self.path / name).is_file()}
+
+    def roll_back(self, offsets: Mapping[str, int]) -> None:
+        """Take away what was written behind `offsets`: the steps from there on are done again. Events stay."""
+        for name in (_METRICS, _SAMPLES):
+            path = self.path / name
+            if path.is_file() and path.stat().st_size > offsets.get(name, 0):
+                os.truncate(path, offsets.get(name, 0))
+
+    @contextmanager
+    def written(self) -> Iterator[None]:
+        """Keep other processes from writing this run meanwhile. Raises RunDirectoryError if one already does."""
+        with self.job_file.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunDirectoryError(self.path, "another process runs this job; stop it first") from error
+            yield
 
     def append_metrics(self, metrics: Mapping[str, float | None]) -> None:
         """Add a learner step. Raises ValueError without a whole-numbered `step`."""

@@ -1,5 +1,6 @@
 """The job file: what a user says of a run. Unknown keys are errors; defaults are the paper's where it has one."""
 
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -19,6 +20,15 @@ class Section(BaseModel):
     """A part of the job file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Method(StrEnum):
+    """What a job's steps are."""
+
+    REINFORCE = "reinforce"
+    """Answers are sampled and rewarded."""
+    SUPERVISED = "supervised"
+    """Right answers are shown."""
 
 
 class ModelSection(Section):
@@ -73,6 +83,13 @@ class WarmStartSection(Section):
     """AdamW and its schedule."""
 
 
+class SupervisedSection(Section):
+    """Supervised fine-tuning, where `method` is supervised."""
+
+    batch_size: int = Field(default=16, ge=1)
+    """Questions a step."""
+
+
 class RolloutSection(Section):
     """Generation."""
 
@@ -82,6 +99,8 @@ class RolloutSection(Section):
     """Completions a question, G; at least 2, for a group of one has nothing to compare with."""
     questions_per_step: int = Field(default=16, ge=1)
     """Questions drawn for one learner step."""
+    max_refills: int = Field(default=3, ge=0)
+    """With dynamic sampling: how often further questions are drawn for one step, before it makes do with fewer."""
     max_tokens: int = Field(default=256, ge=1)
     """Longest completion."""
     temperature: float = Field(default=1.0, gt=0)
@@ -119,10 +138,14 @@ class EvaluationSection(Section):
 
 
 class CheckpointSection(Section):
-    """Checkpoints of the model while it learns; the last step is always kept."""
+    """Checkpoints: the model, and what the job needs to go on from there; the last step is always kept."""
 
     every: int = Field(default=100, ge=0)
     """Steps between checkpoints; 0 writes the last one only."""
+    keep_last: int = Field(default=0, ge=0)
+    """How many of the latest are kept; 0 keeps all."""
+    keep_best: bool = True
+    """Keep the one that did best on held-out questions too, whatever its age."""
 
 
 class ClusterSection(Section):
@@ -141,12 +164,15 @@ class JobSpec(Section):
     """Decides question order, samples, and what is built in (the tiny model, the synthetic benchmark)."""
     deterministic: bool = False
     """The same seed gives the same completions and metrics: questions go to workers by rule, in whole batches."""
+    method: Method = Method.REINFORCE
+    """What the steps are: reinforcement learning, or supervised fine-tuning on the right answers."""
     steps: int = Field(default=1000, ge=0)
     """Learner steps."""
     model: ModelSection
     data: DataSection
     warm_start: WarmStartSection | None = None
     """A short supervised phase first; none without this section."""
+    supervised: SupervisedSection = SupervisedSection()
     rollout: RolloutSection = RolloutSection()
     reward: RewardSettings = RewardSettings()
     learner: LearnerSettings = LearnerSettings()
@@ -161,4 +187,11 @@ class JobSpec(Section):
                 f"rollout.max_tokens ({self.rollout.max_tokens}) leaves no room for a prompt within "
                 f"model.max_context ({self.model.max_context}): lower the one or raise the other"
             )
+        if self.reward.overlong_tokens > self.rollout.max_tokens:
+            raise ValueError(
+                f"reward.overlong_tokens ({self.reward.overlong_tokens}) is more than rollout.max_tokens "
+                f"({self.rollout.max_tokens}): lower the one or raise the other"
+            )
+        if self.method is Method.SUPERVISED and self.warm_start is not None:
+            raise ValueError("warm_start is supervised already: with method supervised, leave it out and raise steps")
         return self

@@ -1,10 +1,12 @@
 """A learner step in numbers, under the names every run writes."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 
 from orchestrator.batch import JudgedGroup, Verdict
+from orchestrator.run_directory import METRIC_NAMES
 from protocol.rollout import StopReason
 
 
@@ -44,7 +46,9 @@ def step_metrics(
     scores = [score for g in judged for score in g.scores if score.valid]
     completions = [completion for g in judged for completion in g.group.completions]
     lengths = [len(c.token_ids) for c in completions]
-    trained = [g for g in judged if g.verdict is Verdict.TRAIN]
+    updated = not learned or bool(learned.get("learner/updates", 1))
+    # Groups of an update that was stopped failed: nothing was learnt from them.
+    ended = Counter(Verdict.UNSCORED if g.verdict is Verdict.TRAIN and not updated else g.verdict for g in judged)
     staleness = [learner_version - g.group.weight_version for g in judged]
     generate, learn = watch.seconds.get("generate", 0.0), watch.seconds.get("learn", 0.0)
     metrics: dict[str, float | None] = {
@@ -56,13 +60,12 @@ def step_metrics(
         # Without a reference there is no KL to speak of, rather than one of 0.
         "loss/kl": beta * learned["kl/ref"] if learned and beta else None,
         "kl/ref": learned["kl/ref"] if learned and beta else None,
-        "ratio/clipped_fraction": 0.0 if learned else None,
         "completion/length_mean": _mean(lengths),
         "completion/truncated_fraction": _mean([c.stop_reason is StopReason.LENGTH for c in completions]),
-        "groups/trained": len(trained),
-        "groups/zero_variance": sum(g.verdict is Verdict.ZERO_VARIANCE for g in judged),
+        "groups/trained": ended[Verdict.TRAIN],
+        "groups/zero_variance": ended[Verdict.ZERO_VARIANCE],
         "groups/stale": 0,
-        "groups/failed": failed + sum(g.verdict is Verdict.UNSCORED for g in judged),
+        "groups/failed": failed + ended[Verdict.UNSCORED] + ended[Verdict.TRUNCATED],
         "staleness/mean": _mean(staleness),
         "staleness/max": max(staleness, default=None),
         "workers/alive": workers_alive,
@@ -77,7 +80,39 @@ def step_metrics(
     for name in sorted({name for score in scores for name in score.rewards}):
         metrics[f"reward/{name}"] = _mean([score.rewards[name] for score in scores if name in score.rewards])
     # A step on which nothing was learnt has these too, without a value.
-    return {"entropy": None, "ratio/mean": None, **learned, **metrics}
+    return {"entropy": None, "ratio/mean": None, "ratio/clipped_fraction": None, **learned, **metrics}
+
+
+def supervised_metrics(
+    *,
+    step: int,
+    epoch: float,
+    questions: int,
+    failed: int,
+    learned: Mapping[str, float],
+    workers_alive: int,
+    watch: Stopwatch,
+) -> dict[str, float | None]:
+    """The line of metrics.jsonl for one supervised step; what there is of reinforcement learning only is None."""
+    learn = watch.seconds.get("learn", 0.0)
+    names = ("loss/total", "entropy", "grad_norm", "learning_rate", "tokens/trained", "tokens/computed")
+    own = {name: value for name, value in learned.items() if name in names or name.startswith("learner/")}
+    nonfinite = bool(learned.get("learner/nonfinite"))
+    evaluated = {"eval/accuracy", "eval/accuracy_silence"}
+    return {
+        **{name: None for name in METRIC_NAMES if name not in evaluated},
+        **own,
+        "step": step,
+        "epoch": epoch,
+        "groups/trained": 0 if nonfinite else questions - failed,
+        "groups/zero_variance": 0,
+        "groups/stale": 0,
+        "groups/failed": questions if nonfinite else failed,
+        "workers/alive": workers_alive,
+        "tokens/trained_per_second": learned["tokens/trained"] / learn if learned and learn else None,
+        "time/step": watch.total,
+        "time/learn": learn,
+    }
 
 
 def _mean(values: Sequence[float]) -> float | None:

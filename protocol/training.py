@@ -14,6 +14,8 @@ class TrainingCompletion:
     logprobs: tuple[float, ...]
     """C log-probabilities under the weights that sampled it."""
     advantage: float
+    counts: bool = True
+    """False for a completion that nothing is learnt from, though it was scored: it was cut and those are masked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from protocol.reward import Score
 from protocol.rollout import Group
+from reward.overlong import OVERLONG, overlong_penalty
 from reward.registry import BUILT_IN
 from reward.sandbox import Call, Failed, Outcome, Sandbox, evaluate
 from reward.settings import RewardSettings
@@ -17,9 +18,14 @@ from reward.settings import RewardSettings
 class RewardActor:
     """Scores groups by the weighted reward functions of its settings. The controller makes it a Ray actor."""
 
-    def __init__(self, settings: RewardSettings) -> None:
-        """Start the reward processes, if any function needs them; RewardError if one cannot be had."""
+    def __init__(self, settings: RewardSettings, max_tokens: int) -> None:
+        """Start the reward processes, if any function needs them; RewardError if one cannot be had.
+
+        Args:
+            max_tokens: the longest completion.
+        """
         self._weights = dict(settings.functions)
+        self._overlong_tokens, self._max_tokens = settings.overlong_tokens, max_tokens
         custom = [name for name in self._weights if name not in BUILT_IN]
         # Built-in functions cannot hang: they are spared the way through another process.
         self._sandbox = (
@@ -43,7 +49,10 @@ class RewardActor:
         ]
         outcomes = iter(self._outcomes(calls))
         return [
-            tuple(self._score({name: next(outcomes) for name in self._weights}) for _ in group.completions)
+            tuple(
+                self._score({name: next(outcomes) for name in self._weights}, len(completion.token_ids))
+                for completion in group.completions
+            )
             for group in groups
         ]
 
@@ -59,10 +68,13 @@ class RewardActor:
             evaluate(BUILT_IN[call.function], call) if call.function in BUILT_IN else next(sandboxed) for call in calls
         ]
 
-    def _score(self, outcomes: dict[str, Outcome]) -> Score:
+    def _score(self, outcomes: dict[str, Outcome], length: int) -> Score:
         rewards = {name: outcome for name, outcome in outcomes.items() if not isinstance(outcome, Failed)}
         errors = [f"{name}: {outcome.reason}" for name, outcome in outcomes.items() if isinstance(outcome, Failed)]
         total = sum((self._weights[name] * reward for name, reward in rewards.items()), start=0.0)
+        if self._overlong_tokens:
+            rewards[OVERLONG] = overlong_penalty(length, self._max_tokens, self._overlong_tokens)
+            total += rewards[OVERLONG]
         if not errors and not math.isfinite(total):
             errors.append(f"the weighted sum of the rewards is {total}")
         return Score(rewards, 0.0, "; ".join(errors)) if errors else Score(rewards, total)

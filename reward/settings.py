@@ -33,6 +33,9 @@ class RewardSettings(BaseModel):
     processes: int = Field(default=1, ge=1)
     """Processes that run functions which are not built in."""
 
+    overlong_tokens: int = Field(default=0, ge=0)
+    """Completions that come so near to the longest one lose reward, in a line down to -1; 0 takes nothing."""
+
     @model_validator(mode="after")
     def _functions_can_be_had(self) -> Self:
         for name, weight in self.functions.items():

@@ -42,6 +42,8 @@ def engine_environment(settings: WorkerSettings) -> Iterator[None]:
             "VLLM_CPU_KVCACHE_SPACE": str(settings.cpu_kv_gib),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(settings.threads),
+            # Threads that wait must not spin: engines and learner ranks share the cores.
+            "OMP_WAIT_POLICY": "PASSIVE",
         }
         if settings.tensor_parallel == 1:
             # AsyncLLM starts an engine process all the same; this keeps vLLM from adding a worker process to it.

@@ -8,6 +8,7 @@ import pytest
 
 # Two processes with two threads each on two cores wait for one another more than they work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -20,11 +21,12 @@ ROOT = Path(__file__).parent.parent
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the tiny Qwen2-Audio: the real classes, random weights."""
     from learner.export import write_checkpoint
+    from learner.families.qwen2_audio import Qwen2Audio
     from learner.tiny.architecture import make_config, make_model, make_processor
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     processor = make_processor()
-    write_checkpoint(folder, make_model(make_config(processor), seed=0), processor)
+    write_checkpoint(folder, Qwen2Audio(), make_model(make_config(processor), seed=0), processor)
     return folder
 
 

@@ -13,7 +13,7 @@ import torch
 from audio_qa.synthetic.benchmark import RECIPE as SCENES_RECIPE
 from learner.export import write_checkpoint
 from learner.tiny.architecture import make_config, make_model, make_processor
-from learner.tiny.captioning import CaptioningRecipe, teach_hearing
+from learner.tiny.captioning import FAMILY, CaptioningRecipe, teach_hearing
 
 ARCHITECTURE = 1
 """Raised when the tiny model's sizes or its tokenizer change."""
@@ -58,5 +58,5 @@ def tiny_base(
         torch.set_num_threads(threads)
     seconds = round(time.perf_counter() - started, 1)
     note = {"seed": seed, "recipe": asdict(recipe), "seconds": seconds, "words_right": round(words_right, 4)}
-    write_checkpoint(home, model, processor, extra={_NOTE: json.dumps(note, indent=2) + "\n"})
+    write_checkpoint(home, FAMILY, model, processor, extra={_NOTE: json.dumps(note, indent=2) + "\n"})
     return Base(home, seconds, words_right, cached=False)

@@ -10,10 +10,13 @@ from transformers import PreTrainedModel, ProcessorMixin
 from audio_qa.audio import SAMPLE_RATE
 from audio_qa.synthetic.scene import SCENES, Scene
 from learner.audio_tower import audio_tokens, frames_kept
+from learner.families.qwen2_audio import Qwen2Audio
+from learner.model import attend_by_rows
 from learner.packing import EncodedPrompt, MicroBatch, make_rows, pack
 from learner.policy import Policy
 from learner.schedule import Schedule, learning_rate
 
+FAMILY = Qwen2Audio()
 PROMPT = "Describe the audio."
 
 
@@ -89,7 +92,8 @@ def teach_hearing(
     for start in range(0, recipe.clips, 200):
         examples += _examples(_scenes(seed, start + 1, min(200, recipe.clips - start)), processor)
         report("making clips", len(examples), recipe.clips)
-    policy = Policy(model)
+    attend_by_rows(FAMILY, model)
+    policy = Policy(FAMILY, model)
     trained = [p for p in policy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         [
@@ -121,7 +125,7 @@ def teach_hearing(
 
 def _pack(examples: Sequence[Example], model: PreTrainedModel) -> MicroBatch:
     rows = make_rows([p for p, _ in examples], [[c] for _, c in examples], shared=False)
-    return pack(rows, model.config.audio_token_id, model.config.text_config.pad_token_id)
+    return pack(rows, FAMILY.audio_token_id(model))
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import soundfile
 from audio_qa.chat import banned_token_ids, render
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
+from learner.families.registry import family_of
 from learner.model import load_processor
 from learner.prompts import PromptEncoder
 from protocol.training import TrainingCompletion, TrainingGroup
@@ -42,8 +43,8 @@ def questions(tmp_path_factory) -> list[Question]:
 
 
 @pytest.fixture(scope="session")
-def encoder(processor) -> PromptEncoder:
-    return PromptEncoder(processor)
+def encoder(tiny_folder, processor) -> PromptEncoder:
+    return PromptEncoder(family_of(str(tiny_folder)), processor)
 
 
 @pytest.fixture(scope="session")

@@ -2,21 +2,26 @@
 
 import pytest
 import torch
+from transformers import Qwen2AudioForConditionalGeneration
 
 from audio_qa.audio import load_audio
+from learner.families.qwen2_audio import Qwen2Audio
 from learner.model import load_model
 from learner.packing import make_rows, pack
 from learner.policy import Policy
 
+FAMILY = Qwen2Audio()
+
 
 @pytest.fixture(scope="module")
 def model(tiny_folder):
-    return load_model(str(tiny_folder), "float32").eval()
+    return load_model(FAMILY, str(tiny_folder), "float32").eval()
 
 
 @pytest.fixture(scope="module")
-def plain(model, processor, questions, rendered, groups, banned):
+def plain(tiny_folder, processor, questions, rendered, groups, banned):
     """Log-probabilities by transformers' forward: no packing, no trimming, temperature 1 and 0.7."""
+    model = Qwen2AudioForConditionalGeneration.from_pretrained(tiny_folder, dtype=torch.float32).eval()
     scored = {}
     for temperature in (1.0, 0.7):
         lines = []
@@ -38,13 +43,13 @@ def plain(model, processor, questions, rendered, groups, banned):
 def packed(policy, encoder, groups, shared):
     prompts = [encoder.encode(g.question, g.template) for g in groups]
     rows = make_rows(prompts, [[c.token_ids for c in g.completions] for g in groups], shared=shared)
-    return policy(pack(rows, policy.model.config.audio_token_id, 0))
+    return policy(pack(rows, FAMILY.audio_token_id(policy.model)))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("shared", [True, False], ids=["shared prefix", "plain rows"])
 def test_logprobs_equal_transformers(model, encoder, groups, banned, plain, shared, temperature):
-    policy = Policy(model, banned=banned, temperature=temperature)
+    policy = Policy(FAMILY, model, banned=banned, temperature=temperature)
     with torch.no_grad():
         logprobs, _ = packed(policy, encoder, groups, shared)
     difference = (logprobs - plain[temperature]).abs().max()
@@ -55,7 +60,7 @@ def test_shared_prefix_has_the_plain_rows_gradients(model, encoder, groups, bann
     """Every trained parameter's, the audio tower's included."""
     gradients = []
     for shared in (True, False):
-        policy = Policy(model, banned=banned)
+        policy = Policy(FAMILY, model, banned=banned)
         policy.zero_grad()
         packed(policy, encoder, groups, shared)[0].sum().backward()
         gradients.append({n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None})
@@ -67,7 +72,7 @@ def test_shared_prefix_has_the_plain_rows_gradients(model, encoder, groups, bann
 
 
 def test_entropy_of_a_flat_distribution(model, encoder, groups, banned):
-    policy = Policy(model, banned=banned, temperature=1e9)
+    policy = Policy(FAMILY, model, banned=banned, temperature=1e9)
     with torch.no_grad():
         logprobs, entropy = packed(policy, encoder, groups, shared=True)
     allowed = model.config.text_config.vocab_size - len(banned)
@@ -77,11 +82,11 @@ def test_entropy_of_a_flat_distribution(model, encoder, groups, banned):
 
 
 def test_what_one_completion_says_does_not_touch_another(model, encoder, groups):
-    policy = Policy(model)
+    policy = Policy(FAMILY, model)
     prompt = encoder.encode(groups[0].question, groups[0].template)
     audio = model.config.audio_token_id
     with torch.no_grad():
-        one, _ = policy(pack(make_rows([prompt], [[(10, 11, 12), (20, 21)]], shared=True), audio, 0))
-        two, _ = policy(pack(make_rows([prompt], [[(30, audio, 32), (20, 21)]], shared=True), audio, 0))
+        one, _ = policy(pack(make_rows([prompt], [[(10, 11, 12), (20, 21)]], shared=True), audio))
+        two, _ = policy(pack(make_rows([prompt], [[(30, audio, 32), (20, 21)]], shared=True), audio))
     assert torch.equal(one[3:], two[3:])
     assert not torch.equal(one[:3], two[:3])

@@ -7,12 +7,13 @@ import torch
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
 from audio_qa.synthetic.benchmark import QUESTION_TYPES
-from learner.export import canonical_state
+from learner.families.qwen2_audio import Qwen2Audio
 from learner.model import ModelError, load_model
 from learner.tiny.architecture import HEARS_SECONDS, make_config, make_model, make_processor
 from learner.tiny.base import tiny_base
 from learner.tiny.captioning import CaptioningRecipe
 from learner.tiny.tokenizer import SPECIAL_TOKENS, make_tokenizer
+from learner.weights import weights_of
 from orchestrator.plan import TINY_PARAMETERS, count_parameters
 
 
@@ -26,7 +27,9 @@ def test_it_is_the_real_architecture_at_a_few_million_parameters(tiny_folder):
 
 def test_the_seed_decides_the_weights():
     config = make_config(make_processor())
-    one, two, other = (canonical_state(make_model(config, seed)) for seed in (0, 0, 1))
+    one, two, other = (
+        {w.name: w.value() for w in weights_of(Qwen2Audio(), make_model(config, seed))} for seed in (0, 0, 1)
+    )
     assert all(torch.equal(one[n], two[n]) for n in one)
     assert not torch.equal(one["language_model.lm_head.weight"], other["language_model.lm_head.weight"])
 
@@ -75,4 +78,4 @@ def test_a_checkpoint_without_all_parameters_is_refused(tiny_folder, tmp_path):
     del state["language_model.lm_head.weight"]
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"lacks 1 parameters, lm_head\.weight"):
-        load_model(str(tmp_path), "float32")
+        load_model(Qwen2Audio(), str(tmp_path), "float32")

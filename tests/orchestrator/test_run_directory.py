@@ -38,23 +38,39 @@ def test_new_run_holds_its_job_and_nothing_else(run: RunDirectory) -> None:
     assert run.checkpoint(7) == run.path / "checkpoints" / "step-7"
 
 
-def test_same_job_is_taken_up_again(run: RunDirectory) -> None:
+def test_going_back_takes_away_what_was_written_behind(run: RunDirectory) -> None:
     run.append_metrics({"step": 1})
-    assert RunDirectory.create(run.path, JOB).metrics() == [{"step": 1}]
+    run.append_event("state", state="running")
+    before = run.offsets()
+    run.append_metrics({"step": 2})
+    (run.path / "samples.jsonl").write_text('{"step": 2}\n')
+    run.roll_back(before)
+    assert run.metrics() == [{"step": 1}]
+    assert list(run.samples()) == []
+    assert len(run.events()) == 1
+    run.append_metrics({"step": 2})
+    assert [m["step"] for m in run.metrics()] == [1, 2]
+
+
+def test_one_process_writes_a_run(run: RunDirectory) -> None:
+    with run.written(), pytest.raises(RunDirectoryError, match="another process"), RunDirectory(run.path).written():
+        pass
+    with run.written():
+        pass
 
 
 def test_an_empty_directory_will_do(tmp_path: Path) -> None:
     assert RunDirectory.create(tmp_path, JOB).job_file.is_file()
 
 
-@pytest.mark.parametrize("what", ["other job", "other files", "file", "nothing"])
+@pytest.mark.parametrize("what", ["a run", "other files", "file", "nothing"])
 def test_what_is_no_run_of_this_job_is_refused_in_one_line(tmp_path: Path, what: str) -> None:
     path = tmp_path / "there"
     if what == "file":
         path.write_text("x")
     elif what != "nothing":
         path.mkdir()
-        (path / ("job.yaml" if what == "other job" else "notes.txt")).write_text("name: other\n")
+        (path / ("job.yaml" if what == "a run" else "notes.txt")).write_text("name: other\n")
     with pytest.raises(RunDirectoryError) as caught:
         RunDirectory(path) if what == "nothing" else RunDirectory.create(path, JOB)
     assert "\n" not in str(caught.value)

@@ -32,14 +32,15 @@ def custom(rewards_home: Path) -> Iterator[RewardActor]:
             allowed_modules=["house_rewards"],
             timeout_seconds=1,
             processes=2,
-        )
+        ),
+        max_tokens=100,
     )
     yield actor
     actor.close()
 
 
 def test_the_papers_rewards(question: Question) -> None:
-    actor = RewardActor(RewardSettings())
+    actor = RewardActor(RewardSettings(), 100)
     right, wrong, bare = "<answer>a dog</answer>", "<answer>a cat</answer>", "a dog"
     scores = actor.score([group(question, right, wrong), group(question, bare, template=PromptTemplate.PLAIN)])
     assert scores == [
@@ -50,19 +51,19 @@ def test_the_papers_rewards(question: Question) -> None:
 
 
 def test_weights_multiply_and_rewards_are_kept_unweighted(question: Question) -> None:
-    actor = RewardActor(RewardSettings(functions={"format": 0.5, "accuracy": 2.0}))
+    actor = RewardActor(RewardSettings(functions={"format": 0.5, "accuracy": 2.0}), 100)
     ((score,),) = actor.score([group(question, "<answer>a dog</answer>")])
     assert score == Score({"format": 1.0, "accuracy": 1.0}, 2.5)
 
 
 def test_no_groups_and_empty_groups(question: Question) -> None:
-    actor = RewardActor(RewardSettings())
+    actor = RewardActor(RewardSettings(), 100)
     assert actor.score([]) == []
     assert actor.score([group(question)]) == [()]
 
 
 def test_a_total_that_overflows_is_an_error(question: Question) -> None:
-    actor = RewardActor(RewardSettings(functions={"accuracy": 1e308, "format": 1e308}))
+    actor = RewardActor(RewardSettings(functions={"accuracy": 1e308, "format": 1e308}), 100)
     ((score,),) = actor.score([group(question, "<answer>a dog</answer>")])
     assert not score.valid
     assert score.total == 0.0
@@ -103,9 +104,17 @@ def test_every_completion_of_a_large_batch_has_its_own_score(custom: RewardActor
 def test_a_missing_function_is_refused_at_the_start(rewards_home: Path) -> None:
     settings = RewardSettings(functions={"house_rewards:lenght": 1}, allowed_modules=["house_rewards"])
     with pytest.raises(RewardError, match="nearest there is 'length'"):
-        RewardActor(settings)
+        RewardActor(settings, 100)
 
 
 def test_the_actor_needs_no_torch() -> None:
     code = "import sys, reward.actor; sys.exit('torch' in sys.modules or 'vllm' in sys.modules or 'ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_overlong_completions_lose_reward_in_a_line(question: Question) -> None:
+    actor = RewardActor(RewardSettings(functions={"accuracy": 1.0}, overlong_tokens=4), max_tokens=10)
+    completions = tuple(Completion((1,) * n, (-0.1,) * n, "a dog", StopReason.STOP) for n in (2, 6, 8, 9, 10))
+    (scores,) = actor.score([Group(question, PromptTemplate.ANSWER, (1, 2), completions, 0, "w")])
+    assert [score.rewards["overlong"] for score in scores] == [0, 0, -0.5, -0.75, -1]
+    assert [score.total for score in scores] == [1, 1, 0.5, 0.25, 0]

@@ -28,9 +28,10 @@ from audio_qa.audio import load_audio
 from audio_qa.chat import banned_token_ids, render, stop_token_ids
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
-from learner.export import canonical_state as canonical
 from learner.export import write_checkpoint
+from learner.families.qwen2_audio import Qwen2Audio
 from learner.tiny.architecture import make_processor
+from learner.weights import weights_of
 from protocol.rollout import Completion, Group, RolloutRequest, WorkerSettings
 from protocol.weights import Bucket, TensorSlot, WeightUpdate
 from rollout_workers.pool import RolloutPool
@@ -118,6 +119,11 @@ class Tiny:
         return tuple(self.processor(text=text, audio=samples, sampling_rate=16_000)["input_ids"][0])
 
 
+def canonical(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """All parameters by canonical name."""
+    return {w.name: w.value().contiguous() for w in weights_of(Qwen2Audio(), model)}
+
+
 @pytest.fixture(scope="session")
 def make_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Tiny]:
     root = tmp_path_factory.mktemp("models")
@@ -127,7 +133,7 @@ def make_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Tiny]
         model = _model(processor, seed)
         folder = root / f"tiny-{seed}"
         if not folder.exists():
-            write_checkpoint(folder, model, processor)
+            write_checkpoint(folder, Qwen2Audio(), model, processor)
         stops = stop_token_ids(str(folder), processor.tokenizer)
         banned = banned_token_ids(processor.tokenizer, model.config.text_config.vocab_size, stops)
         return Tiny(folder, processor, model, stops, banned)

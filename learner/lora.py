@@ -1,0 +1,54 @@
+"""Low-rank adapters by peft (Hu et al., 2021, "LoRA"), merged on the way out: vLLM's audio models take none."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers import PreTrainedModel
+
+from learner.families.family import Family, Part
+from learner.settings import LoraSettings, TrainSettings
+
+ADAPTER = "default"
+
+
+def trains(settings: TrainSettings, part: Part) -> bool:
+    """Whether a part of the model is to train."""
+    return bool(getattr(settings, part.value))
+
+
+def freeze(family: Family, model: PreTrainedModel, settings: TrainSettings) -> None:
+    """Freeze the parameters of the parts that do not train."""
+    for name, parameter in family.named_parameters(model):
+        if not trains(settings, family.part(name)):
+            parameter.requires_grad_(False)
+
+
+def add_adapters(family: Family, model: PreTrainedModel, settings: LoraSettings, train: TrainSettings) -> None:
+    """Put an adapter beside every linear layer of the parts that train, the head left out; all else is frozen."""
+    head = family.head(model)
+    targets = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module is not head
+        and trains(train, family.part(family.canonical_name(f"{name}.weight")))
+    ]
+    config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, target_modules=targets)
+    inject_adapter_in_model(config, model, ADAPTER)
+
+
+@contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """Within, the model is what it was before its adapters: the reference, at no memory of its own."""
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    # Not peft's enable_adapters: that would also switch off the adapters' gradients.
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False

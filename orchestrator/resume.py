@@ -1,0 +1,77 @@
+"""Going on with a run: from which checkpoint, and with which changes to its job file."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from orchestrator.job_state import JobState
+from orchestrator.recovery import checkpoints_of, go_back
+from orchestrator.run_directory import RunDirectory
+from orchestrator.spec import JobSpec
+from orchestrator.spec_file import SpecError
+
+# What may change without making the job another one: how much is done, where, and what is kept.
+_FREE = (
+    "steps",
+    "evaluation.every",
+    "checkpoint",
+    "cluster",
+    "learner.timeout_seconds",
+    "learner.max_restarts",
+    "learner.max_nonfinite_steps",
+    "learner.audio_cache",
+)
+# These change the last bits of the numbers, which a deterministic job promises to repeat.
+_FREE_UNLESS_DETERMINISTIC = (
+    "learner.ranks",
+    "learner.zero_stage",
+    "learner.offload_optimizer",
+    "learner.offload_parameters",
+    "learner.micro_batch_tokens",
+    "learner.share_prefix",
+    "learner.activation_checkpointing",
+    "learner.threads",
+    "rollout.workers",
+    "rollout.threads",
+    "rollout.gpus",
+    "rollout.gpu_memory_fraction",
+    "rollout.cpu_kv_gib",
+    "rollout.max_concurrent",
+)
+
+
+def check_resumable(run: RunDirectory, old: JobSpec, new: JobSpec) -> None:
+    """Raise SpecError unless the run of `old` can go on as `new`: naming each field that differs and may not."""
+    free = _FREE if new.deterministic else (*_FREE, *_FREE_UNLESS_DETERMINISTIC)
+    changed = [
+        f"{name} (was {was!r}, is {now!r})"
+        for name, was, now in _differences(old.model_dump(mode="json"), new.model_dump(mode="json"))
+        if not any(name == field or name.startswith(f"{field}.") for field in free)
+    ]
+    if changed:
+        raise SpecError(
+            f"{run.path}: this run was started with other values of {', '.join(changed)}; "
+            "resume it with the values it had, or start a new run"
+        )
+    step = checkpoints_of(run, new).latest()
+    if step is not None and step >= new.steps:
+        raise SpecError(
+            f"{run.path}: the run has done its {step} steps, there is nothing to resume; raise steps to go on with it"
+        )
+
+
+def resume(run: RunDirectory, spec: JobSpec, job_yaml: str) -> JobState:
+    """Take the run back to its last checkpoint, under the job file as it is now; the state it goes on from."""
+    state = JobState()
+    go_back(run, checkpoints_of(run, spec), state)
+    run.write_job(job_yaml)
+    run.append_event("resumed", step=state.step, questions=state.position)
+    return state
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The fields that differ, by dotted name."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(k for k in new if k not in old)]:
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
+    elif old != new:
+        yield name, old, new
