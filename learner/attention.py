@@ -69,7 +69,7 @@ class RowLayout:
         if row not in self._masks:
             span = self.spans[row]
             c = span.end - span.first_completion
-            lengths = torch.tensor(span.completions)
+            lengths = torch.tensor(span.completions, dtype=torch.long)
             segments = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
             own = torch.ones(c, c, dtype=torch.bool).tril() & (segments[:, None] == segments[None, :])
             mask = torch.cat([torch.ones(c, span.prompt, dtype=torch.bool), own], dim=1)

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from learner.engine import TrainingEngine
 from learner.export import write_description, write_index, write_shard
 from learner.families.family import Family
-from learner.optimizer_state import MASTER, MOMENTS, adam_steps, create_state, read_state, write_state
+from learner.optimizer_state import MASTER, MOMENTS, adam_steps, create_state, read_state, tie_state, write_state
 from learner.weights import lots, numel, weights_of
 
 STATE_FOLDER = "training_state"
@@ -128,6 +128,7 @@ def snapshot(
 def _training_state(engine: TrainingEngine, model: nn.Module) -> dict[str, torch.Tensor]:
     """This rank's share of master copies and moments, and its random state."""
     rank, ranks = distributed.get_rank(), distributed.get_world_size()
+    tie_state(engine)
     loads = [0] * ranks
     kept = {"random/torch": torch.get_rng_state()}
     for name, parameter in trained_parameters(model):

@@ -29,7 +29,7 @@ def adam_steps(engine: TrainingEngine) -> int:
 
 
 def read_state(engine: TrainingEngine, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
-    """Master copy and, once AdamW has stepped, moments; float32, of the parameter's shape. All ranks must call it."""
+    """Master copy and, once AdamW has stepped, moments; float32, of its shape. All ranks must call it, behind `tie_state`."""
     names = MOMENTS if adam_steps(engine) else ()
     if engine.zero_stage == 0:
         state = _adam(engine).state.get(parameter, {})
@@ -46,8 +46,16 @@ def create_state(engine: TrainingEngine, steps: int) -> None:
             "step": torch.tensor(float(steps), dtype=torch.float32),
             **{name: torch.zeros_like(flat, memory_format=torch.preserve_format) for name in MOMENTS},
         }
+    tie_state(engine)
+
+
+def tie_state(engine: TrainingEngine) -> None:
+    """Have DeepSpeed find each parameter's moments, before they are read or written.
+
+    It does so itself once, behind the first step of its first group of parameters, when the others have no moments yet.
+    """
     if engine.zero_stage in (1, 2):
-        # DeepSpeed ties moments to parameters behind its first step.
+        engine.deepspeed.optimizer._hp_optimizer_states_linked = False
         engine.deepspeed.optimizer._lazy_init_hp_params_optimizer_state()
 
 

@@ -1,10 +1,12 @@
 """Clips, questions and groups for the learner's tests."""
 
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from learner_parts import STEADY
 
 from audio_qa.chat import banned_token_ids, render
 from audio_qa.prompt import PromptTemplate
@@ -12,6 +14,7 @@ from audio_qa.question import Question
 from learner.families.registry import family_of
 from learner.model import load_processor
 from learner.prompts import PromptEncoder
+from learner.settings import LearnerSettings
 from protocol.training import TrainingCompletion, TrainingGroup
 
 CLIP_SECONDS = (0.31, 1.0, 1.73, 2.0)
@@ -67,3 +70,37 @@ def groups(questions, encoder, processor) -> list[TrainingGroup]:
 @pytest.fixture(scope="session")
 def rendered(processor, questions):
     return [render(processor, q, PromptTemplate.ANSWER) for q in questions]
+
+
+@pytest.fixture(scope="session")
+def alone():
+    """torch.distributed with this process alone: ranks made in it need no Ray."""
+    from learner.engine import join, leave
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    join(0, 1, "127.0.0.1", port, 60)
+    yield
+    leave()
+
+
+@pytest.fixture
+def make_rank(alone, tiny_folder, groups):
+    """Makes a rank in this process, at the beginning of a phase, with the groups' clips read."""
+    from learner.phase import Phase
+    from learner.rank import LearnerRank
+
+    made = []
+
+    def make(phase=None, resume=None, folder=tiny_folder, **settings):
+        phase = phase or Phase(STEADY, total_steps=4, max_tokens=10, beta=settings.get("beta", 0.0))
+        rank = LearnerRank(0, 1, LearnerSettings.model_validate({"threads": 1, "beta": phase.beta, **settings}))
+        rank.begin(str(folder), phase, resume)
+        assert rank.prepare([(g.question, g.template) for g in groups]) == {}
+        made.append(rank)
+        return rank
+
+    yield make
+    for rank in made:
+        rank.engine.close()
