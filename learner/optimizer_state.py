@@ -29,7 +29,7 @@ def adam_steps(engine: TrainingEngine) -> int:
 
 
 def read_state(engine: TrainingEngine, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
-    """Master copy and, once AdamW has stepped, moments; float32, of its shape. All ranks must call it, behind `tie_state`."""
+    """Master copy and, once AdamW has stepped, moments; float32, of its shape. All ranks ask, behind `tie_state`."""
     names = MOMENTS if adam_steps(engine) else ()
     if engine.zero_stage == 0:
         state = _adam(engine).state.get(parameter, {})

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -124,7 +124,7 @@ def evaluate(
     spec = _guarded(lambda: resolve_paths(parse_spec(value, "evaluate"), Path.cwd()))
     from orchestrator.evaluate import evaluate_model, show_evaluation  # noqa: PLC0415
 
-    with _stopping_on_signals(), make_progress("plain" if as_json else "auto") as progress:
+    with _at_work(), make_progress("plain" if as_json else "auto") as progress:
         prepared = _guarded(lambda: prepare(spec, _reporter(progress)))
         result = _failing(lambda: evaluate_model(prepared, progress))
     if as_json:
@@ -149,7 +149,7 @@ def _execute(spec: JobSpec, run_dir: Path | None, as_json: bool, started: float)
     path = (run_dir or Path("runs") / f"{spec.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}").resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         _fail(f"{path}: the run directory exists and is not empty; name a new one, or go on with it: --resume", 2)
-    with _stopping_on_signals(), make_progress("plain" if as_json else "auto") as progress:
+    with _at_work(), make_progress("plain" if as_json else "auto") as progress:
         prepared = _guarded(lambda: prepare(spec, _reporter(progress)))
         made = 0.0 if prepared.base_cached else prepared.base_seconds or 0.0
         run = _guarded(lambda: RunDirectory.create(path, dump_spec(spec)))
@@ -165,7 +165,7 @@ def _resume(path: Path, spec: JobSpec, as_json: bool, started: float) -> None:
 
     run = _guarded(lambda: RunDirectory(path))
     _guarded(lambda: check_resumable(run, read_spec(run.job_file), spec))
-    with _stopping_on_signals(), make_progress("plain" if as_json else "auto") as progress:
+    with _at_work(), make_progress("plain" if as_json else "auto") as progress:
         prepared = _guarded(lambda: prepare(spec, _reporter(progress)))
         with _guarded(run.written):
             state = resume(run, spec, dump_spec(spec))
@@ -227,8 +227,8 @@ def _failing(action: Callable[[], Result]) -> Result:
 
 
 @contextmanager
-def _stopping_on_signals() -> Iterator[None]:
-    """A polite kill ends a job as Ctrl-C does."""
+def _at_work() -> Iterator[None]:
+    """A polite kill ends a job as Ctrl-C does, and stdout is kept for the result: Ray reports deaths there."""
 
     def interrupt(*_: object) -> None:
         # Through SIGINT's own handler, so that asyncio cancels the job instead of dying in the middle of it.
@@ -238,7 +238,8 @@ def _stopping_on_signals() -> Iterator[None]:
     before_int = signal.signal(signal.SIGINT, signal.default_int_handler)
     before_term = signal.signal(signal.SIGTERM, interrupt)
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     finally:

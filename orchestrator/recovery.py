@@ -49,6 +49,8 @@ class Attempts:
         self._checkpoints = checkpoints_of(run, self._spec)
         self._settings = self._spec.learner
         self._restarts = 0
+        self._failed_at: list[int] = []
+        """The steps that earlier attempts had a checkpoint of when they failed."""
         self.learner = self._new_learner()
 
     async def go(self, workers: Awaitable[None]) -> None:
@@ -114,7 +116,9 @@ class Attempts:
         async with asyncio.timeout(_STOP_SECONDS):
             await self.learner.stop()
         go_back(self._run, self._checkpoints, self._state)
-        back_off = _FIRST_BACK_OFF_SECONDS * 2 ** (self._restarts - 1)
+        # What fails again and again at one place is given more time between attempts.
+        back_off = _FIRST_BACK_OFF_SECONDS * 2 ** self._failed_at.count(self._state.step)
+        self._failed_at.append(self._state.step)
         await asyncio.sleep(min(_LONGEST_BACK_OFF_SECONDS, back_off))
         self._run.append_event("resumed", step=self._state.step, questions=self._state.position)
         self.learner = self._new_learner()

@@ -6,7 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,58 @@ def job_file(tiny_folder, benchmark_home) -> Callable[..., Path]:
     return write
 
 
+# Long enough that a model of random weights gives answers of the right form, some of them right: rewards differ.
+WARM = {"steps": 40, "batch_size": 8, "questions": 16, "optimizer": {"learning_rate": 1.0e-3}}
+
+FAULTS = [
+    {"point": "forward", "learn_calls": 1},
+    {"point": "publish", "learn_calls": 1},
+    {"point": "backward", "learn_calls": 2},
+    {"point": "save", "learn_calls": 1},
+    {"point": "step", "learn_calls": 1},
+]
+"""Where a learner rank is killed, one behind the other."""
+
+
+@pytest.fixture(scope="session")
+def repeated(job_file, tmp_path_factory) -> dict[str, dict[str, Any]]:
+    """A deterministic job with everything on, whose three steps are one epoch: left alone, and with ranks killed.
+
+    The two run side by side: what is deterministic does not depend on what else the machine does.
+    """
+    folder = tmp_path_factory.mktemp("repeated")
+    job = job_file(
+        folder,
+        deterministic=True,
+        warm_start=WARM,
+        evaluation={"every": 3},
+        checkpoint={"every": 1},
+        learner={"optimizer": {"learning_rate": 1.0e-3, "schedule": "constant"}, "max_restarts": len(FAULTS)},
+    )
+    train = folder / "data" / "train.jsonl"
+    train.write_text("".join(train.read_text().splitlines(keepends=True)[:18]))
+    faults = folder / "faults.json"
+    faults.write_text(json.dumps(FAULTS))
+    commands = {"alone": (EARSHOT,), "killed": (sys.executable, Path(__file__).with_name("faulty_job.py"), faults)}
+    running = {
+        name: start_earshot(
+            *("run", job, "--json", "--run-dir", folder / name), stderr=folder / f"{name}.txt", command=command
+        )
+        for name, command in commands.items()
+    }
+    summaries = {}
+    try:
+        for name, process in running.items():
+            stdout, _ = process.communicate(timeout=400)
+            assert process.returncode == 0, (folder / f"{name}.txt").read_text()[-3000:]
+            summaries[name] = json.loads(stdout)
+    finally:
+        for process in running.values():
+            end(process)
+    assert faults.with_suffix(".done").read_text().split() == [fault["point"] for fault in FAULTS]
+    return summaries
+
+
 def earshot(*arguments: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     return subprocess.run(
@@ -55,11 +108,15 @@ def earshot(*arguments: object, timeout: float = 240) -> subprocess.CompletedPro
     )
 
 
-def start_earshot(*arguments: object, stderr: Path) -> subprocess.Popen[str]:
+def start_earshot(*arguments: object, stderr: Path, command: Sequence[object] = (EARSHOT,)) -> subprocess.Popen[str]:
     """Start the command in a process group of its own, as a shell does."""
     with stderr.open("w") as log:
         return subprocess.Popen(
-            [EARSHOT, *map(str, arguments)], stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+            [*map(str, command), *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
         )
 
 
@@ -74,6 +131,18 @@ def end(process: subprocess.Popen[str]) -> None:
         for member in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
             member.kill()
         process.wait(timeout=10)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the command ended early"
+        assert time.monotonic() < deadline, "nothing happened in time"
+        time.sleep(0.1)
+
+
+def timeless(record: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in record.items() if not k.startswith("time") and not k.endswith("per_second")}
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,81 @@
+"""`earshot run` with learner ranks that are killed in the middle of things: python faulty_job.py FAULTS.json run JOB …
+
+FAULTS.json is a list of {"point": …, "learn_calls": n}: in the n-th batch that a rank's process learns from, at that
+point, the process kills itself with SIGKILL. Each fault happens once, and one behind the other.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import learner.group
+from learner.actor import LearnerActor
+
+
+class FaultyLearnerActor(LearnerActor):
+    """Sent to Ray by value, for it lies in `__main__`."""
+
+    faults = Path(sys.argv[1])
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.learn_calls = 0
+        import torch
+
+        import learner.checkpoint
+        import learner.policy
+        import learner.publish
+
+        def wrap(module, name, around):
+            inner = getattr(module, name)
+            setattr(module, name, lambda *a, **k: around(inner, *a, **k))
+
+        def forward(inner, head, hidden, *a, **k):
+            self.at("forward")
+            if hidden.requires_grad:
+                hidden.register_hook(lambda gradient: self.at("backward"))
+            return inner(head, hidden, *a, **k)
+
+        def step(inner, *a, **k):
+            result = inner(*a, **k)
+            self.at("step")
+            return result
+
+        def save(inner, tensors, path, *a, **k):
+            Path(path).write_bytes(b"the beginning of a file")
+            self.at("save")
+            return inner(tensors, path, *a, **k)
+
+        def publish(inner, lot):
+            self.at("publish")
+            return inner(lot)
+
+        wrap(learner.policy, "score_tokens", forward)
+        wrap(torch.optim.AdamW, "step", step)
+        wrap(learner.checkpoint, "save_file", save)
+        wrap(learner.publish, "_pack", publish)
+
+    def call(self, method, *arguments):
+        self.learn_calls += method == "learn"
+        return super().call(method, *arguments)
+
+    def at(self, point):
+        done = self.faults.with_suffix(".done")
+        happened = done.read_text().split() if done.exists() else []
+        faults = json.loads(self.faults.read_text())
+        if len(happened) == len(faults):
+            return
+        fault = faults[len(happened)]
+        if fault["point"] == point and fault["learn_calls"] == self.learn_calls:
+            done.write_text(" ".join([*happened, point]))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    learner.group.LearnerActor = FaultyLearnerActor
+    from orchestrator.cli import main
+
+    sys.argv = ["earshot", *sys.argv[2:]]
+    main()
