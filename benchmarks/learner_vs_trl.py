@@ -128,14 +128,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     asked = parser.parse_args()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Both sides on the CPU, whatever the machine has.
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="earshot-learner-vs-trl-") as folder:
         details = compare(asked.threads, asked.repetitions, Path(folder))
     fastest = min(details["trl"], key=lambda name: median(details["trl"][name]["seconds"]))
     value = details["trl"][fastest]["times"]
     passed = value >= NEEDED
-    Result(
-        "learner_vs_trl", value, "times", "higher", {"passed": passed, "fastest_of_trl": fastest, **details}
-    ).publish()
+    details = {"passed": passed, "fastest_of_trl": fastest, "load_before": load, **details}
+    Result("learner_vs_trl", value, "times", "higher", details).publish()
     if not passed:
         sys.exit(1)
 
