@@ -50,6 +50,8 @@ lock: $(READY) ## Resolve the pins again.
 		--no-emit-find-links --no-emit-index-url --no-header --no-annotate --quiet -o requirements/cpu.lock
 	$(BIN)/uv pip compile pyproject.toml --extra gpu --extra dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 		--no-emit-find-links --no-emit-index-url --no-header --no-annotate --quiet -o requirements/gpu.lock
+	$(BIN)/uv pip compile benchmarks/peers/trl.in --constraint requirements/cpu.lock --python-version 3.11 \
+		--no-emit-find-links --no-emit-index-url --no-header --no-annotate --quiet -o benchmarks/peers/trl.lock
 
 clean: ## Remove the environment and the caches of the tools.
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

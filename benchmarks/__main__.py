@@ -1,8 +1,8 @@
 """`make bench`: all benchmarks, one behind the other."""
 
-from benchmarks import demo_learns
+from benchmarks import demo_learns, learner_vs_trl
 
-BENCHMARKS = (demo_learns,)
+BENCHMARKS = (demo_learns, learner_vs_trl)
 
 if __name__ == "__main__":
     for benchmark in BENCHMARKS:

@@ -1,6 +1,7 @@
 """What many tests share: a tiny model with random weights and a small benchmark, both made once a session."""
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,3 +49,16 @@ def cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def alone() -> Iterator[None]:
+    """torch.distributed with this process alone: ranks made in it need no Ray."""
+    from learner.engine import join, leave
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    join(0, 1, "127.0.0.1", port, 60)
+    yield
+    leave()

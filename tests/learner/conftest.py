@@ -1,6 +1,5 @@
 """Clips, questions and groups for the learner's tests."""
 
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -70,19 +69,6 @@ def groups(questions, encoder, processor) -> list[TrainingGroup]:
 @pytest.fixture(scope="session")
 def rendered(processor, questions):
     return [render(processor, q, PromptTemplate.ANSWER) for q in questions]
-
-
-@pytest.fixture(scope="session")
-def alone():
-    """torch.distributed with this process alone: ranks made in it need no Ray."""
-    from learner.engine import join, leave
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    join(0, 1, "127.0.0.1", port, 60)
-    yield
-    leave()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from learner.rank import LearnerRank
 from learner.settings import LearnerSettings, OptimizerSettings
 from protocol.training import TrainingCompletion, TrainingGroup
 
-GROUPS, COMPLETIONS, LENGTH = 40, 8, 30
+GROUPS, COMPLETIONS, LENGTH = 24, 8, 30
 
 
 def main(model: str, clip: str, extra_mib: int, micro_batch_tokens: int) -> None:
@@ -32,9 +32,9 @@ def main(model: str, clip: str, extra_mib: int, micro_batch_tokens: int) -> None
     completions = tuple(TrainingCompletion((20 + i,) * LENGTH, (-1.0,) * LENGTH, i - 3.5) for i in range(COMPLETIONS))
     group = TrainingGroup(question, PromptTemplate.ANSWER, prompt, completions, 0)
     count = GROUPS * COMPLETIONS
+    # A small step first: what is allocated once is then there.
+    rank.learn([group], Counts(COMPLETIONS, COMPLETIONS * LENGTH))
     if extra_mib:
-        # A small step first: what is allocated once is then there.
-        rank.learn([group], Counts(COMPLETIONS, COMPLETIONS * LENGTH))
         held = psutil.Process().memory_info().vms
         resource.setrlimit(resource.RLIMIT_AS, (held + extra_mib * 2**20, resource.RLIM_INFINITY))
     try:
