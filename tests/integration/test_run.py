@@ -117,6 +117,35 @@ def test_vllm_loads_the_checkpoint_and_evaluates_it_alike(finished, benchmark_ho
     assert set(found["by_task"]) == {"sound", "music", "speech"}
 
 
+def test_a_supervised_job_learns_right_answers(job_file, tmp_path):
+    """Adapters, and a worker that only answers held-out questions; ledger, checkpoints and metrics as of any job."""
+    job = job_file(
+        tmp_path,
+        method="supervised",
+        steps=24,
+        supervised={"batch_size": 10},
+        evaluation={"questions": 4},
+        checkpoint={"every": 10, "keep_last": 1, "keep_best": False},
+        rollout={"workers": 1},
+        learner={
+            "lora": {"rank": 16, "alpha": 32},
+            "optimizer": {"learning_rate": 1.0e-2, "schedule": "constant"},
+            "beta": 0,
+        },
+    )
+    result = earshot("run", job, "--json", "--run-dir", tmp_path / "run")
+    assert result.returncode == 0, result.stderr[-3000:]
+    summary = json.loads(result.stdout)
+    metrics = RunDirectory(tmp_path / "run").metrics()
+    assert len(metrics) == 24
+    assert all(set(METRIC_NAMES) - {"eval/accuracy", "eval/accuracy_silence"} <= m.keys() for m in metrics)
+    assert metrics[0]["loss/total"] > 5
+    assert metrics[-1]["loss/total"] < metrics[0]["loss/total"] / 3
+    assert summary["questions"]["drawn"] == summary["questions"]["trained"] == 240
+    assert {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()} == {"step-24"}
+    assert [step for step, _ in RunDirectory(tmp_path / "run").evaluations()] == [0, 24]
+
+
 def family(process: psutil.Process) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
@@ -127,8 +156,10 @@ def test_a_clip_lost_in_mid_run_is_recorded_and_ctrl_c_leaves_nothing(job_file, 
         steps=1000,
         data={"shuffle": False},
         evaluation={"questions": 5},
-        rollout={"workers": 1, "questions_per_step": 20, "group_size": 2},
-        learner={"beta": 0},
+        rollout={"workers": 1, "questions_per_step": 20, "group_size": 2, "max_refills": 1},
+        # Random weights are never right: every group has equal rewards, and others are drawn in its place.
+        learner={"beta": 0, "loss": {"algorithm": "dapo"}},
+        reward={"functions": {"accuracy": 1.0}},
     )
     home = tmp_path / "run"
     process = start_earshot("run", job, "--run-dir", home, stderr=tmp_path / "stderr.txt")
@@ -153,7 +184,8 @@ def test_a_clip_lost_in_mid_run_is_recorded_and_ctrl_c_leaves_nothing(job_file, 
     assert sorted(e["question"] for e in failed) == ["train:3", "train:4"]
     assert {e["reason"] for e in failed} == {"audio"}
     assert all("00000" in e["detail"] for e in failed)
-    assert run.metrics()[0]["groups/failed"] == 2
+    first = run.metrics()[0]
+    assert (first["groups/failed"], first["groups/zero_variance"], first["groups/trained"]) == (2, 38, 0)
     assert [e["state"] for e in run.events() if e["kind"] == "state"][-1] == "cancelled"
     assert (home / "report.html").stat().st_size > 1000
     assert run.torn() == ()

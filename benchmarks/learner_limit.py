@@ -1,0 +1,103 @@
+"""How much of the machine does a learner step use? Against the bare matrix multiplications it cannot do without.
+
+The value is the time that the step's necessary operations take at the machine's own rate of multiplying matrices,
+measured in the same run, over the time the whole step takes, AdamW and all else included. Necessary is what unique
+tokens need: each clip's own frames once, each prompt once, each completion once, the head on completions only; three
+passes' worth for the policy (a backward is two) and one for the reference. `passed` says whether it is at least 0.5.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from benchmarks.learner_work import HUNDRED_MILLION, Shape, Work, Workload, learner_at_work, make_work
+from benchmarks.result import Result
+from learner.audio_tower import audio_tokens
+from learner.cost import causal_pairs
+from learner.schedule import Schedule
+from learner.settings import LearnerSettings, OptimizerSettings
+
+WORKLOAD = Workload(shape=HUNDRED_MILLION, questions=2, group_size=8, clip_seconds=20.0, completion_tokens=24)
+BETA = 0.04
+NEEDED = 0.5
+_MATRIX = 2048
+_VOCABULARY = 640
+
+
+def necessary_operations(work: Work, shape: Shape) -> float:
+    """Floating-point operations of one forward pass over the unique tokens of a work: two for each weight and token."""
+    total = 0.0
+    for group in work.groups:
+        frames = round(WORKLOAD.clip_seconds * 100)
+        prompt = len(group.prompt_token_ids)
+        answers = [len(c.token_ids) for c in group.completions]
+        total += encoder_operations(frames, shape)
+        total += 2 * shape.audio_width * shape.width * audio_tokens(frames)
+        per_token = 2 * (4 * shape.width**2 + 3 * shape.width * shape.intermediate)
+        pairs = causal_pairs(prompt) + sum(n * prompt + causal_pairs(n) for n in answers)
+        total += shape.layers * (per_token * (prompt + sum(answers)) + 4 * shape.width * pairs)
+        total += 2 * shape.width * _VOCABULARY * sum(answers)
+    return total
+
+
+def encoder_operations(frames: int, shape: Shape) -> float:
+    """Of the audio tower on one clip's own frames: two convolutions of width 3, then its layers at half the frames."""
+    width, places = shape.audio_width, (frames + 1) // 2
+    convolutions = 2 * 3 * 128 * width * frames + 2 * 3 * width * width * places
+    per_token = 2 * (4 * width**2 + 2 * width * 4 * width)
+    return convolutions + shape.audio_layers * (per_token * places + 4 * width * places**2)
+
+
+def multiplication_rate() -> float:
+    """Operations a second of multiplying square float32 matrices: the best of some repetitions."""
+    a, b = torch.randn(_MATRIX, _MATRIX), torch.randn(_MATRIX, _MATRIX)
+    best = 0.0
+    for _ in range(5):
+        started = time.perf_counter()
+        torch.mm(a, b)
+        best = max(best, 2 * _MATRIX**3 / (time.perf_counter() - started))
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=5)
+    repetitions = parser.parse_args().repetitions
+    threads = os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    optimizer = OptimizerSettings(learning_rate=1e-5, schedule=Schedule.CONSTANT)
+    settings = LearnerSettings(threads=threads, beta=BETA, optimizer=optimizer)
+    fractions, seconds, rates = [], [], []
+    with tempfile.TemporaryDirectory(prefix="earshot-bench-") as folder:
+        work = make_work(Path(folder), WORKLOAD)
+        operations = 4 * necessary_operations(work, WORKLOAD.shape)
+        with learner_at_work(work, settings) as learner:
+            learner.step()
+            for _ in range(repetitions):
+                # The rate before and behind: what else the machine does meanwhile slows both.
+                before = multiplication_rate()
+                seconds.append(learner.step().seconds)
+                rates.append((before + multiplication_rate()) / 2)
+                fractions.append(operations / rates[-1] / seconds[-1])
+                print(f"{fractions[-1]:.3f} of {rates[-1] / 1e9:.0f} GFLOP/s", file=sys.stderr, flush=True)
+    value = median(fractions)
+    details = {
+        "passed": value >= NEEDED,
+        "fractions": [round(f, 3) for f in fractions],
+        "seconds": [round(s, 3) for s in seconds],
+        "gflop_per_step": round(operations / 1e9, 1),
+        "multiplication_gflop_per_second": [round(rate / 1e9, 1) for rate in rates],
+    }
+    Result("learner_limit", round(value, 3), "of the multiplication rate", "higher", details).publish()
+    if not details["passed"]:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
