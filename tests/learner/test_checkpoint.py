@@ -25,6 +25,7 @@ SETTINGS = [
     {"dtype": "bfloat16"},
     {"zero_stage": 3, "dtype": "bfloat16"},
     {"zero_stage": 2, "offload_optimizer": True},
+    {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True},
     {"lora": {"rank": 4, "alpha": 8}},
     {"train": {"audio_tower": False}},
 ]

@@ -4,6 +4,7 @@ Every run also checks that what is published is what is saved.
 """
 
 import asyncio
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,50 @@ class Rank:
         published = unpacked(rank.publish())
         rank.engine.close()
         return tallies, published
+
+    def halves(self, model: str, groups, folder: str, settings: LearnerSettings, *, second: bool):
+        """The first step and a checkpoint, or the second step from that checkpoint; the weights behind it."""
+        from learner_parts import parameters_of
+
+        from learner.rank import LearnerRank
+
+        rank = LearnerRank(self.rank, self.ranks, settings)
+        rank.begin(model, PHASE, folder if second else None)
+        rank.prepare([(g.question, g.template) for g in groups])
+        rank.learn(groups, COUNTS)
+        if not second:
+            rank.save(folder, state=True)
+            rank.saved()
+        weights = parameters_of(rank)
+        rank.engine.close()
+        return weights
+
+    def gathered(self, model: str, settings: LearnerSettings, bucket_bytes: int) -> tuple[int, int, int]:
+        """Under ZeRO-3: the most bytes gathered at once while publishing, those published, and the largest weight's."""
+        from learner import publish
+        from learner.rank import LearnerRank
+        from learner.weights import numel, weights_of
+
+        rank = LearnerRank(self.rank, self.ranks, settings)
+        rank.begin(model, PHASE)
+        most, inner = 0, rank.engine.whole
+        parameters = list(rank._model.parameters())
+
+        @contextmanager
+        def watched(wanted):
+            nonlocal most
+            with inner(wanted):
+                # What lies on this rank, whoever gathered it: beyond its own share, only what was asked for.
+                most = max(most, sum(p.numel() * p.element_size() for p in parameters if p.numel() == p.ds_numel))
+                yield
+
+        rank.engine.whole = watched
+        persistent = sum(p.numel() * p.element_size() for p in parameters if p.numel() == p.ds_numel)
+        put = publish.publish(rank.engine, rank._family, rank._model, bucket_bytes)
+        published = sum(slot.nbytes for placed in put for slot in placed.bucket.slots)
+        largest = max(numel(w.parameters[0]) * 4 for w in weights_of(rank._family, rank._model))
+        rank.engine.close()
+        return most - persistent, published, largest
 
 
 @pytest.fixture(scope="module")
@@ -197,3 +242,29 @@ def test_supervised_steps_learn_their_targets(tiny_folder, questions):
     losses = asyncio.run(run())
     assert losses[0] > 5
     assert losses[-1] < 0.1
+
+
+@pytest.mark.parametrize("zero_stage", [0, 3])
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)], ids=["2 ranks, then 1", "1 rank, then 2"])
+def test_another_number_of_ranks_goes_on(worlds, whole, tiny_folder, groups, tmp_path, zero_stage, first, then):
+    folder = tmp_path / "step-1"
+    folder.mkdir()
+    for ranks, second in ((first, False), (then, True)):
+        settings = LearnerSettings(threads=1, beta=PHASE.beta, ranks=ranks, zero_stage=zero_stage)
+        calls = [
+            rank.halves.remote(str(tiny_folder), groups, str(folder), settings, second=second) for rank in worlds[ranks]
+        ]
+        weights = ray.get(calls, timeout=120)[0]
+    difference = max(float((weights[name] - value).abs().max()) for name, value in whole[0].items())
+    assert difference < TOLERANCE, f"largest difference {difference:.1e}"
+
+
+def test_publishing_under_zero_3_gathers_a_bucket_at_a_time(worlds, tiny_folder):
+    limit = 256 * 1024
+    settings = LearnerSettings(threads=1, beta=PHASE.beta, ranks=2, zero_stage=3)
+    answers = ray.get([r.gathered.remote(str(tiny_folder), settings, limit) for r in worlds[2]], timeout=120)
+    total = sum(published for _, published, _ in answers)
+    for most, published, largest in answers:
+        assert 0 < most <= max(limit, largest), "never more than one bucket"
+        assert most < total / 8
+        assert published < 0.7 * total, "the ranks take turns"
