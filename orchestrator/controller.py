@@ -1,24 +1,19 @@
-"""The loop of reinforcement learning: draw questions, generate, score, learn, send the weights back.
+"""The loop of reinforcement learning: take a batch of rollouts, learn, send the weights back.
 
-Invariant: every question drawn ends, within its step, in exactly one place of the ledger, and the ledger is checked
-before the next step. Neither audio nor weights pass through here: messages carry paths and object references.
+Invariant: every question drawn ends in exactly one place of the ledger, within the step whose batch it is in, and the
+ledger is checked before the next step. Neither audio nor weights pass through here: messages carry paths and object
+references. Synchronous and asynchronous jobs are the same loop: they differ in how far ahead rollouts are begun.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from learner.phase import Phase
-from orchestrator.batch import JudgedGroup, Verdict, batch_counts, judge
-from orchestrator.ledger import Draw
+from orchestrator.batch import JudgedGroup, Verdict, batch_counts
 from orchestrator.loop import Loop
+from orchestrator.rollouts import Batch, Rollouts, Scorer
 from orchestrator.run_directory import group_samples
-from orchestrator.source import QuestionSource, sample_seed
 from orchestrator.step_metrics import Stopwatch, step_metrics
-from protocol.rollout import Group, RolloutRequest, Sampling
-
-Scorer = Callable[[list[Group]], Any]
-"""Calls the reward actor and returns an awaitable of one tuple of scores a group."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,18 +24,22 @@ class Controller(Loop):
 
     async def go(self, folder: str, resume: str | None, ready: Callable[[], Awaitable[None]]) -> None:
         spec, state = self.spec, self.state
-        source = QuestionSource(self.train, seed=spec.seed, shuffle=spec.data.shuffle, position=state.position)
         await self.learner.begin(folder, self._phase(), resume)
         await ready()
         if state.step == 0:
             await self.evaluate(0)
-        for step in range(state.step + 1, spec.steps + 1):
-            await self._step(step, source)
-            state.step, state.position, state.weight_version = step, source.position, self.learner.weight_version
-            await self.finish_saving(wait=False)
-            if self.due(spec.checkpoint.every, step):
-                await self.save(step)
-        await self.finish_saving()
+        rollouts = Rollouts(spec, self.train, state, self.generate, self.score)
+        try:
+            for step in range(state.step + 1, spec.steps + 1):
+                await self._step(step, rollouts)
+                state.step, state.weight_version = step, self.learner.weight_version
+                state.position = rollouts.source.position
+                await self.finish_saving(wait=False)
+                if self.due(spec.checkpoint.every, step):
+                    await self.save(step)
+            await self.finish_saving()
+        finally:
+            await rollouts.stop()
 
     def _phase(self) -> Phase:
         spec = self.spec
@@ -49,15 +48,17 @@ class Controller(Loop):
             spec.learner.optimizer, updates, spec.rollout.temperature, spec.learner.beta, spec.rollout.max_tokens
         )
 
-    async def _step(self, step: int, source: QuestionSource) -> None:
-        spec, watch, state = self.spec, Stopwatch(), self.state
-        judged = await self._rollouts(step, source, watch)
-        drawn = source.position - state.position
+    async def _step(self, step: int, rollouts: Rollouts) -> None:
+        spec, watch = self.spec, Stopwatch()
+        self.progress.phase("generating")
+        with watch.phase("learner_wait"):
+            batch = await rollouts.batch(step)
+        self._note(batch)
         self.progress.phase("learning")
         with watch.phase("learn"):
-            judged = await self._readable(judged, step)
-            trained = [g for g in judged if g.verdict is Verdict.TRAIN]
             version = self.learner.weight_version
+            judged = await self._usable(batch, version)
+            trained = [g for g in judged if g.verdict is Verdict.TRAIN]
             learned = await self.learner.learn(
                 [g.training_group() for g in trained], batch_counts(judged, spec.learner)
             )
@@ -67,74 +68,47 @@ class Controller(Loop):
                 await self.sync()
 
         self._settle(judged, step, version, updated=not trained or learned.version != version)
+        self.state.ledger.check(held=rollouts.held)
         metrics = step_metrics(
             step=step,
-            epoch=source.epoch,
+            epoch=rollouts.source.epoch,
+            batch=batch,
             judged=judged,
-            failed=drawn - len(judged),
             learned=learned.metrics,
             learner_version=version,
             workers_alive=len(self.pool),
             watch=watch,
             beta=spec.learner.beta,
         )
-        state.accuracy = None
+        self.state.accuracy = None
         if self.due(spec.evaluation.every, step):
             metrics |= await self.evaluate(step)
         self.run.append_metrics(metrics)
         self.progress.step({k: v for k, v in metrics.items() if v is not None}, spec.steps)
         self.watch_finite(step, learned)
 
-    async def _rollouts(self, step: int, source: QuestionSource, watch: Stopwatch) -> list[JudgedGroup]:
-        """Judged groups of one step. With dynamic sampling others are drawn in place of those that teach nothing."""
-        spec = self.spec
-        wanted, refills = spec.rollout.questions_per_step, 0
-        judged = await self._round(wanted, step, source, watch)
-        if not spec.learner.loss.choices.dynamic_sampling:
-            return judged
-        while refills < spec.rollout.max_refills:
-            missing = wanted - sum(g.verdict is Verdict.TRAIN for g in judged)
-            if missing == 0:
-                break
-            judged += await self._round(missing, step, source, watch)
-            refills += 1
-        return judged
+    def _note(self, batch: Batch) -> None:
+        """Record what no group came of, and clips that were cut."""
+        for draw, reason, detail in batch.failed:
+            self.fail(draw, batch.step, reason, detail)
+        for draw, seconds in batch.truncated:
+            self.run.append_event("truncated_clip", step=batch.step, question=draw.key, seconds=round(seconds, 3))
 
-    async def _round(self, count: int, step: int, source: QuestionSource, watch: Stopwatch) -> list[JudgedGroup]:
-        """Draw some questions, have them answered, and judge the answers."""
-        spec = self.spec
-        questions = source.draw(count)
-        draws = [self.state.ledger.draw(question.key) for question in questions]
-        requests = [
-            RolloutRequest(question, spec.data.prompt, sample_seed(spec.seed, draw.number))
-            for question, draw in zip(questions, draws, strict=True)
-        ]
-        sampling = Sampling(spec.rollout.group_size, spec.rollout.max_tokens, spec.rollout.temperature)
-        self.progress.phase("generating")
-        with watch.phase("generate"):
-            answers = await self.generate(requests, sampling)
-        groups: list[tuple[Draw, Group]] = []
-        for draw, answer in zip(draws, answers, strict=True):
-            if not isinstance(answer, Group):
-                self.fail(draw, step, answer.reason, answer.detail)
-                continue
-            groups.append((draw, answer))
-            if answer.truncated_seconds:
-                self.run.append_event(
-                    "truncated_clip", step=step, question=draw.key, seconds=round(answer.truncated_seconds, 3)
-                )
-        self.progress.phase("rewarding")
-        with watch.phase("reward"):
-            scores = await self.score([group for _, group in groups])
-        return [judge(d, g, group_scores, spec.learner) for (d, g), group_scores in zip(groups, scores, strict=True)]
-
-    async def _readable(self, judged: list[JudgedGroup], step: int) -> list[JudgedGroup]:
-        """Have the learner read the clips; a group whose clip it cannot read is recorded as failed and left out."""
+    async def _usable(self, batch: Batch, version: int) -> list[JudgedGroup]:
+        """The groups the step ends, less those it cannot learn from: too old, or a clip the learner cannot read."""
+        judged = []
+        for g in batch.judged:
+            if version - g.group.weight_version > self.spec.rollout.max_staleness:
+                self.state.ledger.stale(g.draw)
+                batch.stale += 1
+            else:
+                judged.append(g)
         trained = [g for g in judged if g.verdict is Verdict.TRAIN]
         unreadable = await self.learner.prepare([(g.group.question, g.group.template) for g in trained])
         lost = {trained[i].draw: problem for i, problem in unreadable.items()}
         for draw, problem in lost.items():
-            self.fail(draw, step, "audio", problem)
+            self.fail(draw, batch.step, "audio", problem)
+        batch.unreadable = len(lost)
         return [g for g in judged if g.draw not in lost]
 
     def _settle(self, judged: Sequence[JudgedGroup], step: int, version: int, *, updated: bool) -> None:
@@ -156,4 +130,3 @@ class Controller(Loop):
             self.run.append_samples(
                 group_samples(g.group, g.scores, g.advantages, draw=g.draw.number, step=step, learner_version=version)
             )
-        ledger.check(held=())

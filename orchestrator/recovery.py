@@ -11,11 +11,12 @@ from typing import Any
 from learner.errors import LearnerError, LearnerLostError, LearnerMemoryError
 from learner.group import LearnerGroup
 from orchestrator.checkpoints import Checkpoints
-from orchestrator.controller import Controller, Scorer
+from orchestrator.controller import Controller
 from orchestrator.job_state import JobState
 from orchestrator.loop import Loop
 from orchestrator.preflight import Prepared
 from orchestrator.progress import Progress
+from orchestrator.rollouts import Scorer
 from orchestrator.run_directory import RunDirectory
 from orchestrator.spec import JobSpec, Method
 from orchestrator.supervised import SupervisedLoop, warm_start

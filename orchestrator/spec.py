@@ -99,6 +99,9 @@ class RolloutSection(Section):
     """Completions a question, G; at least 2, for a group of one has nothing to compare with."""
     questions_per_step: int = Field(default=16, ge=1)
     """Questions drawn for one learner step."""
+    max_staleness: int = Field(default=0, ge=0)
+    """How many versions older than the learner's the weights may be that sampled what it learns from. Above 0,
+    rollouts of later steps go on while the learner works; 0 is strictly on-policy."""
     max_refills: int = Field(default=3, ge=0)
     """With dynamic sampling: how often further questions are drawn for one step, before it makes do with fewer."""
     max_tokens: int = Field(default=256, ge=1)
@@ -191,6 +194,10 @@ class JobSpec(Section):
             raise ValueError(
                 f"reward.overlong_tokens ({self.reward.overlong_tokens}) is more than rollout.max_tokens "
                 f"({self.rollout.max_tokens}): lower the one or raise the other"
+            )
+        if self.deterministic and self.rollout.max_staleness:
+            raise ValueError(
+                "deterministic needs rollout.max_staleness 0: what overlaps depends on timing; leave one of them out"
             )
         if self.method is Method.SUPERVISED and self.warm_start is not None:
             raise ValueError("warm_start is supervised already: with method supervised, leave it out and raise steps")

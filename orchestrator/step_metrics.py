@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from time import perf_counter
 
 from orchestrator.batch import JudgedGroup, Verdict
+from orchestrator.rollouts import Batch
 from orchestrator.run_directory import METRIC_NAMES
 from protocol.rollout import StopReason
 
@@ -34,8 +35,8 @@ def step_metrics(
     *,
     step: int,
     epoch: float,
+    batch: Batch,
     judged: Sequence[JudgedGroup],
-    failed: int,
     learned: Mapping[str, float],
     learner_version: int,
     workers_alive: int,
@@ -50,7 +51,8 @@ def step_metrics(
     # Groups of an update that was stopped failed: nothing was learnt from them.
     ended = Counter(Verdict.UNSCORED if g.verdict is Verdict.TRAIN and not updated else g.verdict for g in judged)
     staleness = [learner_version - g.group.weight_version for g in judged]
-    generate, learn = watch.seconds.get("generate", 0.0), watch.seconds.get("learn", 0.0)
+    generate, learn = batch.generate_seconds, watch.seconds.get("learn", 0.0)
+    failed = len(batch.failed) + batch.unreadable
     metrics: dict[str, float | None] = {
         "step": step,
         "epoch": epoch,
@@ -64,7 +66,7 @@ def step_metrics(
         "completion/truncated_fraction": _mean([c.stop_reason is StopReason.LENGTH for c in completions]),
         "groups/trained": ended[Verdict.TRAIN],
         "groups/zero_variance": ended[Verdict.ZERO_VARIANCE],
-        "groups/stale": 0,
+        "groups/stale": batch.stale,
         "groups/failed": failed + ended[Verdict.UNSCORED] + ended[Verdict.TRUNCATED],
         "staleness/mean": _mean(staleness),
         "staleness/max": max(staleness, default=None),
@@ -74,8 +76,10 @@ def step_metrics(
         "tokens/generated_per_second": sum(lengths) / generate if generate else None,
         "tokens/trained_per_second": learned["tokens/trained"] / learn if learned and learn else None,
         "time/step": watch.total,
-        "time/learner_wait": generate + watch.seconds.get("reward", 0.0),
-        **{f"time/{name}": watch.seconds.get(name, 0.0) for name in ("generate", "reward", "learn", "sync")},
+        # Of a batch that was begun ahead, generation and reward went on beside the steps before.
+        "time/generate": generate,
+        "time/reward": batch.reward_seconds,
+        **{f"time/{name}": watch.seconds.get(name, 0.0) for name in ("learner_wait", "learn", "sync")},
     }
     for name in sorted({name for score in scores for name in score.rewards}):
         metrics[f"reward/{name}"] = _mean([score.rewards[name] for score in scores if name in score.rewards])

@@ -10,6 +10,7 @@ from learner.phase import Counts
 from learner.settings import LearnerSettings
 from orchestrator.batch import Verdict, batch_counts, judge
 from orchestrator.ledger import Draw
+from orchestrator.rollouts import Batch
 from orchestrator.step_metrics import Stopwatch, step_metrics
 from protocol.reward import Score
 from protocol.rollout import Completion, Group, StopReason
@@ -101,8 +102,8 @@ def test_groups_of_a_stopped_update_count_as_failed():
     metrics = step_metrics(
         step=1,
         epoch=0,
+        batch=Batch(1),
         judged=judged,
-        failed=0,
         learned={"kl/ref": 0.0, "tokens/trained": 4.0, "learner/updates": 0.0, "learner/nonfinite": 1.0},
         learner_version=4,
         workers_alive=1,
@@ -114,7 +115,7 @@ def test_groups_of_a_stopped_update_count_as_failed():
 
 def test_step_metrics_by_hand():
     watch = Stopwatch()
-    watch.seconds |= {"generate": 2.0, "reward": 0.5, "learn": 4.0, "sync": 0.25}
+    watch.seconds |= {"learner_wait": 2.5, "learn": 4.0, "sync": 0.25}
     judged = [
         judge(Draw("d:0", 0), group(2), scores(1.0, 0.0), settings(beta=0.1)),
         judge(Draw("d:0", 1), group(2), scores(None, None), settings(beta=0.1)),
@@ -122,8 +123,8 @@ def test_step_metrics_by_hand():
     metrics = step_metrics(
         step=3,
         epoch=0.5,
+        batch=Batch(3, failed=[(Draw("d:1", 2), "audio", "no such file")], generate_seconds=2.0, reward_seconds=0.5),
         judged=judged,
-        failed=1,
         learned={"kl/ref": 0.2, "tokens/trained": 8.0},
         learner_version=5,
         workers_alive=2,
@@ -155,8 +156,8 @@ def test_a_step_in_which_every_question_failed_has_no_reward():
     metrics = step_metrics(
         step=1,
         epoch=0,
+        batch=Batch(1, failed=[(Draw(f"d:{i}", i), "audio", "no such file") for i in range(4)]),
         judged=[],
-        failed=4,
         learned={},
         learner_version=0,
         workers_alive=1,

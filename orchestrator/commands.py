@@ -1,0 +1,89 @@
+"""What a running job is told: scale, pause, resume, checkpoint, cancel. One line a command in its run directory.
+
+Whoever can write to the run directory can tell the job, from another process or machine, and nobody has to listen on a
+port. Invariant: every command is carried out at most once, in the order given, and ends in an event that names it.
+"""
+
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from orchestrator.run_directory import RunDirectory, json_text
+
+FILE = "commands.jsonl"
+
+
+class CommandError(ValueError):
+    """A command that makes no sense; the message says why."""
+
+
+class CommandKind(StrEnum):
+    SCALE = "scale"
+    """To `count` rollout workers."""
+    PAUSE = "pause"
+    """Behind the step that is running."""
+    RESUME = "resume"
+    CHECKPOINT = "checkpoint"
+    """Behind the step that is running."""
+    CANCEL = "cancel"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One thing a job is told."""
+
+    kind: CommandKind
+    count: int | None = None
+    """Of rollout workers, where the kind is scale."""
+    id: str = ""
+    by: str = ""
+    """Who told it, for the event."""
+
+    def check(self) -> None:
+        """Raise CommandError unless it can be carried out."""
+        if (self.kind is CommandKind.SCALE) != (self.count is not None):
+            raise CommandError(f"{self.kind} {'needs' if self.count is None else 'takes no'} number of workers")
+        if self.count is not None and self.count < 0:
+            raise CommandError(f"{self.count} rollout workers cannot be: give 0 or more")
+
+
+def send(run: RunDirectory, kind: CommandKind, *, count: int | None = None, by: str = "") -> str:
+    """Tell the job of a run; the command's id. Raises CommandError, and writes nothing then."""
+    command = Command(kind, count, uuid.uuid4().hex, by)
+    command.check()
+    line = json_text({"id": command.id, "kind": kind.value, "count": count, "by": by}) + "\n"
+    descriptor = os.open(run.path / FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        # One write: lines of several senders do not mix.
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+    return command.id
+
+
+class Mailbox:
+    """The commands of a run that are still to be carried out."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._path = run.path / FILE
+        self._done = {event["id"] for event in run.events() if event["kind"] == "command"}
+        self._offset = 0
+
+    def take(self) -> list[Command]:
+        """What has come since the last time, whole lines only, without what an earlier process carried out."""
+        if not self._path.is_file() or self._path.stat().st_size <= self._offset:
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        commands = [_command(json.loads(line)) for line in whole.splitlines()]
+        return [command for command in commands if command.id not in self._done]
+
+
+def _command(record: dict[str, Any]) -> Command:
+    return Command(CommandKind(record["kind"]), record["count"], record["id"], record["by"])
