@@ -11,7 +11,7 @@ import torch
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.utils.tensor_schema import TensorShape
 
-BACKEND = "earshot_shared_memory"
+BACKEND = "earshot"
 """The name of the backend, as vLLM's WeightTransferConfig takes it."""
 
 OWNER_VARIABLE = "EARSHOT_ENGINE_OWNER"
@@ -26,9 +26,7 @@ def register() -> None:
 
     Only the processes of an engine that a worker started are changed beyond the registration.
     """
-    WeightTransferEngineFactory.register_engine(
-        BACKEND, "rollout_workers.shared_memory_transfer", "SharedMemoryTransferEngine"
-    )
+    WeightTransferEngineFactory.register_engine(BACKEND, "rollout_workers.transfer_engine", "TransferEngine")
     owner = int(os.environ.get(OWNER_VARIABLE, os.getpid()))
     if owner != os.getpid():
         _die_with(owner)
