@@ -56,7 +56,6 @@ DECODER = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": CONTEXT,
-    "tie_word_embeddings": False,
 }
 
 
@@ -100,11 +99,11 @@ def omni_processor() -> OmniProcessor:
     )
 
 
-def omni_model(processor: OmniProcessor) -> Qwen2_5OmniThinkerForConditionalGeneration:
+def omni_config(processor: OmniProcessor) -> Qwen2_5OmniThinkerConfig:
     """A window of its audio tower is half a second: most clips have several."""
     ids = {name: processor.tokenizer.convert_tokens_to_ids(token) for name, token in OMNI_TOKENS.items()}
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]}
-    config = Qwen2_5OmniThinkerConfig(
+    return Qwen2_5OmniThinkerConfig(
         audio_config={**ENCODER, "n_window": 25, "output_dim": DECODER["hidden_size"]},
         vision_config={
             "depth": 1,
@@ -123,7 +122,10 @@ def omni_model(processor: OmniProcessor) -> Qwen2_5OmniThinkerForConditionalGene
         vision_start_token_id=ids["vision_bos_token"],
         vision_end_token_id=ids["vision_eos_token"],
     )
-    return Qwen2_5OmniThinkerForConditionalGeneration(config)
+
+
+def omni_model(processor: OmniProcessor) -> Qwen2_5OmniThinkerForConditionalGeneration:
+    return Qwen2_5OmniThinkerForConditionalGeneration(omni_config(processor))
 
 
 def flamingo_processor() -> AudioFlamingo3Processor:
@@ -133,6 +135,7 @@ def flamingo_processor() -> AudioFlamingo3Processor:
 
 
 def flamingo_model(processor: AudioFlamingo3Processor) -> AudioFlamingo3ForConditionalGeneration:
+    """Its processor takes 10 minutes of sound, as the published one does: in windows, one of which is a whole clip."""
     config = AudioFlamingo3Config(
         audio_config=dict(ENCODER),
         text_config=_text_config(processor.tokenizer),

@@ -38,8 +38,11 @@ class Qwen25Omni(Family):
     }
 
     def config(self, model: PreTrainedModel) -> PreTrainedConfig:
+        thinker = model.config.to_dict()
+        # transformers ties the head to the embeddings where the thinker says so, vLLM where its language model does.
+        thinker["text_config"]["tie_word_embeddings"] = model.config.tie_word_embeddings
         return Qwen2_5OmniConfig(
-            thinker_config=model.config.to_dict(),
+            thinker_config=thinker,
             enable_audio_output=False,
             architectures=[Qwen2_5OmniForConditionalGeneration.__name__],
             dtype=model.dtype,
