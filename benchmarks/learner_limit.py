@@ -16,9 +16,8 @@ from statistics import median
 
 import torch
 
-from benchmarks.learner_work import HUNDRED_MILLION, Shape, Work, Workload, learner_at_work, make_work
+from benchmarks.learner_work import FAMILY, HUNDRED_MILLION, Shape, Work, Workload, learner_at_work, make_work
 from benchmarks.result import Result
-from learner.audio_tower import audio_tokens
 from learner.cost import causal_pairs
 from learner.schedule import Schedule
 from learner.settings import LearnerSettings, OptimizerSettings
@@ -30,19 +29,19 @@ _MATRIX = 2048
 _VOCABULARY = 640
 
 
-def necessary_operations(work: Work, shape: Shape) -> float:
+def necessary_operations(work: Work, workload: Workload) -> float:
     """Floating-point operations of one forward pass over the unique tokens of a work: two for each weight and token."""
-    total = 0.0
+    total, shape = 0.0, workload.shape
     for group in work.groups:
-        frames = round(WORKLOAD.clip_seconds * 100)
+        frames = round(workload.clip_seconds * 100)
         prompt = len(group.prompt_token_ids)
         answers = [len(c.token_ids) for c in group.completions]
         total += encoder_operations(frames, shape)
-        total += 2 * shape.audio_width * shape.width * audio_tokens(frames)
+        total += 2 * shape.audio_width * shape.width * FAMILY.facts.audio_tokens(frames)
         per_token = 2 * (4 * shape.width**2 + 3 * shape.width * shape.intermediate)
         pairs = causal_pairs(prompt) + sum(n * prompt + causal_pairs(n) for n in answers)
         total += shape.layers * (per_token * (prompt + sum(answers)) + 4 * shape.width * pairs)
-        total += 2 * shape.width * _VOCABULARY * sum(answers)
+        total += 2 * shape.width * (shape.vocabulary or _VOCABULARY) * sum(answers)
     return total
 
 
@@ -54,14 +53,16 @@ def encoder_operations(frames: int, shape: Shape) -> float:
     return convolutions + shape.audio_layers * (per_token * places + 4 * width * places**2)
 
 
-def multiplication_rate() -> float:
-    """Operations a second of multiplying square float32 matrices: the best of some repetitions."""
-    a, b = torch.randn(_MATRIX, _MATRIX), torch.randn(_MATRIX, _MATRIX)
+def multiplication_rate(size: int = _MATRIX, dtype: torch.dtype = torch.float32, device: str = "cpu") -> float:
+    """Operations a second of multiplying square matrices: the best of some repetitions."""
+    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     best = 0.0
     for _ in range(5):
         started = time.perf_counter()
         torch.mm(a, b)
-        best = max(best, 2 * _MATRIX**3 / (time.perf_counter() - started))
+        if device != "cpu":
+            torch.cuda.synchronize()
+        best = max(best, 2 * size**3 / (time.perf_counter() - started))
     return best
 
 
@@ -76,7 +77,7 @@ def main() -> None:
     fractions, seconds, rates = [], [], []
     with tempfile.TemporaryDirectory(prefix="earshot-bench-") as folder:
         work = make_work(Path(folder), WORKLOAD)
-        operations = 4 * necessary_operations(work, WORKLOAD.shape)
+        operations = 4 * necessary_operations(work, WORKLOAD)
         with learner_at_work(work, settings) as learner:
             learner.step()
             for _ in range(repetitions):

@@ -62,8 +62,20 @@ class Shape:
     width: int = 256
     heads: int = 4
     intermediate: int = 768
+    vocabulary: int = 0
+    """Rows of the head; 0: as many as the tokenizer has tokens."""
 
 
+SEVEN_BILLION = Shape(
+    audio_layers=32,
+    audio_width=1280,
+    layers=32,
+    width=4096,
+    heads=32,
+    intermediate=11_008,
+    vocabulary=156_032,
+)
+"""Qwen2-Audio-7B's own sizes."""
 HUNDRED_MILLION = Shape(audio_layers=4, audio_width=512, layers=12, width=768, heads=12, intermediate=2048)
 """About 100 M parameters."""
 
@@ -129,7 +141,7 @@ def small_model(processor: Qwen2AudioProcessor, shape: Shape, seed: int) -> Qwen
         max_source_positions=HEARS_SECONDS * 50,
     )
     text = Qwen2Config(
-        vocab_size=len(tokenizer),
+        vocab_size=shape.vocabulary or len(tokenizer),
         hidden_size=shape.width,
         intermediate_size=shape.intermediate,
         num_hidden_layers=shape.layers,
@@ -172,10 +184,11 @@ def make_questions(folder: Path, workload: Workload) -> list[Question]:
     return questions
 
 
-def make_work(folder: Path, workload: Workload) -> Work:
+def make_work(folder: Path, workload: Workload, dtype: torch.dtype = torch.float32) -> Work:
     """Everything a step needs, below `folder`."""
     processor = small_processor()
-    write_checkpoint(folder / "model", FAMILY, small_model(processor, workload.shape, workload.seed), processor)
+    model = small_model(processor, workload.shape, workload.seed).to(dtype)
+    write_checkpoint(folder / "model", FAMILY, model, processor)
     questions = make_questions(folder / "clips", workload)
     encoder = PromptEncoder(FAMILY, processor)
     allowed = sorted(set(range(len(processor.tokenizer))) - special_token_ids(processor))

@@ -96,7 +96,7 @@ def demo(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A checkpoint: a run's checkpoints/step-N, or any Qwen2-Audio folder.")],
+    model: Annotated[str, typer.Argument(help="A checkpoint: a run's checkpoints/step-N, or a model's folder.")],
     data: Annotated[
         str, typer.Option(help="Questions: a JSON-lines file, or builtin:synthetic.")
     ] = "builtin:synthetic",

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from audio_qa.dataset import read_jsonl
+from audio_qa.families import facts_of
 from orchestrator.preflight import check_context, check_model_folder
 from orchestrator.spec import TINY_MODEL, JobSpec
 from orchestrator.spec_file import dump_spec
@@ -26,7 +27,7 @@ def plan(spec: JobSpec) -> dict[str, Any]:
     else:
         check_model_folder(spec.model.path)
         check_context(spec)
-        parameters = count_parameters(Path(spec.model.path))
+        parameters = count_parameters(Path(spec.model.path), facts_of(spec.model.path).weights)
     return {
         "name": spec.name,
         "model": spec.model.path,
@@ -54,14 +55,14 @@ def count_questions(source: str | None, built_in: int) -> int:
     return built_in if source.startswith("builtin:") else len(read_jsonl(source))
 
 
-def count_parameters(folder: Path) -> int:
-    """Parameters of a safetensors checkpoint, from its headers; 0 where it has none."""
+def count_parameters(folder: Path, prefix: str = "") -> int:
+    """Parameters of a safetensors checkpoint whose names begin with `prefix`, from its headers; 0 where it has none."""
     total = 0
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         for name, tensor in header.items():
-            if name != "__metadata__":
+            if name != "__metadata__" and name.startswith(prefix):
                 size = 1
                 for extent in tensor["shape"]:
                     size *= extent

@@ -15,20 +15,21 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from transformers import AutoProcessor
 from vllm import SamplingParams
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from audio_qa.chat import stop_token_ids
+from audio_qa.families import FamilyFacts, facts_of, mel_frames
+from audio_qa.processor import load_processor
 from protocol.rollout import Completion, Sampling, StopReason, WorkerSettings
 from protocol.weights import Carrier, TensorSlot
-from rollout_workers.engine_config import engine_args, engine_environment, max_seconds
+from rollout_workers.engine_config import engine_args, engine_environment
 from rollout_workers.errors import ClipTooShortError, PromptTooLongError, UnusableOutputError
 from rollout_workers.segment import Arrays, shared
+from rollout_workers.vllm_models import adapt
 
-_MIN_MEL_FRAMES = 3
 _SHUTDOWN_SECONDS = 10.0
 
 
@@ -44,12 +45,12 @@ class PreparedPrompt:
 class Engine:
     """A running vLLM engine in processes of its own, which end with this one."""
 
-    def __init__(self, llm: AsyncLLM, settings: WorkerSettings, processor: Any) -> None:
+    def __init__(self, llm: AsyncLLM, settings: WorkerSettings, processor: Any, facts: FamilyFacts) -> None:
         self.processor = processor
-        self.max_seconds = max_seconds(processor)
+        self.max_seconds = facts.hears_seconds(processor.feature_extractor)
         """The longest clip the model hears."""
         self.stop_token_ids = stop_token_ids(settings.model, processor.tokenizer)
-        self._llm = llm
+        self._llm, self._facts = llm, facts
         self._max_context = settings.max_context
         self._requests = 0
 
@@ -59,10 +60,11 @@ class Engine:
 
         To be called in a thread that lives as long as the process: the engine is killed when that thread ends.
         """
-        processor = AutoProcessor.from_pretrained(settings.model)
+        processor, facts = load_processor(settings.model), facts_of(settings.model)
+        adapt()
         with engine_environment(settings):
-            llm = AsyncLLM.from_engine_args(engine_args(settings, processor))
-        return cls(llm, settings, processor)
+            llm = AsyncLLM.from_engine_args(engine_args(settings, processor, facts))
+        return cls(llm, settings, processor, facts)
 
     async def prepare(self, prompt_text: str, samples: npt.NDArray[np.float32], max_tokens: int) -> PreparedPrompt:
         """Tokenise a prompt that holds one unexpanded audio placeholder; `samples` are (N,) mono at 16 kHz.
@@ -70,10 +72,8 @@ class Engine:
         Raises PromptTooLongError and ClipTooShortError; the engine is not asked.
         """
         hop = self.processor.feature_extractor.hop_length
-        if math.ceil(len(samples) / hop) < _MIN_MEL_FRAMES:
-            raise ClipTooShortError(
-                f"{len(samples)} samples are less than one audio token; more than {2 * hop} are needed"
-            )
+        if not self._facts.audio_tokens(mel_frames(len(samples), hop)):
+            raise ClipTooShortError(f"{len(samples)} samples are too few for one audio token")
         text_ids = self.processor.tokenizer(prompt_text)["input_ids"]
         # Before vLLM sees the text: it refuses a longer one with an error that does not say so by its type.
         self._check_length(len(text_ids), max_tokens)
