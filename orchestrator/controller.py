@@ -58,9 +58,10 @@ class Controller(Loop):
             judged = await self._readable(judged, step)
             trained = [g for g in judged if g.verdict is Verdict.TRAIN]
             version = self.learner.weight_version
-            learned = await self.learner.learn(
-                [g.training_group() for g in trained], batch_counts(judged, spec.learner)
-            )
+            async with self.learning():
+                learned = await self.learner.learn(
+                    [g.training_group() for g in trained], batch_counts(judged, spec.learner)
+                )
         self.progress.phase("syncing")
         with watch.phase("sync"):
             if learned.version != version:
@@ -74,7 +75,7 @@ class Controller(Loop):
             failed=drawn - len(judged),
             learned=learned.metrics,
             learner_version=version,
-            workers_alive=len(self.pool),
+            workers_alive=self.pool.alive,
             watch=watch,
             beta=spec.learner.beta,
         )

@@ -99,21 +99,21 @@ class RewardHandle:
 
 async def _run(prepared: Prepared, run: RunDirectory, state: JobState, progress: Progress) -> None:
     spec = prepared.spec
-    pool = RolloutPool(worker_settings(prepared), cpus_per_worker=1, gpus_per_worker=spec.rollout.gpus)
+    pool = RolloutPool(
+        worker_settings(prepared),
+        spec.rollout.limits,
+        gpus_per_worker=spec.rollout.gpus,
+        on_event=run.append_event,
+    )
     reward = RewardHandle(spec) if spec.method is Method.REINFORCE else None
     attempts = Attempts(prepared, run, state, progress, pool, reward.score if reward else None)
-    starting = asyncio.ensure_future(_start_workers(pool, spec.rollout.workers, run))
+    starting = asyncio.ensure_future(pool.start(spec.rollout.workers))
     try:
         progress.phase("starting workers")
         await attempts.go(starting)
     finally:
         starting.cancel()
         await end_all([part for part in (pool, attempts.learner, reward) if part is not None])
-
-
-async def _start_workers(pool: RolloutPool, count: int, run: RunDirectory) -> None:
-    for status in await pool.start(count):
-        run.append_event("worker_started", worker=status.worker, node=status.node, pid=status.pid)
 
 
 def run_job(

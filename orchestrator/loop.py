@@ -1,7 +1,8 @@
 """What every loop over learner steps does beside learning: evaluate, save, stop on what is not finite."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from orchestrator.run_directory import RunDirectory
 from orchestrator.spec import JobSpec
 from protocol.rollout import FailedQuestion, Group, RolloutRequest, Sampling
 from protocol.training import Learned
+from protocol.weights import Carrier
 from rollout_workers.pool import RolloutPool
 
 
@@ -49,8 +51,20 @@ class Loop(ABC):
         """
 
     async def sync(self) -> None:
-        """Give the rollout workers the learner's weights."""
-        await self.pool.update(await self.learner.publish())
+        """Give the rollout workers the learner's weights; those that fail to take them are replaced."""
+        await self.pool.update(await self.learner.publish(self.spec.rollout.weight_sync))
+
+    @asynccontextmanager
+    async def learning(self) -> AsyncIterator[None]:
+        """Around the learner's work: rollout workers that share its GPU give it their memory meanwhile."""
+        if self.spec.rollout.weight_sync is not Carrier.CUDA_IPC:
+            yield
+            return
+        await self.pool.rest()
+        try:
+            yield
+        finally:
+            await self.pool.wake()
 
     async def evaluate(self, step: int) -> dict[str, float | None]:
         """Evaluate the weights the rollout workers hold; the figures for the step's metrics."""

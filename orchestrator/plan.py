@@ -12,6 +12,7 @@ from audio_qa.families import facts_of
 from orchestrator.preflight import check_context, check_model_folder
 from orchestrator.spec import TINY_MODEL, JobSpec
 from orchestrator.spec_file import dump_spec
+from protocol.weights import Carrier
 from reward.registry import check_name
 
 TINY_PARAMETERS = 2_492_416
@@ -39,13 +40,21 @@ def plan(spec: JobSpec) -> dict[str, Any]:
         "rollout_workers": spec.rollout.workers,
         "learner_ranks": spec.learner.ranks,
         "reference_model": spec.learner.beta > 0,
-        "gpus": spec.rollout.workers * spec.rollout.gpus + (spec.learner.ranks if spec.rollout.gpus else 0),
+        "gpus": gpus(spec),
         "memory_gib": {
             "learner_rank": round(learner_bytes(spec, parameters) / 2**30, 2),
             "rollout_worker": round(rollout_bytes(spec, parameters) / 2**30, 2),
         },
         "job": json.loads(spec.model_dump_json()),
     }
+
+
+def gpus(spec: JobSpec) -> float:
+    """GPUs of workers and learner ranks together; where they share some, each has its part of them."""
+    if not spec.rollout.gpus:
+        return 0
+    of_a_rank = 1 - spec.rollout.gpus if spec.rollout.weight_sync is Carrier.CUDA_IPC else 1
+    return spec.rollout.workers * spec.rollout.gpus + spec.learner.ranks * of_a_rank
 
 
 def count_questions(source: str | None, built_in: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from learner.errors import LearnerError, LearnerLostError, LearnerMemoryError
 from learner.group import LearnerGroup
+from orchestrator.carriers import PresentLearner, weight_sync
 from orchestrator.checkpoints import Checkpoints
 from orchestrator.controller import Controller, Scorer
 from orchestrator.job_state import JobState
@@ -19,6 +20,7 @@ from orchestrator.progress import Progress
 from orchestrator.run_directory import RunDirectory
 from orchestrator.spec import JobSpec, Method
 from orchestrator.supervised import SupervisedLoop, warm_start
+from protocol.weights import Carrier
 from rollout_workers.pool import RolloutPool
 
 _FIRST_BACK_OFF_SECONDS = 1.0
@@ -52,6 +54,8 @@ class Attempts:
         self._failed_at: list[int] = []
         """The steps that earlier attempts had a checkpoint of when they failed."""
         self.learner = self._new_learner()
+        present = PresentLearner(lambda: self.learner)
+        pool.carry_with(weight_sync(self._spec.rollout, present), lambda: present.publish(Carrier.OBJECT_STORE))
 
     async def go(self, workers: Awaitable[None]) -> None:
         """Run to the end of the job.
@@ -124,8 +128,14 @@ class Attempts:
         self.learner = self._new_learner()
 
     def _new_learner(self) -> LearnerGroup:
-        gpus = 1 if self._spec.rollout.gpus else 0
-        return LearnerGroup(self._settings, too_long=self._spec.model.too_long, gpus_per_rank=gpus)
+        rollout = self._spec.rollout
+        gpus = (1 - rollout.gpus if rollout.weight_sync is Carrier.CUDA_IPC else 1) if rollout.gpus else 0
+        return LearnerGroup(
+            self._settings,
+            too_long=self._spec.model.too_long,
+            gpus_per_rank=gpus,
+            checksums=rollout.weight_checksums,
+        )
 
     def _loop(self) -> Loop:
         prepared = self._prepared

@@ -8,7 +8,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from audio_qa.prompt import PromptTemplate
 from learner.schedule import Schedule
 from learner.settings import LearnerSettings, OptimizerSettings
+from protocol.weights import Carrier
 from reward.settings import RewardSettings
+from rollout_workers.limits import RolloutLimits
 
 TINY_MODEL = "builtin:tiny-qwen2-audio"
 TINY_CONTEXT = 512
@@ -115,6 +117,21 @@ class RolloutSection(Section):
     """Share of a GPU's memory that an engine takes."""
     cpu_kv_gib: int = Field(default=1, ge=1)
     """Key-value cache of an engine on the CPU, GiB."""
+    weight_sync: Carrier = Carrier.OBJECT_STORE
+    """What carries new weights: Ray's object_store, anywhere; nccl, between GPUs; cuda_ipc, on GPUs shared with the
+    learner."""
+    weight_checksums: bool = False
+    """Have every engine compare the bytes it is about to load with those the learner sent."""
+    limits: RolloutLimits = RolloutLimits()
+    """Deadlines, and how often workers and questions may fail."""
+
+    @model_validator(mode="after")
+    def _carrier_has_its_gpus(self) -> "RolloutSection":
+        if self.weight_sync is Carrier.NCCL and self.gpus < 1:
+            raise ValueError("weight_sync nccl needs whole GPUs for the rollout workers: set gpus to 1 or more")
+        if self.weight_sync is Carrier.CUDA_IPC and not 0 < self.gpus < 1:
+            raise ValueError("weight_sync cuda_ipc needs GPUs shared with the learner: set gpus between 0 and 1")
+        return self
 
     @model_validator(mode="before")
     @classmethod

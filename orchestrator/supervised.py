@@ -57,7 +57,7 @@ class SupervisedLoop(Loop):
             questions=len(questions),
             failed=len(unreadable),
             learned=learned.metrics,
-            workers_alive=len(self.pool),
+            workers_alive=self.pool.alive,
             watch=watch,
         )
         self.state.accuracy = None

@@ -28,15 +28,13 @@ def digest(data: "Buffer") -> str:
 
 @dataclass(frozen=True, slots=True)
 class TensorSlot:
-    """Where one parameter lies in a bucket."""
+    """One parameter of a bucket."""
 
     name: str
     """The checkpoint's canonical name, e.g. `language_model.model.layers.0.mlp.up_proj.weight`."""
     dtype: str
     """torch's name without the prefix: `float32`, `bfloat16`."""
     shape: tuple[int, ...]
-    offset: int
-    """First byte in the bucket, a multiple of 64."""
     nbytes: int
     digest: str | None = None
     """Of the bytes, where the job checks them: the engine compares it with what it is about to load."""
@@ -48,7 +46,7 @@ class Bucket:
 
     slots: tuple[TensorSlot, ...]
     data: "ObjectRef | None"
-    """In the object store: a list of numpy arrays of uint8, one a slot. None where another carrier has the bytes."""
+    """In the object store: a list of arrays of uint8, the bytes of each slot. None where another carrier has them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ a worker is given work only between its first weights and its leaving; however a
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from typing import Literal
 
 from rollout_workers.changes import Changes
 from rollout_workers.dispatcher import Dispatcher, OnEvent
@@ -80,6 +81,18 @@ class Crew:
             )
             member.changed.set()
             self._changes.notify()
+
+    async def tell_all(self, method: Literal["rest", "wake"]) -> None:
+        """Call a method of all workers that serve; one that fails is lost."""
+
+        async def tell(member: Member) -> None:
+            try:
+                async with asyncio.timeout(self._limits.silent_seconds):
+                    await getattr(member.handle_now, method)()
+            except (TimeoutError, WorkerLostError, WorkerFailedError) as error:
+                self.lose(member, f"{method!r} failed: {error}")
+
+        await asyncio.gather(*map(tell, self.serving))
 
     def end(self) -> None:
         """Begin to end all workers, whatever state they are in."""

@@ -22,7 +22,7 @@ from rollout_workers.limits import RolloutLimits
 from rollout_workers.member import WorkerState, WorkerView
 from rollout_workers.request_queue import Entry
 from rollout_workers.weight_keeper import Republish, UpdateReport, WeightKeeper
-from rollout_workers.weight_sync.sync import ObjectStoreSync, WeightSync
+from rollout_workers.weight_sync.sync import WeightSync
 
 
 def _nobody_listens(kind: str, /, **detail: object) -> None:
@@ -40,13 +40,11 @@ class RolloutPool:
         cpus_per_worker: float = 1,
         gpus_per_worker: float = 0,
         on_event: OnEvent | None = None,
-        sync: WeightSync | None = None,
         make_worker: MakeWorker | None = None,
     ) -> None:
         """
         Args:
             on_event: called with the kind and the details of whatever happens to a worker or a request.
-            sync: what brings weights to workers; the object store by default.
             make_worker: asks for a worker of a name; by default a Ray actor with an engine.
         """
         limits = limits or RolloutLimits()
@@ -58,7 +56,6 @@ class RolloutPool:
             limits, settings.max_concurrent, self._changes, on_event=self._event, lose=self._lose, fail=self._fail
         )
         self._keeper = WeightKeeper(
-            sync or ObjectStoreSync(),
             limits,
             self._dispatcher,
             self._changes,
@@ -116,12 +113,14 @@ class RolloutPool:
         """What can be seen of each slot, by number; also of those that are gone."""
         return [member.view() for member in self._crew.members.values()]
 
-    def republish_with(self, republish: Republish) -> None:
-        """Have `republish` called where a worker needs weights whose bytes were lost with the process that held them.
+    def carry_with(self, sync: WeightSync, republish: Republish | None = None) -> None:
+        """Have weights brought by `sync`; without this call it is the object store.
 
-        It returns the same version again, or the pool waits for the next update.
+        Args:
+            republish: called where a worker needs weights whose bytes were lost with the process that held them. It
+                returns the same version once more, or the pool waits for the next update.
         """
-        self._keeper.republish = republish
+        self._keeper.sync, self._keeper.republish = sync, republish
 
     async def start(self, count: int) -> None:
         """Ask for `count` workers; returns when the first serves, or all where whole batches are asked.
@@ -179,6 +178,13 @@ class RolloutPool:
         if report.late:
             self._event("update_late", version=report.version, workers=list(report.late))
         return report
+
+    async def rest(self) -> None:
+        """Have the workers give their GPUs' memory to whoever shares them. Nothing may be asked before `wake`."""
+        await self._crew.tell_all("rest")
+
+    async def wake(self) -> None:
+        await self._crew.tell_all("wake")
 
     async def stop(self) -> None:
         """End all workers and their engines, whatever state they are in; what was asked is cancelled."""

@@ -9,7 +9,9 @@ memory. So before an update ends, the missing ones of each touched layer are loa
 started from: they are the ones that are not trained.
 """
 
+import base64
 import logging
+import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -53,7 +55,7 @@ class UpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
     carrier: str
     info: dict[str, Any]
     """As vLLM's own backend for the carrier takes it; for the object store `path`, which is mapped, and `slots`: name,
-    dtype, shape and first byte of each tensor."""
+    dtype, shape and first byte of each tensor; for CUDA IPC, `handles` by rank in the place of `ipc_handles`."""
     digests: dict[str, str] = field(default_factory=dict)
     """What the bytes of parameters must be, by name."""
 
@@ -97,8 +99,11 @@ class TransferEngine(WeightTransferEngine):  # type: ignore[misc]
         if carrier is Carrier.OBJECT_STORE:
             self.load_weights(tensors(update_info.info["path"], update_info.info["slots"]))
         else:
+            info = dict(update_info.info)
+            if carrier is Carrier.CUDA_IPC:
+                info["ipc_handles"] = merged_handles(info.pop("handles"))
             backend = self._backend(carrier)
-            backend.receive_weights(backend.parse_update_info(update_info.info))
+            backend.receive_weights(backend.parse_update_info(info))
 
     def finish_weight_update(self) -> None:
         self._digests = {}
@@ -135,7 +140,9 @@ class TransferEngine(WeightTransferEngine):  # type: ignore[misc]
                 from vllm.distributed.weight_transfer.ipc_engine import (  # noqa: PLC0415
                     IPCWeightTransferEngine as Backend,
                 )
-            self._backends[carrier] = Backend(*self._made_with, self)
+            backend = self._backends[carrier] = Backend(*self._made_with, self)
+            if carrier is Carrier.CUDA_IPC:
+                backend.init_transfer_engine(backend.parse_init_info({"packed": True}))
         return self._backends[carrier]
 
     def _unsent_neighbours(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -161,6 +168,14 @@ def tensors(path: str, slots: Iterable[tuple[str, str, list[int], int]]) -> Iter
         count = torch.Size(shape).numel()
         values = torch.frombuffer(memory, dtype=getattr(torch, dtype), count=count, offset=offset - start)
         yield name, values.view(shape)
+
+
+def merged_handles(pickled: Iterable[str]) -> dict[str, Any]:
+    """The learner ranks' handles of one piece, by GPU. They come from this job's own learner, as its tasks do."""
+    handles: dict[str, Any] = {}
+    for handle in pickled:
+        handles |= pickle.loads(base64.b64decode(handle))
+    return handles
 
 
 def digest_of(tensor: torch.Tensor) -> str:

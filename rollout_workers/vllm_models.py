@@ -16,6 +16,7 @@ def adapt() -> None:
     """Make vLLM's models take what Earshot's checkpoints are. May be called more than once."""
     _hear_less_than_thirty_seconds()
     _do_without_torchvision()
+    _keep_clips_of_running_requests()
 
 
 def _hear_less_than_thirty_seconds() -> None:
@@ -46,3 +47,14 @@ def _do_without_torchvision() -> None:
     from audio_qa.omni_processor import OmniProcessor  # noqa: PLC0415
 
     qwen2_5_omni_thinker.Qwen2_5OmniProcessor = OmniProcessor
+
+
+def _keep_clips_of_running_requests() -> None:
+    """Let a request whose prompt was in the prefix cache be computed again from its clip.
+
+    vLLM takes the clip from such a request on its way to the model. When a weight update then has the caches reset with
+    requests in flight, the encoder needs the clip and ends the engine ("Encoder cache miss").
+    """
+    from vllm.v1.core.sched import output  # noqa: PLC0415
+
+    output.strip_covered_mm_data = lambda mm_features, *_, **__: mm_features

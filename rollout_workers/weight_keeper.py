@@ -15,7 +15,7 @@ from rollout_workers.dispatcher import Dispatcher, OnEvent
 from rollout_workers.errors import WeightsUnavailableError, WorkerFailedError, WorkerLostError
 from rollout_workers.limits import GRACE_SECONDS, RolloutLimits
 from rollout_workers.member import Member, WorkerState
-from rollout_workers.weight_sync.sync import WeightSync
+from rollout_workers.weight_sync.sync import ObjectStoreSync, WeightSync
 
 Republish = Callable[[], Awaitable[WeightUpdate]]
 
@@ -37,12 +37,8 @@ class UpdateReport:
 class WeightKeeper:
     """Keeps the latest update for those that join, and gives each new one to all that serve."""
 
-    republish: Republish | None = None
-    """Has the learner publish its weights again, where their bytes were lost with a process that held them."""
-
     def __init__(
         self,
-        sync: WeightSync,
         limits: RolloutLimits,
         dispatcher: Dispatcher,
         changes: Changes,
@@ -50,10 +46,12 @@ class WeightKeeper:
         on_event: OnEvent,
         lose: Callable[[Member, str], None],
     ) -> None:
+        self.sync: WeightSync = ObjectStoreSync()
+        self.republish: Republish | None = None
         self.latest: WeightUpdate | None = None
         self._number = 0
         """Updates so far. Not the version, which goes back where a learner goes back to a checkpoint."""
-        self._sync, self._limits = sync, limits
+        self._limits = limits
         self._dispatcher, self._changes = dispatcher, changes
         self._event, self._lose = on_event, lose
         self._one_at_a_time = asyncio.Lock()
@@ -79,7 +77,7 @@ class WeightKeeper:
                 self._dispatcher.close(member)
                 member.state = WorkerState.SYNCING
                 self._arriving.add(member)
-            versions = self._sync.spread(update, {m.name: m.handle_now for m in serving})
+            versions = self.sync.spread(update, {m.name: m.handle_now for m in serving})
             arrivals = {
                 m.name: asyncio.ensure_future(self._arrive(m, update, self._number, versions[m.name])) for m in serving
             }
@@ -100,7 +98,7 @@ class WeightKeeper:
             assert update is not None
             member.state = WorkerState.SYNCING
             try:
-                await self._take(member, update, self._sync.join(update, member.handle_now))
+                await self._take(member, update, self.sync.join(update, member.handle_now))
             except WeightsUnavailableError as error:
                 await self._find(update, number, str(error))
             else:

@@ -18,6 +18,7 @@ from rollout_workers.limits import RolloutLimits
 from rollout_workers.member import WorkerState
 from rollout_workers.pool import RolloutPool
 from rollout_workers.simulated import Pace, SimulatedHandle
+from rollout_workers.weight_sync.sync import ObjectStoreSync
 
 SAMPLING = Sampling(group_size=4, max_tokens=8)
 LIMITS = RolloutLimits(silent_seconds=0.4, drain_seconds=0.5, lag_seconds=0.3, attempts=5, max_restarts=1000)
@@ -404,7 +405,7 @@ async def test_bytes_that_are_lost_are_published_again_or_waited_for():
         published.append(1)
         return replace(weights(1), nbytes=1)
 
-    pool.republish_with(republish)
+    pool.carry_with(ObjectStoreSync(), republish)
     pool.scale(2, "by hand")
     await pool.serving(2)
     assert published == [1]
@@ -412,7 +413,7 @@ async def test_bytes_that_are_lost_are_published_again_or_waited_for():
     async def learner_is_dead():
         raise RuntimeError("no learner")
 
-    pool.republish_with(learner_is_dead)
+    pool.carry_with(ObjectStoreSync(), learner_is_dead)
     await pool.update(weights(2))
     pool.scale(3, "by hand")
     await asyncio.sleep(0.05)
