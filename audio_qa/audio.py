@@ -14,7 +14,7 @@ import soundfile
 import soxr
 
 SAMPLE_RATE = 16_000
-"""Samples per second of every clip: what Qwen2-Audio's feature extractor expects."""
+"""Samples per second of every clip: what the feature extractors of all families expect."""
 
 TooLong = Literal["refuse", "truncate"]
 Channels = Literal["mean", "first"]

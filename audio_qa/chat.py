@@ -9,12 +9,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from audio_qa.families import FACTS
 from audio_qa.prompt import PromptTemplate, user_text
 from audio_qa.question import Question
 
 
+class ChatError(ValueError):
+    """A question that its model's chat template does not make a prompt about one clip of."""
+
+
 class ChatProcessor(Protocol):
     """The part of a transformers processor that turns a conversation into text."""
+
+    @property
+    def audio_token(self) -> str: ...
 
     def apply_chat_template(self, conversation: list[dict[str, Any]], **options: Any) -> Any: ...
 
@@ -37,15 +45,26 @@ class Vocabulary(Protocol):
 
 
 def render(processor: ChatProcessor, question: Question, template: PromptTemplate) -> str:
-    """The chat of one user turn (the audio, then the text) with the audio as ONE unexpanded placeholder."""
+    """The chat of one user turn (the audio, then the text) with the audio as ONE unexpanded placeholder.
+
+    Raises ChatError where it is not one: no other part of the system would notice that the model hears nothing.
+    """
     content = [
         {"type": "audio", "audio_url": question.audio},
         {"type": "text", "text": user_text(question, template)},
     ]
-    text = processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    text = str(
+        processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
     )
-    return str(text)
+    found = text.count(processor.audio_token)
+    if found != 1:
+        raise ChatError(
+            f"question {question.key}: its prompt has {processor.audio_token} {found} times in place of once: the chat "
+            "template leaves the clip out, or the question's own text holds it"
+        )
+    return text
 
 
 def stop_token_ids(folder: str, tokenizer: Vocabulary) -> tuple[int, ...]:
@@ -69,5 +88,8 @@ def banned_token_ids(tokenizer: Vocabulary, vocabulary_size: int, stop_token_ids
     allowed. Both sides mask exactly these, so the distribution that is sampled is the one that is scored.
     """
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if getattr(token, "special", False)}
+    vocabulary = tokenizer.get_vocab()
+    # Also in a tokenizer that takes it for an ordinary token.
+    audio = {vocabulary[facts.audio_token] for facts in FACTS.values() if facts.audio_token in vocabulary}
     padding = set(range(len(tokenizer), vocabulary_size))
-    return tuple(sorted((special | padding) - set(stop_token_ids)))
+    return tuple(sorted((special | audio | padding) - set(stop_token_ids)))

@@ -16,9 +16,8 @@ from statistics import median
 
 import torch
 
-from benchmarks.learner_work import HUNDRED_MILLION, Shape, Work, Workload, learner_at_work, make_work
+from benchmarks.learner_work import FAMILY, HUNDRED_MILLION, Shape, Work, Workload, learner_at_work, make_work
 from benchmarks.result import Result
-from learner.audio_tower import audio_tokens
 from learner.cost import causal_pairs
 from learner.schedule import Schedule
 from learner.settings import LearnerSettings, OptimizerSettings
@@ -38,7 +37,7 @@ def necessary_operations(work: Work, workload: Workload) -> float:
         prompt = len(group.prompt_token_ids)
         answers = [len(c.token_ids) for c in group.completions]
         total += encoder_operations(frames, shape)
-        total += 2 * shape.audio_width * shape.width * audio_tokens(frames)
+        total += 2 * shape.audio_width * shape.width * FAMILY.facts.audio_tokens(frames)
         per_token = 2 * (4 * shape.width**2 + 3 * shape.width * shape.intermediate)
         pairs = causal_pairs(prompt) + sum(n * prompt + causal_pairs(n) for n in answers)
         total += shape.layers * (per_token * (prompt + sum(answers)) + 4 * shape.width * pairs)

@@ -1,10 +1,15 @@
-"""The audio tower on a clip's own frames, instead of on the clip padded to the model's full length."""
+"""The audio tower on a clip's own frames, instead of on the clip padded to the model's full length.
+
+Two kinds: Whisper's, which attends over the whole clip, and Qwen2.5-Omni's, which goes through it in windows.
+"""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 MARGIN_FRAMES = 4
 """Frames kept behind the clip: the two convolutions at its end look at most three frames ahead."""
@@ -13,11 +18,6 @@ MARGIN_FRAMES = 4
 def frames_kept(valid_frames: int, padded_frames: int) -> int:
     """How many of the extractor's frames the encoder needs to be exact: valid ones and a margin, an even number."""
     return min(padded_frames, (valid_frames + MARGIN_FRAMES + 1) // 2 * 2)
-
-
-def audio_tokens(valid_frames: int) -> int:
-    """How many embeddings a clip becomes: a convolution of stride 2, then a pooling of 2."""
-    return ((valid_frames - 1) // 2 + 1) // 2
 
 
 def encode_clips(tower: Any, mels: Sequence[torch.Tensor], valid_frames: Sequence[int]) -> list[torch.Tensor]:
@@ -49,3 +49,33 @@ def encode_clips(tower: Any, mels: Sequence[torch.Tensor], valid_frames: Sequenc
         for i, one in zip(places, tower.layer_norm(pooled), strict=True):
             encoded[i] = one
     return [e for e in encoded if e is not None]
+
+
+def encode_clips_in_windows(tower: Any, mels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The encoder's output for each clip, shape (A, E) for A audio tokens, with gradient, without its last projection.
+
+    The encoder cuts a clip into windows: convolutions, positions and attention begin anew in each of them, only the
+    final pooling runs over the whole clip.
+
+    Args:
+        tower: transformers' Qwen2_5OmniAudioEncoder, or one of its kind.
+        mels: log-mel features, each (M, F): the clip's valid frames and no others.
+    """
+    weight = tower.conv1.weight
+    windows = [window for mel in mels for window in torch.split(mel, 2 * tower.n_window, dim=1)]
+    frames = torch.tensor([window.shape[1] for window in windows], device=weight.device)
+    features = pad_sequence([window.T for window in windows], batch_first=True).transpose(1, 2)
+    hidden = nn.functional.gelu(tower.conv1(features.to(device=weight.device, dtype=weight.dtype)))
+    # Behind a window's end the second convolution sees zeros, as at the end of a clip.
+    hidden = hidden * (torch.arange(hidden.shape[2], device=weight.device) < frames[:, None])[:, None]
+    hidden = nn.functional.gelu(tower.conv2(hidden)).transpose(1, 2)
+    hidden = hidden + tower.positional_embedding(hidden.shape[1]).to(hidden.dtype)
+    lengths = [(window.shape[1] + 1) // 2 for window in windows]
+    hidden = torch.cat([one[:length] for one, length in zip(hidden, lengths, strict=True)])
+    bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=weight.device)
+    for layer in tower.layers:
+        (hidden,) = layer(hidden, cu_seqlens=bounds, max_seqlen=max(lengths))
+    clips = torch.split(hidden, [(mel.shape[1] + 1) // 2 for mel in mels])
+    # Pairs of neighbours are averaged; an odd one at the end is dropped.
+    pooled = [clip[: len(clip) // 2 * 2].reshape(len(clip) // 2, 2, -1).mean(dim=1) for clip in clips]
+    return [tower.ln_post(one) for one in pooled]

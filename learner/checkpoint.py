@@ -116,7 +116,7 @@ def snapshot(
             save_file(tensors, home / f"rank-{rank}.safetensors")
         if rank == 0:
             write_index(folder, owners, weights, ranks)
-            write_description(folder, model, processor)
+            write_description(folder, family, model, processor)
             if state:
                 (home / _LEARNER).write_text(json.dumps(asdict(counters), indent=2) + "\n")
         for path in folder.rglob("*"):

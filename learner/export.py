@@ -30,7 +30,7 @@ def write_checkpoint(
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        write_description(work, model, processor)
+        write_description(work, family, model, processor)
         write_shard(work, {w.name: w.value().cpu() for w in weights_of(family, model)}, rank=0, ranks=1)
         for name, text in (extra or {}).items():
             (work / name).write_text(text)
@@ -42,10 +42,9 @@ def write_checkpoint(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def write_description(folder: Path, model: PreTrainedModel, processor: ProcessorMixin) -> None:
+def write_description(folder: Path, family: Family, model: PreTrainedModel, processor: ProcessorMixin) -> None:
     """Everything of a checkpoint but its weights."""
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(folder)
+    family.config(model).save_pretrained(folder)
     if model.generation_config is not None:
         model.generation_config.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -17,7 +17,7 @@ from learner.metrics import step_metrics
 from learner.phase import Counts, Phase, PlacedBucket, Tally
 from learner.settings import LearnerSettings
 from protocol.training import Learned, SupervisedExample, TrainingGroup
-from protocol.weights import WeightUpdate
+from protocol.weights import Bucket, Carrier, WeightUpdate
 
 START_SECONDS = 300.0
 STOP_SECONDS = 3.0
@@ -31,8 +31,16 @@ class LearnerGroup:
     `weight_version` counts the optimizer steps since the job began, the warm start's among them.
     """
 
-    def __init__(self, settings: LearnerSettings, *, too_long: TooLong = "refuse", gpus_per_rank: float = 0.0) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        settings: LearnerSettings,
+        *,
+        too_long: TooLong = "refuse",
+        gpus_per_rank: float = 0.0,
+        checksums: bool = False,
+    ) -> None:
+        """`checksums`: published weights say what their bytes are, and the engines check them."""
+        self._settings, self._checksums = settings, checksums
         threads = settings.threads or max(1, (os.cpu_count() or 1) // settings.ranks)
         environment = {
             "OMP_NUM_THREADS": str(threads),
@@ -52,8 +60,12 @@ class LearnerGroup:
 
     async def start(self) -> None:
         """Bring the ranks together."""
-        ((address, port),) = await self._wait([self._ranks[0].call.remote("address")], "address", START_SECONDS)
-        await self._call("join", address, port, seconds=START_SECONDS)
+        await self._call("join", *(await self.address()), seconds=START_SECONDS)
+
+    async def address(self) -> tuple[str, int]:
+        """The first rank's host, and a port that is free there now."""
+        ((host, port),) = await self._wait([self._ranks[0].call.remote("address")], "address", START_SECONDS)
+        return host, port
 
     async def begin(self, folder: str, phase: Phase, resume: str | None = None) -> None:
         """Start a phase on the checkpoint in `folder`, or go on with it from the training state in `resume`."""
@@ -85,12 +97,29 @@ class LearnerGroup:
         scores: list[tuple[float, ...]] = (await self._call("score", list(groups)))[0]
         return scores
 
-    async def publish(self) -> WeightUpdate:
-        """The trained weights, in the object store."""
-        put: list[PlacedBucket] = [placed for share in await self._call("publish") for placed in share]
+    async def publish(self, carrier: Carrier = Carrier.OBJECT_STORE) -> WeightUpdate:
+        """The trained weights: in the object store, or announced for another carrier to take them."""
+        if carrier is not Carrier.OBJECT_STORE:
+            slots, audio = (await self._call("describe", self._checksums))[0]
+            nbytes = sum(slot.nbytes for slot in slots)
+            return WeightUpdate(self.weight_version, (Bucket(slots, None),), audio, nbytes, carrier)
+        put: list[PlacedBucket] = [p for share in await self._call("publish", self._checksums) for p in share]
         buckets = tuple(placed.bucket for placed in sorted(put, key=lambda placed: placed.place))
         nbytes = sum(slot.nbytes for bucket in buckets for slot in bucket.slots)
         return WeightUpdate(self.weight_version, buckets, any(placed.audio for placed in put), nbytes)
+
+    async def meet(self, address: str, port: int, members: int) -> None:
+        """Have the first rank join a group of so many members, for `broadcast`, as number 0."""
+        await self._call("meet", address, port, members)
+
+    async def broadcast(self) -> None:
+        """Send the trained weights to the group, from GPU to GPU."""
+        await self._call("broadcast")
+
+    async def next_piece(self) -> Mapping[str, Any] | None:
+        """The next lot of trained weights in the ranks' GPUs, good until the next call; None behind the last."""
+        shares: list[Mapping[str, Any]] = [share for share in await self._call("next_piece") if share is not None]
+        return {**shares[0], "handles": [h for share in shares for h in share["handles"]]} if shares else None
 
     async def save(self, folder: str, *, state: bool) -> None:
         """Begin to write a checkpoint, with the training state or without, into an existing folder.

@@ -16,7 +16,7 @@ ADAPTER = "default"
 
 def trains(settings: TrainSettings, part: Part) -> bool:
     """Whether a part of the model is to train."""
-    return bool(getattr(settings, part.value))
+    return part is not Part.FIXED and bool(getattr(settings, part.value))
 
 
 def freeze(family: Family, model: PreTrainedModel, settings: TrainSettings) -> None:

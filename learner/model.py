@@ -1,8 +1,9 @@
 """Loads a Hugging Face checkpoint for training, and says in one line what is wrong with a folder that is none."""
 
 import torch
-from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 
+from audio_qa import processor
 from learner.attention import NAME as ROW_ATTENTION
 from learner.families.family import Family
 
@@ -12,8 +13,9 @@ class ModelError(ValueError):
 
 
 def load_processor(folder: str) -> ProcessorMixin:
-    """The processor a checkpoint comes with."""
-    return AutoProcessor.from_pretrained(folder)
+    """The processor a checkpoint comes with, as the rollout workers load it."""
+    loaded: ProcessorMixin = processor.load_processor(folder)
+    return loaded
 
 
 def load_model(family: Family, folder: str, dtype: str) -> PreTrainedModel:
@@ -24,7 +26,7 @@ def load_model(family: Family, folder: str, dtype: str) -> PreTrainedModel:
         dtype: `float32` or `bfloat16`.
 
     Raises:
-        ModelError: parameters of the model are missing from the checkpoint.
+        ModelError: parameters of the model are missing from the checkpoint, or it attends over a sliding window.
     """
     model, missing = family.load(folder, getattr(torch, dtype))
     if missing:
@@ -34,5 +36,13 @@ def load_model(family: Family, folder: str, dtype: str) -> PreTrainedModel:
 
 
 def attend_by_rows(family: Family, model: PreTrainedModel) -> None:
-    """Have the model's decoder attend over packed rows; its own forward can then no longer be called."""
-    family.decoder(model).config._attn_implementation = ROW_ATTENTION
+    """Have the model's decoder attend over packed rows; its own forward can then no longer be called.
+
+    Raises ModelError for a decoder with sliding windows: a row's tokens would see more than they should.
+    """
+    config = family.decoder(model).config
+    if set(config.layer_types) != {"full_attention"}:
+        raise ModelError(
+            f"{config.model_type}: layers with a sliding window cannot be trained; use_sliding_window is on"
+        )
+    config._attn_implementation = ROW_ATTENTION

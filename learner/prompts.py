@@ -12,9 +12,6 @@ from learner.audio_memory import clip_digest
 from learner.families.family import Family
 from learner.packing import EncodedPrompt
 
-_LONGEST_HEARD_SECONDS = 30
-"""Of a published Qwen2-Audio; vLLM cuts longer clips in silence."""
-
 
 class PromptMismatchError(RuntimeError):
     """Learner and rollout worker read a question differently: training on it would be wrong without a sign."""
@@ -34,7 +31,7 @@ class PromptEncoder:
     @property
     def max_seconds(self) -> float:
         """The longest clip the model hears: the extractor cuts longer ones without a word."""
-        return float(min(self.processor.feature_extractor.chunk_length, _LONGEST_HEARD_SECONDS))
+        return self.family.facts.hears_seconds(self.processor.feature_extractor)
 
     def encode(self, question: Question, template: PromptTemplate) -> EncodedPrompt:
         """Tokens and features of one question.

@@ -6,8 +6,9 @@ A question's clip is read where it is needed; audio does not travel.
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
@@ -33,6 +34,10 @@ from learner.publish import publish
 from learner.settings import LearnerSettings
 from learner.trainer import Trainer
 from protocol.training import SupervisedExample, TrainingGroup
+from protocol.weights import TensorSlot
+
+if TYPE_CHECKING:
+    from learner.between_gpus import Sender
 
 
 class LearnerRank:
@@ -43,6 +48,7 @@ class LearnerRank:
         torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // ranks))
         self._writer = CheckpointWriter()
         self._engine: TrainingEngine | None = None
+        self._sender: Sender | None = None
         self._prepared: dict[tuple[str, PromptTemplate], EncodedPrompt] = {}
 
     def address(self) -> tuple[str, int]:
@@ -67,6 +73,8 @@ class LearnerRank:
         """
         if self._engine is not None:
             self._engine.close()
+        # A group that was met goes on with the new model's weights only once it has met again.
+        self._sender = None
         settings = self._settings
         self._family, self._processor = family_of(folder), load_processor(folder)
         self._prompts = PromptEncoder(self._family, self._processor, too_long=self._too_long)
@@ -164,9 +172,34 @@ class LearnerRank:
         """Log-probability of every token of every completion, in order, without learning from it."""
         return self._trainer.score(self._as_read(groups), [[c.token_ids for c in g.completions] for g in groups])
 
-    def publish(self) -> list[PlacedBucket]:
+    def publish(self, checksums: bool = False) -> list[PlacedBucket]:
         """Put the trained weights into the object store; the buckets that this rank has put."""
-        return publish(self.engine, self._family, self._model)
+        return publish(self.engine, self._family, self._model, checksums=checksums)
+
+    def describe(self, checksums: bool) -> tuple[tuple[TensorSlot, ...], bool]:
+        """The trained weights that another carrier takes, and whether audio tower or projector are among them."""
+        return self._between_gpus.describe(checksums=checksums)
+
+    def meet(self, address: str, port: int, members: int) -> None:
+        """Join a group for weights: the first rank with all engines."""
+        self._between_gpus.meet(address, port, members)
+
+    def broadcast(self) -> None:
+        """Send the trained weights to the group."""
+        self._between_gpus.broadcast()
+
+    def next_piece(self) -> Mapping[str, Any] | None:
+        """The next lot of trained weights, in this rank's GPU; None behind the last."""
+        return self._between_gpus.next_piece()
+
+    @property
+    def _between_gpus(self) -> "Sender":
+        if self._sender is None:
+            # vLLM takes seconds to import, and only these carriers need it here.
+            from learner.between_gpus import Sender, TrainedWeights  # noqa: PLC0415
+
+            self._sender = Sender(TrainedWeights(self.engine, self._family, self._model), self._rank)
+        return self._sender
 
     def save(self, folder: str, state: bool) -> None:
         """Begin to write this rank's share of a checkpoint to `folder`; all ranks must be asked.

@@ -34,6 +34,12 @@ class Weight:
         return any(p.requires_grad for p in self.parameters)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole tensor, also where its parts are elsewhere."""
+        base = self.parameters[0]
+        return tuple(getattr(base, "ds_shape", base.shape))
+
+    @property
     def nbytes(self) -> int:
         return numel(self.parameters[0]) * self.parameters[0].element_size()
 

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from audio_qa.prompt import PromptTemplate
+from orchestrator.job_commands import register
 from orchestrator.plan import describe, plan
 from orchestrator.preflight import BAD_INPUT, Report, check_model_folder, model_context, prepare
 from orchestrator.progress import Progress, make_progress
@@ -96,7 +97,7 @@ def demo(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A checkpoint: a run's checkpoints/step-N, or any Qwen2-Audio folder.")],
+    model: Annotated[str, typer.Argument(help="A checkpoint: a run's checkpoints/step-N, or a model's folder.")],
     data: Annotated[
         str, typer.Option(help="Questions: a JSON-lines file, or builtin:synthetic.")
     ] = "builtin:synthetic",
@@ -131,6 +132,9 @@ def evaluate(
         print(json.dumps(result))
     else:
         show_evaluation(result, Console())
+
+
+register(app)
 
 
 def _context(model: str) -> int:

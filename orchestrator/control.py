@@ -1,11 +1,17 @@
-"""What a loop over steps asks between two of them: may it go on, is a checkpoint wanted.
+"""What a job is told while it runs, and what its loop asks between two steps: may it go on, is a checkpoint wanted.
 
-Invariant: a job pauses and is asked for checkpoints between steps only; a step is never left half done.
+Invariant: a job pauses and writes checkpoints between steps only; a step is never left half done.
 """
 
 import asyncio
+import os
+import signal
 
+from orchestrator.commands import Command, CommandKind, Mailbox
 from orchestrator.run_directory import RunDirectory
+from rollout_workers.pool import RolloutPool
+
+_POLL_SECONDS = 0.5
 
 
 class Control:
@@ -41,3 +47,28 @@ class Control:
         """Whether a checkpoint was asked for since the last time this was called."""
         wanted, self._checkpoint = self._checkpoint, False
         return wanted
+
+
+async def obey(mailbox: Mailbox, run: RunDirectory, pool: RolloutPool, control: Control) -> None:
+    """Carry out commands as they come, until cancelled. Each is an event, behind which its effect can be waited for."""
+    while True:
+        for command in mailbox.take():
+            run.append_event("command", id=command.id, command=command.kind, count=command.count, by=command.by)
+            _carry_out(command, pool, control)
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+def _carry_out(command: Command, pool: RolloutPool, control: Control) -> None:
+    match command.kind:
+        case CommandKind.SCALE:
+            assert command.count is not None
+            pool.scale(command.count, f"asked for{' by ' + command.by if command.by else ''}")
+        case CommandKind.PAUSE:
+            control.pause()
+        case CommandKind.RESUME:
+            control.resume()
+        case CommandKind.CHECKPOINT:
+            control.ask_for_checkpoint()
+        case CommandKind.CANCEL:
+            # As Ctrl-C does: everything the job started is ended in order.
+            os.kill(os.getpid(), signal.SIGINT)

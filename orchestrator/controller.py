@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from learner.phase import Phase
+from orchestrator.autoscale import Autoscaler, Observation
 from orchestrator.batch import JudgedGroup, Verdict, batch_counts
 from orchestrator.loop import Loop
 from orchestrator.rollouts import Batch, Rollouts, Scorer
@@ -21,6 +22,7 @@ class Controller(Loop):
     """One job of reinforcement learning."""
 
     score: Scorer
+    autoscaler: Autoscaler | None = None
 
     async def go(self, folder: str, resume: str | None, ready: Callable[[], Awaitable[None]]) -> None:
         spec, state = self.spec, self.state
@@ -31,11 +33,12 @@ class Controller(Loop):
         rollouts = Rollouts(spec, self.train, state, self.generate, self.score)
         try:
             for step in range(state.step + 1, spec.steps + 1):
+                await self.control.between_steps()
                 await self._step(step, rollouts)
                 state.step, state.weight_version = step, self.learner.weight_version
                 state.position = rollouts.source.position
                 await self.finish_saving(wait=False)
-                if self.due(spec.checkpoint.every, step):
+                if self.due(spec.checkpoint.every, step) or self.control.checkpoint_wanted():
                     await self.save(step)
             await self.finish_saving()
         finally:
@@ -59,9 +62,10 @@ class Controller(Loop):
             version = self.learner.weight_version
             judged = await self._usable(batch, version)
             trained = [g for g in judged if g.verdict is Verdict.TRAIN]
-            learned = await self.learner.learn(
-                [g.training_group() for g in trained], batch_counts(judged, spec.learner)
-            )
+            async with self.learning():
+                learned = await self.learner.learn(
+                    [g.training_group() for g in trained], batch_counts(judged, spec.learner)
+                )
         self.progress.phase("syncing")
         with watch.phase("sync"):
             if learned.version != version:
@@ -76,16 +80,27 @@ class Controller(Loop):
             judged=judged,
             learned=learned.metrics,
             learner_version=version,
-            workers_alive=len(self.pool),
+            workers_alive=self.pool.alive,
             watch=watch,
             beta=spec.learner.beta,
         )
+        self._autoscale(watch, rollouts)
         self.state.accuracy = None
         if self.due(spec.evaluation.every, step):
             metrics |= await self.evaluate(step)
         self.run.append_metrics(metrics)
         self.progress.step({k: v for k, v in metrics.items() if v is not None}, spec.steps)
         self.watch_finite(step, learned)
+
+    def _autoscale(self, watch: Stopwatch, rollouts: Rollouts) -> None:
+        """Ask for more rollout workers, or fewer, where the job's policy says so."""
+        if self.autoscaler is None:
+            return
+        waited = watch.seconds["learner_wait"] / watch.total
+        seen = Observation(waited, rollouts.full, self.pool.alive, self.pool.target)
+        decision = self.autoscaler.decide(seen)
+        if decision is not None:
+            self.pool.scale(decision.count, decision.reason)
 
     def _note(self, batch: Batch) -> None:
         """Record what no group came of, and clips that were cut."""

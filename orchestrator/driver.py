@@ -15,20 +15,20 @@ from typing import Any
 
 import ray
 
+from orchestrator.commands import Mailbox
+from orchestrator.control import Control, obey
 from orchestrator.job_state import JobState
 from orchestrator.preflight import Prepared
 from orchestrator.progress import Progress
 from orchestrator.recovery import Attempts, checkpoints_of
 from orchestrator.report import write_report
+from orchestrator.reward_handle import RewardHandle
 from orchestrator.run_directory import RunDirectory
 from orchestrator.spec import JobSpec, Method
-from protocol.reward import Score
-from protocol.rollout import Group, WorkerSettings
-from reward.actor import RewardActor
+from protocol.rollout import WorkerSettings
 from rollout_workers.pool import RolloutPool
 
 TEARDOWN_SECONDS = 5.0
-REWARD_SECONDS = 600.0
 
 _log = logging.getLogger(__name__)
 
@@ -79,41 +79,26 @@ async def end_all(parts: Sequence[Any]) -> None:
             _log.warning("a part of the job did not stop in order: %s", end.exception())
 
 
-class RewardHandle:
-    """The reward actor as the controller calls it."""
-
-    def __init__(self, spec: JobSpec) -> None:
-        actor = ray.remote(RewardActor).options(num_cpus=1, max_restarts=0)
-        self._actor = actor.remote(spec.reward, spec.rollout.max_tokens)
-
-    async def score(self, groups: list[Group]) -> list[tuple[Score, ...]]:
-        async with asyncio.timeout(REWARD_SECONDS):
-            return await self._actor.score.remote(groups)  # type: ignore[no-any-return]
-
-    async def stop(self) -> None:
-        try:
-            await self._actor.close.remote()
-        finally:
-            ray.kill(self._actor)
-
-
 async def _run(prepared: Prepared, run: RunDirectory, state: JobState, progress: Progress) -> None:
     spec = prepared.spec
-    pool = RolloutPool(worker_settings(prepared), cpus_per_worker=1, gpus_per_worker=spec.rollout.gpus)
-    reward = RewardHandle(spec) if spec.method is Method.REINFORCE else None
-    attempts = Attempts(prepared, run, state, progress, pool, reward.score if reward else None)
-    starting = asyncio.ensure_future(_start_workers(pool, spec.rollout.workers, run))
+    pool = RolloutPool(
+        worker_settings(prepared),
+        spec.rollout.limits,
+        gpus_per_worker=spec.rollout.gpus,
+        on_event=run.append_event,
+    )
+    reward = RewardHandle(spec, run.append_event) if spec.method is Method.REINFORCE else None
+    control = Control(run)
+    attempts = Attempts(prepared, run, state, progress, pool, reward.score if reward else None, control)
+    obeying = asyncio.ensure_future(obey(Mailbox(run), run, pool, control))
+    starting = asyncio.ensure_future(pool.start(spec.rollout.workers))
     try:
         progress.phase("starting workers")
         await attempts.go(starting)
     finally:
         starting.cancel()
+        obeying.cancel()
         await end_all([part for part in (pool, attempts.learner, reward) if part is not None])
-
-
-async def _start_workers(pool: RolloutPool, count: int, run: RunDirectory) -> None:
-    for status in await pool.start(count):
-        run.append_event("worker_started", worker=status.worker, node=status.node, pid=status.pid)
 
 
 def run_job(

@@ -23,7 +23,7 @@ def evaluate_model(prepared: Prepared, progress: Progress) -> dict[str, Any]:
 
 async def _evaluate(prepared: Prepared, progress: Progress) -> dict[str, Any]:
     spec = prepared.spec
-    pool = RolloutPool(worker_settings(prepared), cpus_per_worker=1, gpus_per_worker=spec.rollout.gpus)
+    pool = RolloutPool(worker_settings(prepared), spec.rollout.limits, gpus_per_worker=spec.rollout.gpus)
     try:
         progress.phase("starting workers")
         await pool.start(spec.rollout.workers)

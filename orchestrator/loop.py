@@ -1,13 +1,15 @@
 """What every loop over learner steps does beside learning: evaluate, save, stop on what is not finite."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from audio_qa.question import Question
 from learner.group import LearnerGroup
 from orchestrator.checkpoints import Checkpoints
+from orchestrator.control import Control
 from orchestrator.evaluation import evaluate
 from orchestrator.job_state import JobState
 from orchestrator.ledger import Draw
@@ -16,6 +18,7 @@ from orchestrator.run_directory import RunDirectory
 from orchestrator.spec import JobSpec
 from protocol.rollout import FailedQuestion, Group, RolloutRequest, Sampling
 from protocol.training import Learned
+from protocol.weights import Carrier
 from rollout_workers.pool import RolloutPool
 
 
@@ -36,6 +39,7 @@ class Loop(ABC):
     checkpoints: Checkpoints
     progress: Progress
     state: JobState
+    control: Control
     _being_saved: tuple[int, dict[str, Any]] | None = field(default=None)
 
     @abstractmethod
@@ -49,8 +53,20 @@ class Loop(ABC):
         """
 
     async def sync(self) -> None:
-        """Give the rollout workers the learner's weights."""
-        await self.pool.update(await self.learner.publish())
+        """Give the rollout workers the learner's weights; those that fail to take them are replaced."""
+        await self.pool.update(await self.learner.publish(self.spec.rollout.weight_sync))
+
+    @asynccontextmanager
+    async def learning(self) -> AsyncIterator[None]:
+        """Around the learner's work: rollout workers that share its GPU give it their memory meanwhile."""
+        if self.spec.rollout.weight_sync is not Carrier.CUDA_IPC:
+            yield
+            return
+        await self.pool.rest()
+        try:
+            yield
+        finally:
+            await self.pool.wake()
 
     async def evaluate(self, step: int) -> dict[str, float | None]:
         """Evaluate the weights the rollout workers hold; the figures for the step's metrics."""

@@ -8,9 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from audio_qa.dataset import read_jsonl
+from audio_qa.families import facts_of
 from orchestrator.preflight import check_context, check_model_folder
 from orchestrator.spec import TINY_MODEL, JobSpec
 from orchestrator.spec_file import dump_spec
+from protocol.weights import Carrier
 from reward.registry import check_name
 
 TINY_PARAMETERS = 2_492_416
@@ -26,7 +28,7 @@ def plan(spec: JobSpec) -> dict[str, Any]:
     else:
         check_model_folder(spec.model.path)
         check_context(spec)
-        parameters = count_parameters(Path(spec.model.path))
+        parameters = count_parameters(Path(spec.model.path), facts_of(spec.model.path).weights)
     return {
         "name": spec.name,
         "model": spec.model.path,
@@ -38,13 +40,21 @@ def plan(spec: JobSpec) -> dict[str, Any]:
         "rollout_workers": spec.rollout.workers,
         "learner_ranks": spec.learner.ranks,
         "reference_model": spec.learner.beta > 0,
-        "gpus": spec.rollout.workers * spec.rollout.gpus + (spec.learner.ranks if spec.rollout.gpus else 0),
+        "gpus": gpus(spec),
         "memory_gib": {
             "learner_rank": round(learner_bytes(spec, parameters) / 2**30, 2),
             "rollout_worker": round(rollout_bytes(spec, parameters) / 2**30, 2),
         },
         "job": json.loads(spec.model_dump_json()),
     }
+
+
+def gpus(spec: JobSpec) -> float:
+    """GPUs of workers and learner ranks together; where they share some, each has its part of them."""
+    if not spec.rollout.gpus:
+        return 0
+    of_a_rank = 1 - spec.rollout.gpus if spec.rollout.weight_sync is Carrier.CUDA_IPC else 1
+    return spec.rollout.workers * spec.rollout.gpus + spec.learner.ranks * of_a_rank
 
 
 def count_questions(source: str | None, built_in: int) -> int:
@@ -54,14 +64,14 @@ def count_questions(source: str | None, built_in: int) -> int:
     return built_in if source.startswith("builtin:") else len(read_jsonl(source))
 
 
-def count_parameters(folder: Path) -> int:
-    """Parameters of a safetensors checkpoint, from its headers; 0 where it has none."""
+def count_parameters(folder: Path, prefix: str = "") -> int:
+    """Parameters of a safetensors checkpoint whose names begin with `prefix`, from its headers; 0 where it has none."""
     total = 0
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         for name, tensor in header.items():
-            if name != "__metadata__":
+            if name != "__metadata__" and name.startswith(prefix):
                 size = 1
                 for extent in tensor["shape"]:
                     size *= extent

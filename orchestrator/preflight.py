@@ -1,13 +1,14 @@
 """Everything that can be wrong with a job is found here, before anything is started or written."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from audio_qa.audio import AudioError, probe
-from audio_qa.chat import render
+from audio_qa.chat import ChatError, render
 from audio_qa.dataset import DatasetError, read_jsonl
+from audio_qa.families import FACTS, facts_of, mel_frames, read_config
+from audio_qa.processor import load_processor
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from audio_qa.synthetic.benchmark import load_split, make_benchmark
@@ -45,7 +46,7 @@ class Prepared:
 
 
 def check_model_folder(folder: str) -> None:
-    """Raise SpecError unless `folder` looks like a Hugging Face checkpoint of a Qwen2-Audio with its processor."""
+    """Raise SpecError unless `folder` looks like a Hugging Face checkpoint of a known family with its processor."""
     home = Path(folder)
     if not home.is_dir():
         raise SpecError(
@@ -58,17 +59,24 @@ def check_model_folder(folder: str) -> None:
     if not list(home.glob("*.safetensors")) and not list(home.glob("*.bin")):
         raise SpecError(f"model.path: {folder!r} holds no weights (*.safetensors)")
     try:
-        model_type = json.loads((home / "config.json").read_text()).get("model_type")
+        model_type = read_config(folder).get("model_type")
     except (ValueError, AttributeError) as error:
         raise SpecError(f"model.path: {folder!r}: config.json is not valid JSON ({error})") from error
-    if model_type != "qwen2_audio":
-        raise SpecError(f"model.path: {folder!r} is a {model_type!r} model; Earshot trains qwen2_audio")
+    if model_type == "qwen2_5_omni_thinker":
+        raise SpecError(
+            f"model.path: {folder!r} is a thinker by itself, which vLLM does not load; name a folder in the layout of "
+            "the published Qwen2.5-Omni (model_type qwen2_5_omni, with or without a talker)"
+        )
+    if model_type not in FACTS:
+        raise SpecError(f"model.path: {folder!r} is a {model_type!r} model; Earshot trains {', '.join(FACTS)}")
 
 
 def model_context(folder: str) -> int | None:
     """The longest sequence the checkpoint in `folder` says it can hold, in tokens; None where it says nothing."""
-    config = json.loads((Path(folder) / "config.json").read_text())
-    found = config.get("text_config", {}).get("max_position_embeddings")
+    config = read_config(folder)
+    for key in FACTS[config["model_type"]].text_config:
+        config = config.get(key, {})
+    found = config.get("max_position_embeddings")
     return int(found) if found is not None else None
 
 
@@ -143,10 +151,7 @@ def check_prompts(
     Args:
         room: tokens a prompt may have: the context less the longest completion.
     """
-    # The processor needs transformers, which the base install does not have.
-    from learner.audio_tower import audio_tokens  # noqa: PLC0415
-    from learner.model import load_processor  # noqa: PLC0415
-
+    facts = facts_of(folder)
     try:
         processor = load_processor(folder)
         extractor, tokenizer = processor.feature_extractor, processor.tokenizer
@@ -154,7 +159,7 @@ def check_prompts(
         raise SpecError(
             f"model.path: {folder!r}: its processor cannot be loaded: {' '.join(str(error).split())}"
         ) from error
-    hears = float(min(extractor.chunk_length, 30))
+    hears = facts.hears_seconds(extractor)
     longest = 0
     for i, question in enumerate(questions):
         seconds = probe(question.audio).seconds
@@ -163,9 +168,13 @@ def check_prompts(
                 f"{question.audio}: question {question.key}: the clip has {seconds:.1f} s and the model hears "
                 f"{hears:.0f} s; cut the clip, leave the question out, or set model.too_long to truncate"
             )
-        frames = int(min(seconds, hears) * extractor.sampling_rate) // extractor.hop_length
-        text = len(tokenizer(render(processor, question, template))["input_ids"]) - 1
-        length = text + audio_tokens(max(1, frames))
+        try:
+            text = len(tokenizer(render(processor, question, template))["input_ids"])
+        except ChatError as error:
+            raise SpecError(str(error)) from error
+        frames = mel_frames(int(min(seconds, hears) * extractor.sampling_rate), extractor.hop_length)
+        # The one placeholder in the text becomes the clip's tokens.
+        length = text - 1 + facts.audio_tokens(frames)
         if length > room:
             raise SpecError(
                 f"question {question.key}: its prompt has {length} tokens, {room} fit beside the longest completion; "

@@ -10,7 +10,10 @@ from typing import Any
 
 from learner.errors import LearnerError, LearnerLostError, LearnerMemoryError
 from learner.group import LearnerGroup
+from orchestrator.autoscale import Autoscaler
+from orchestrator.carriers import PresentLearner, weight_sync
 from orchestrator.checkpoints import Checkpoints
+from orchestrator.control import Control
 from orchestrator.controller import Controller
 from orchestrator.job_state import JobState
 from orchestrator.loop import Loop
@@ -20,6 +23,7 @@ from orchestrator.rollouts import Scorer
 from orchestrator.run_directory import RunDirectory
 from orchestrator.spec import JobSpec, Method
 from orchestrator.supervised import SupervisedLoop, warm_start
+from protocol.weights import Carrier
 from rollout_workers.pool import RolloutPool
 
 _FIRST_BACK_OFF_SECONDS = 1.0
@@ -43,9 +47,10 @@ class Attempts:
         progress: Progress,
         pool: RolloutPool,
         score: Scorer | None,
+        control: Control,
     ) -> None:
         self._prepared, self._run, self._state, self._progress = prepared, run, state, progress
-        self._pool, self._score = pool, score
+        self._pool, self._score, self._control = pool, score, control
         self._spec = prepared.spec
         self._checkpoints = checkpoints_of(run, self._spec)
         self._settings = self._spec.learner
@@ -53,6 +58,8 @@ class Attempts:
         self._failed_at: list[int] = []
         """The steps that earlier attempts had a checkpoint of when they failed."""
         self.learner = self._new_learner()
+        present = PresentLearner(lambda: self.learner)
+        pool.carry_with(weight_sync(self._spec.rollout, present), lambda: present.publish(Carrier.OBJECT_STORE))
 
     async def go(self, workers: Awaitable[None]) -> None:
         """Run to the end of the job.
@@ -125,8 +132,14 @@ class Attempts:
         self.learner = self._new_learner()
 
     def _new_learner(self) -> LearnerGroup:
-        gpus = 1 if self._spec.rollout.gpus else 0
-        return LearnerGroup(self._settings, too_long=self._spec.model.too_long, gpus_per_rank=gpus)
+        rollout = self._spec.rollout
+        gpus = (1 - rollout.gpus if rollout.weight_sync is Carrier.CUDA_IPC else 1) if rollout.gpus else 0
+        return LearnerGroup(
+            self._settings,
+            too_long=self._spec.model.too_long,
+            gpus_per_rank=gpus,
+            checksums=rollout.weight_checksums,
+        )
 
     def _loop(self) -> Loop:
         prepared = self._prepared
@@ -140,11 +153,14 @@ class Attempts:
             "checkpoints": self._checkpoints,
             "progress": self._progress,
             "state": self._state,
+            "control": self._control,
         }
         if self._spec.method is Method.SUPERVISED:
             return SupervisedLoop(**parts)
         assert self._score is not None
-        return Controller(**parts, score=self._score)
+        section = self._spec.rollout.autoscale
+        scaler = None if section is None else Autoscaler(section.min, section.max)
+        return Controller(**parts, score=self._score, autoscaler=scaler)
 
 
 def go_back(run: RunDirectory, checkpoints: Checkpoints, state: JobState) -> None:

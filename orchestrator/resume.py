@@ -19,6 +19,9 @@ _FREE = (
     "learner.max_restarts",
     "learner.max_nonfinite_steps",
     "learner.audio_cache",
+    "rollout.limits",
+    "rollout.weight_sync",
+    "rollout.weight_checksums",
 )
 # These change the last bits of the numbers, which a deterministic job promises to repeat.
 _FREE_UNLESS_DETERMINISTIC = (

@@ -84,6 +84,11 @@ class Rollouts:
         return batch
 
     @property
+    def full(self) -> bool:
+        """Whether all batches that may be begun ahead are done, and there is any to be begun: rollouts are faster."""
+        return self._steps_ahead > 0 and self.ready >= self._steps_ahead
+
+    @property
     def ready(self) -> int:
         """Batches that are done and wait for the learner."""
         return sum(task.done() for task in self._ahead)

@@ -142,6 +142,15 @@ class RunDirectory:
                 raise RunDirectoryError(self.path, "another process runs this job; stop it first") from error
             yield
 
+    def is_written(self) -> bool:
+        """Whether a process, here or on this machine, has this run open for writing (`written`)."""
+        with self.job_file.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
     def append_metrics(self, metrics: Mapping[str, float | None]) -> None:
         """Add a learner step. Raises ValueError without a whole-numbered `step`."""
         step = metrics.get("step")

@@ -8,7 +8,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from audio_qa.prompt import PromptTemplate
 from learner.schedule import Schedule
 from learner.settings import LearnerSettings, OptimizerSettings
+from protocol.weights import Carrier
 from reward.settings import RewardSettings
+from rollout_workers.limits import RolloutLimits
 
 TINY_MODEL = "builtin:tiny-qwen2-audio"
 TINY_CONTEXT = 512
@@ -90,6 +92,21 @@ class SupervisedSection(Section):
     """Questions a step."""
 
 
+class AutoscaleSection(Section):
+    """More rollout workers while the learner waits for rollouts, fewer while they wait for it."""
+
+    min: int = Field(default=1, ge=1)
+    """Never fewer."""
+    max: int = Field(ge=1)
+    """Never more."""
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> "AutoscaleSection":
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) is more than max ({self.max}): exchange them")
+        return self
+
+
 class RolloutSection(Section):
     """Generation."""
 
@@ -118,6 +135,23 @@ class RolloutSection(Section):
     """Share of a GPU's memory that an engine takes."""
     cpu_kv_gib: int = Field(default=1, ge=1)
     """Key-value cache of an engine on the CPU, GiB."""
+    weight_sync: Carrier = Carrier.OBJECT_STORE
+    """What carries new weights: Ray's object_store, anywhere; nccl, between GPUs; cuda_ipc, on GPUs shared with the
+    learner."""
+    weight_checksums: bool = False
+    """Have every engine compare the bytes it is about to load with those the learner sent."""
+    autoscale: AutoscaleSection | None = None
+    """Let the job choose how many workers it has; without this section it has `workers`."""
+    limits: RolloutLimits = RolloutLimits()
+    """Deadlines, and how often workers and questions may fail."""
+
+    @model_validator(mode="after")
+    def _carrier_has_its_gpus(self) -> "RolloutSection":
+        if self.weight_sync is Carrier.NCCL and self.gpus < 1:
+            raise ValueError("weight_sync nccl needs whole GPUs for the rollout workers: set gpus to 1 or more")
+        if self.weight_sync is Carrier.CUDA_IPC and not 0 < self.gpus < 1:
+            raise ValueError("weight_sync cuda_ipc needs GPUs shared with the learner: set gpus between 0 and 1")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -195,9 +229,15 @@ class JobSpec(Section):
                 f"reward.overlong_tokens ({self.reward.overlong_tokens}) is more than rollout.max_tokens "
                 f"({self.rollout.max_tokens}): lower the one or raise the other"
             )
-        if self.deterministic and self.rollout.max_staleness:
+        if self.deterministic and (self.rollout.max_staleness or self.rollout.autoscale):
             raise ValueError(
-                "deterministic needs rollout.max_staleness 0: what overlaps depends on timing; leave one of them out"
+                "deterministic needs rollout.max_staleness 0 and no rollout.autoscale: both depend on timing; leave "
+                "one of them out"
+            )
+        if self.rollout.max_staleness and self.rollout.weight_sync is Carrier.CUDA_IPC:
+            raise ValueError(
+                "rollout.max_staleness above 0 needs rollouts and learner at work at once, and with weight_sync "
+                "cuda_ipc they take turns on one GPU: set it to 0, or give the rollout workers GPUs of their own"
             )
         if self.method is Method.SUPERVISED and self.warm_start is not None:
             raise ValueError("warm_start is supervised already: with method supervised, leave it out and raise steps")

@@ -28,10 +28,11 @@ class SupervisedLoop(Loop):
         if state.step == 0:
             await self.evaluate(0)
         for step in range(state.step + 1, spec.steps + 1):
+            await self.control.between_steps()
             await self._step(step, source)
             state.step, state.position, state.weight_version = step, source.position, self.learner.weight_version
             await self.finish_saving(wait=False)
-            if self.due(spec.checkpoint.every, step):
+            if self.due(spec.checkpoint.every, step) or self.control.checkpoint_wanted():
                 await self.save(step)
         await self.finish_saving()
 
@@ -57,7 +58,7 @@ class SupervisedLoop(Loop):
             questions=len(questions),
             failed=len(unreadable),
             learned=learned.metrics,
-            workers_alive=len(self.pool),
+            workers_alive=self.pool.alive,
             watch=watch,
         )
         self.state.accuracy = None

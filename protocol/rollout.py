@@ -50,11 +50,14 @@ class Completion:
     text: str
     """The decoded answer, without special tokens."""
     stop_reason: StopReason
+    versions: tuple[tuple[int, int], ...] = ()
+    """The weights behind the tokens, in runs of (weight version, tokens) that add up to C; more than one run where
+    weights changed in the middle of it. Empty where all are of the group's version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The G completions of one question, all made with one version of the weights."""
+    """The G completions of one question."""
 
     question: Question
     template: PromptTemplate
@@ -62,6 +65,7 @@ class Group:
     """The P tokens the engine read, audio placeholders expanded."""
     completions: tuple[Completion, ...]
     weight_version: int
+    """The oldest version of any of their tokens."""
     worker: str
     truncated_seconds: float = 0.0
     """What was cut off the clip because the model hears no more of it; 0 where it was heard whole."""
@@ -74,6 +78,8 @@ class Failure(StrEnum):
     """Its clip is missing, broken, empty or longer than the model hears."""
     PROMPT_TOO_LONG = "prompt_too_long"
     """Prompt and completion do not fit into the model's context."""
+    RETRIES = "retries"
+    """It was asked as often as the job allows, and each time its worker died, hung or gave no usable answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,16 @@ class FailedQuestion:
     reason: Failure
     detail: str
     worker: str
+
+
+Answer = Group | FailedQuestion
+
+
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """What a worker says of a request that it has nothing usable for: it can be asked again."""
+
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +122,9 @@ class WorkerSettings:
     too_long: Literal["refuse", "truncate"] = "refuse"
     """A clip longer than the model hears: `refuse` the question or `truncate` the clip (reported either way)."""
     whole_batches: bool = False
-    """Hand a whole batch to the engine at once, so that its batches do not depend on timing (deterministic jobs)."""
+    """Hand a whole batch to the engine at once, so that its batches do not depend on timing (deterministic jobs).
+
+    Weight updates then wait for running batches to end. Without it they freeze the requests in flight instead."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,41 +1,61 @@
-"""Messages that carry the learner's weights to the rollout workers. The bytes travel through Ray's object store."""
+"""Messages that carry the learner's weights to the rollout workers. The bytes travel beside them, by a carrier."""
 
 from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ray import ObjectRef
+    from typing_extensions import Buffer
+
+
+class Carrier(StrEnum):
+    """What takes the bytes of an update from the learner to the rollout workers."""
+
+    OBJECT_STORE = "object_store"
+    """Ray's object store, which is shared memory between processes of a machine: any worker, at any time."""
+    NCCL = "nccl"
+    """A broadcast from the first learner rank to all engines at once, from GPU to GPU."""
+    CUDA_IPC = "cuda_ipc"
+    """Memory of a GPU that a learner rank and an engine share."""
+
+
+def digest(data: "Buffer") -> str:
+    """What `TensorSlot.digest` is of a parameter's bytes: learner and engine both work it out."""
+    return blake2b(data, digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSlot:
-    """Where one parameter lies in a bucket."""
+    """One parameter of a bucket."""
 
     name: str
     """The checkpoint's canonical name, e.g. `language_model.model.layers.0.mlp.up_proj.weight`."""
     dtype: str
     """torch's name without the prefix: `float32`, `bfloat16`."""
     shape: tuple[int, ...]
-    offset: int
-    """First byte in the bucket, a multiple of 64."""
     nbytes: int
+    digest: str | None = None
+    """Of the bytes, where the job checks them: the engine compares it with what it is about to load."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Some parameters, packed one behind the other into one array of bytes."""
+    """Some parameters that travel together."""
 
     slots: tuple[TensorSlot, ...]
-    data: "ObjectRef"
-    """A numpy array of uint8 in the object store."""
+    data: "ObjectRef | None"
+    """In the object store: a list of arrays of uint8, the bytes of each slot. None where another carrier has them."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeightUpdate:
-    """One version of the learner's trained parameters."""
+    """One version of the learner's trained parameters: all of those that train, always the same ones in a job."""
 
     version: int
     buckets: tuple[Bucket, ...]
     audio_changed: bool
     """Whether the audio tower or the projector changed: only then the engines' audio embeddings are stale."""
     nbytes: int
+    carrier: Carrier = Carrier.OBJECT_STORE

@@ -33,6 +33,9 @@ class RewardSettings(BaseModel):
     processes: int = Field(default=1, ge=1)
     """Processes that run functions which are not built in."""
 
+    max_restarts: int = Field(default=5, ge=0)
+    """How often the reward actor is replaced in a job when it dies or hangs, before the job fails."""
+
     overlong_tokens: int = Field(default=0, ge=0)
     """Completions that come so near to the longest one lose reward, in a line down to -1; 0 takes nothing."""
 

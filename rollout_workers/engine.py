@@ -7,27 +7,29 @@ every bit of it. Nothing else decides a sample: not the batch, the worker or the
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from transformers import AutoProcessor
 from vllm import SamplingParams
-from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from audio_qa.chat import stop_token_ids
+from audio_qa.families import FamilyFacts, facts_of, mel_frames
+from audio_qa.processor import load_processor
 from protocol.rollout import Completion, Sampling, StopReason, WorkerSettings
-from protocol.weights import TensorSlot
-from rollout_workers.engine_config import engine_args, engine_environment, max_seconds
-from rollout_workers.errors import ClipTooShortError, PromptTooLongError
-from rollout_workers.segment import shared
+from protocol.weights import Carrier, TensorSlot
+from rollout_workers.engine_config import engine_args, engine_environment
+from rollout_workers.errors import ClipTooShortError, PromptTooLongError, UnusableOutputError
+from rollout_workers.segment import Arrays, shared
+from rollout_workers.vllm_models import adapt
 
-_MIN_MEL_FRAMES = 3
 _SHUTDOWN_SECONDS = 10.0
 
 
@@ -43,12 +45,12 @@ class PreparedPrompt:
 class Engine:
     """A running vLLM engine in processes of its own, which end with this one."""
 
-    def __init__(self, llm: AsyncLLM, settings: WorkerSettings, processor: Any) -> None:
+    def __init__(self, llm: AsyncLLM, settings: WorkerSettings, processor: Any, facts: FamilyFacts) -> None:
         self.processor = processor
-        self.max_seconds = max_seconds(processor)
+        self.max_seconds = facts.hears_seconds(processor.feature_extractor)
         """The longest clip the model hears."""
         self.stop_token_ids = stop_token_ids(settings.model, processor.tokenizer)
-        self._llm = llm
+        self._llm, self._facts = llm, facts
         self._max_context = settings.max_context
         self._requests = 0
 
@@ -58,10 +60,11 @@ class Engine:
 
         To be called in a thread that lives as long as the process: the engine is killed when that thread ends.
         """
-        processor = AutoProcessor.from_pretrained(settings.model)
+        processor, facts = load_processor(settings.model), facts_of(settings.model)
+        adapt()
         with engine_environment(settings):
-            llm = AsyncLLM.from_engine_args(engine_args(settings, processor))
-        return cls(llm, settings, processor)
+            llm = AsyncLLM.from_engine_args(engine_args(settings, processor, facts))
+        return cls(llm, settings, processor, facts)
 
     async def prepare(self, prompt_text: str, samples: npt.NDArray[np.float32], max_tokens: int) -> PreparedPrompt:
         """Tokenise a prompt that holds one unexpanded audio placeholder; `samples` are (N,) mono at 16 kHz.
@@ -69,10 +72,8 @@ class Engine:
         Raises PromptTooLongError and ClipTooShortError; the engine is not asked.
         """
         hop = self.processor.feature_extractor.hop_length
-        if math.ceil(len(samples) / hop) < _MIN_MEL_FRAMES:
-            raise ClipTooShortError(
-                f"{len(samples)} samples are less than one audio token; more than {2 * hop} are needed"
-            )
+        if not self._facts.audio_tokens(mel_frames(len(samples), hop)):
+            raise ClipTooShortError(f"{len(samples)} samples are too few for one audio token")
         text_ids = self.processor.tokenizer(prompt_text)["input_ids"]
         # Before vLLM sees the text: it refuses a longer one with an error that does not say so by its type.
         self._check_length(len(text_ids), max_tokens)
@@ -90,8 +91,12 @@ class Engine:
             )
 
     async def submit(self, prompt: PreparedPrompt, sampling: Sampling, seed: int) -> asyncio.Task[Any]:
-        """Hand a prompt to the engine; the task gives vLLM's output, to be read by `completions`."""
+        """Hand a prompt to the engine; the task gives vLLM's output, to be read by `completions`.
+
+        Where the task is cancelled, the engine stops working on it.
+        """
         self._requests += 1
+        request_id = str(self._requests)
         params = SamplingParams(
             n=sampling.group_size,
             temperature=sampling.temperature,
@@ -102,59 +107,109 @@ class Engine:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        collector = await self._llm.add_request(str(self._requests), prompt.engine_input, params)
-        return asyncio.create_task(_result(collector))
+        collector = await self._llm.add_request(request_id, prompt.engine_input, params)
+        return asyncio.create_task(self._result(request_id, collector))
 
-    def completions(self, output: Any) -> tuple[Completion, ...]:
-        """The G completions in `output`. Raises RuntimeError where a token has no finite log-probability."""
+    async def _result(self, request_id: str, collector: Any) -> Any:
+        try:
+            return await collector.get()
+        except asyncio.CancelledError:
+            await self._llm.abort(request_id)
+            raise
+
+    def completions(self, output: Any, group_size: int) -> tuple[Completion, ...]:
+        """The G completions in `output`.
+
+        Raises UnusableOutputError where some are missing or have tokens without a finite log-probability.
+        """
+        if len(output.outputs) != group_size:
+            raise UnusableOutputError(
+                f"the engine gave {len(output.outputs)} completions where {group_size} were asked"
+            )
         return tuple(self._completion(one) for one in output.outputs)
 
     def _completion(self, output: Any) -> Completion:
         token_ids = tuple(output.token_ids)
         if output.finish_reason not in ("stop", "length") or not token_ids or len(output.logprobs) != len(token_ids):
-            raise RuntimeError(f"unusable output of the engine: {output}")
+            raise UnusableOutputError(f"unusable output of the engine: {output}")
         logprobs = tuple(step[token].logprob for step, token in zip(output.logprobs, token_ids, strict=True))
         if not all(map(math.isfinite, logprobs)):
-            raise RuntimeError(f"log-probabilities that are not finite: {logprobs}")
+            raise UnusableOutputError(f"log-probabilities that are not finite: {logprobs}")
+        versions = tuple((int(span.version), span.end - span.start) for span in output.weight_versions or ())
+        if sum(tokens for _, tokens in versions) != len(token_ids):
+            raise UnusableOutputError(f"the weights of {len(token_ids)} tokens are not known: {output.weight_versions}")
         return Completion(
             token_ids=token_ids,
             logprobs=logprobs,
             text=self.processor.tokenizer.decode(token_ids, skip_special_tokens=True),
             stop_reason=StopReason.STOP if token_ids[-1] in self.stop_token_ids else StopReason.LENGTH,
+            versions=versions,
         )
 
-    async def pause(self) -> None:
-        """Freeze the engine: what is submitted from now on waits for `resume`."""
+    @asynccontextmanager
+    async def frozen(self) -> AsyncIterator[None]:
+        """Inside, the engine computes nothing: what is submitted waits, what is running stands still."""
         await self._llm.pause_generation(mode="keep", clear_cache=False)
+        try:
+            yield
+        finally:
+            await self._llm.resume_generation()
 
-    async def resume(self) -> None:
-        await self._llm.resume_generation()
+    async def meet(self, init_info: Mapping[str, Any]) -> None:
+        """Meet the learner, for a carrier of weights that needs it."""
+        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=dict(init_info)))
 
     async def start_update(self) -> None:
-        """Begin to replace weights. No request may be running until `finish_update`."""
+        """Begin to replace weights. No request may be computed until `finish_update`."""
         await self._llm.start_weight_update()
 
-    async def load(self, data: npt.NDArray[np.uint8], slots: Sequence[TensorSlot]) -> None:
-        """Load one bucket of the update; `data` has shape (nbytes,)."""
-        described = [(slot.name, slot.dtype, list(slot.shape), slot.offset) for slot in slots]
-        with shared(data) as path:
-            await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"path": path, "slots": described}))
+    async def load_stored(self, arrays: Arrays, slots: Sequence[TensorSlot]) -> None:
+        """Load one bucket: an array of bytes for each slot, which must be held until `finish_update` is through."""
+        with shared(arrays) as (path, offsets):
+            described = [(s.name, s.dtype, list(s.shape), offset) for s, offset in zip(slots, offsets, strict=True)]
+            info = {"path": path, "slots": described}
+            digests = {slot.name: slot.digest for slot in slots if slot.digest is not None}
+            await self.load({"carrier": Carrier.OBJECT_STORE.value, "info": info, "digests": digests})
 
-    async def finish_update(self, version: int, *, audio_changed: bool) -> int:
-        """Put the update into effect; returns the version the engine says it has now."""
+    async def load(self, piece: Mapping[str, Any]) -> None:
+        """Load a piece of an update: see `rollout_workers.transfer_engine.UpdateInfo`."""
+        await self._llm.update_weights(WeightTransferUpdateRequest(update_info=dict(piece)))
+
+    async def finish_update(self, version: int, *, audio_changed: bool, in_flight: bool) -> int:
+        """Put the update into effect; returns the version the engine says it has now.
+
+        Args:
+            in_flight: the engine is paused with requests that are not done: what they have so far is computed again
+                with the new weights before they go on.
+        """
         await self._llm.finish_weight_update(str(version))
-        await self.reset_caches(audio_changed=audio_changed)
-        return int(await self._llm.get_weight_version())
+        await self.reset_caches(audio_changed=audio_changed, in_flight=in_flight)
+        return await self.version()
 
-    async def reset_caches(self, *, audio_changed: bool) -> None:
+    async def reset_caches(self, *, audio_changed: bool, in_flight: bool = False) -> None:
         """Forget what was computed with other weights: keys and values always, the clips' embeddings if they changed.
 
         Clips' features do not depend on weights, and there is no cache of them (see `engine_config`).
         """
-        if not await self._llm.reset_prefix_cache():
+        if not await self._llm.reset_prefix_cache(reset_running_requests=in_flight):
             raise RuntimeError("the prefix cache is in use: a request is running")
         if audio_changed:
             await self._llm.reset_encoder_cache()
+
+    async def label(self, version: int) -> None:
+        """Say which version the weights are that the engine has."""
+        await self._llm.update_weight_version(str(version))
+
+    async def version(self) -> int:
+        """The version of the weights, asked of the engine's own process: it answers between two steps."""
+        return int(await self._llm.get_weight_version())
+
+    async def sleep(self) -> None:
+        """Give the GPU's memory away: weights wait on the CPU, the key-value cache is dropped."""
+        await self._llm.sleep(level=1, mode="wait")
+
+    async def wake(self) -> None:
+        await self._llm.wake_up()
 
     async def check(self) -> None:
         """Generate one token from text alone."""
@@ -171,10 +226,6 @@ class Engine:
     def dead(self) -> bool:
         """Whether the engine's process has ended by itself."""
         return bool(self._llm.errored)
-
-
-async def _result(collector: Any) -> Any:
-    return await collector.get()
 
 
 def first_seed(seed: int) -> int:

@@ -11,25 +11,20 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 
 from audio_qa.chat import banned_token_ids, stop_token_ids
+from audio_qa.families import FamilyFacts, mel_frames
 from protocol.rollout import WorkerSettings
 from rollout_workers import banned_tokens
 from rollout_workers.vllm_plugin import BACKEND, OWNER_VARIABLE
 
-_LONGEST_HEARD_SECONDS = 30
 _CPU_MIN_BATCHED_TOKENS = 8192
 _CPU_BLOCK_TOKENS = 32
 
 
-def max_seconds(processor: Any) -> float:
-    """The longest clip the model hears, in seconds."""
-    return float(min(processor.feature_extractor.chunk_length, _LONGEST_HEARD_SECONDS))
-
-
-def audio_tokens(processor: Any) -> int:
-    """The prompt tokens that the longest clip becomes: two convolutions halve the mel frames twice."""
+def audio_tokens(processor: Any, facts: FamilyFacts) -> int:
+    """The prompt tokens that the longest clip becomes."""
     features = processor.feature_extractor
-    mel_frames = int(max_seconds(processor) * features.sampling_rate) // features.hop_length
-    return int(((mel_frames - 1) // 2 + 1 - 2) // 2 + 1)
+    samples = int(facts.hears_seconds(features) * features.sampling_rate)
+    return facts.audio_tokens(mel_frames(samples, features.hop_length))
 
 
 @contextmanager
@@ -55,8 +50,9 @@ def engine_environment(settings: WorkerSettings) -> Iterator[None]:
         del os.environ[OWNER_VARIABLE]
 
 
-def engine_args(settings: WorkerSettings, processor: Any) -> AsyncEngineArgs:
+def engine_args(settings: WorkerSettings, processor: Any, facts: FamilyFacts) -> AsyncEngineArgs:
     """The arguments of the engine for this machine's device."""
+    features = processor.feature_extractor
     vocabulary_size = AutoConfig.from_pretrained(settings.model).get_text_config().vocab_size
     stops = stop_token_ids(settings.model, processor.tokenizer)
     banned = banned_token_ids(processor.tokenizer, vocabulary_size, stops)
@@ -67,7 +63,13 @@ def engine_args(settings: WorkerSettings, processor: Any) -> AsyncEngineArgs:
         tensor_parallel_size=settings.tensor_parallel,
         distributed_executor_backend="uni" if settings.tensor_parallel == 1 else "mp",
         enable_prefix_caching=True,
-        limit_mm_per_prompt={"audio": 1},
+        limit_mm_per_prompt={
+            # The length is of the clip that vLLM tries its memory with: Audio Flamingo 3 would take one of 10 minutes.
+            "audio": {"count": 1, "length": int(facts.hears_seconds(features) * features.sampling_rate)},
+            # A vision tower is then not loaded.
+            "image": 0,
+            "video": 0,
+        },
         # The cache of processed clips is kept in step between two processes by the order of requests, which
         # concurrent requests and a reset both break. Features are cheap beside answers: do without.
         mm_processor_cache_gb=0,
@@ -76,7 +78,7 @@ def engine_args(settings: WorkerSettings, processor: Any) -> AsyncEngineArgs:
         additional_config={banned_tokens.CONFIG_KEY: list(banned)},
         weight_transfer_config=WeightTransferConfig(backend=BACKEND),
         disable_log_stats=True,
-        **(_cpu_args(settings, processor) if current_platform.is_cpu() else _gpu_args(settings)),
+        **(_cpu_args(settings, audio_tokens(processor, facts)) if current_platform.is_cpu() else _gpu_args(settings)),
     )
 
 
@@ -84,13 +86,13 @@ def _gpu_args(settings: WorkerSettings) -> dict[str, Any]:
     return {"dtype": settings.dtype, "gpu_memory_utilization": settings.gpu_memory_fraction}
 
 
-def _cpu_args(settings: WorkerSettings, processor: Any) -> dict[str, Any]:
+def _cpu_args(settings: WorkerSettings, clip_tokens: int) -> dict[str, Any]:
     """On CPU a request with a seed must be prefilled in one piece: a partial prefill kills the engine.
 
     Chunking is off, but a prefill is also cut where the encoder has no room for a clip. There is room for one clip of
     every concurrent sequence.
     """
-    room = settings.max_concurrent * audio_tokens(processor)
+    room = settings.max_concurrent * clip_tokens
     return {
         "dtype": "float32" if settings.dtype == "auto" else settings.dtype,
         "enforce_eager": True,

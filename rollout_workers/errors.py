@@ -9,8 +9,24 @@ class ClipTooShortError(ValueError):
     """The clip is shorter than one audio token."""
 
 
+class UnusableOutputError(RuntimeError):
+    """The engine's answer to a request is not what was asked for; another attempt may be."""
+
+
+class WeightsUnavailableError(RuntimeError):
+    """An update's bytes cannot be had any more. The worker still has the weights it had."""
+
+
+class WorkerLostError(RuntimeError):
+    """A worker is dead or does not answer: it has to be replaced, and what it was asked has to be asked again."""
+
+
+class WorkerFailedError(RuntimeError):
+    """A call to a worker raised an error; the worker goes on."""
+
+
 class RolloutError(RuntimeError):
-    """A worker died, hung or failed. `worker` is its name."""
+    """The rollout workers cannot go on. `worker` is the name of the one that failed last."""
 
     def __init__(self, worker: str, problem: str) -> None:
         super().__init__(f"rollout worker {worker}: {problem}")

@@ -1,149 +1,235 @@
-"""The pool of rollout workers: hands questions to whoever is free, and weights to all.
+"""The pool of rollout workers: any number of them, at any time, that answer questions and take new weights.
 
-Invariant: `generate` returns one answer to each request, in the order of the requests, or raises RolloutError naming
-the worker that failed. Nothing is asked twice.
+Invariant: every request ends exactly once: as a Group or a FailedQuestion, however many workers join, leave, die or
+hang meanwhile; or with RolloutError, once the job's budget of failures is used up.
+
+The parts: `crew` has the workers' lives, `dispatcher` the requests, `weight_keeper` the weights. All of them run on one
+event loop, and what they share changes between two of its steps only.
 """
 
 import asyncio
-import logging
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-import ray
-from ray.exceptions import RayError, RayTaskError
-
-from protocol.rollout import FailedQuestion, Group, RolloutRequest, Sampling, WorkerSettings, WorkerStatus
+from protocol.rollout import Answer, RolloutRequest, Sampling, WorkerSettings
 from protocol.weights import WeightUpdate
-from rollout_workers import deadlines
+from rollout_workers.changes import Changes
+from rollout_workers.crew import Crew, MakeWorker
+from rollout_workers.dispatcher import Dispatcher, OnEvent
 from rollout_workers.errors import RolloutError
-from rollout_workers.worker import RolloutWorker
+from rollout_workers.handle import start_actor
+from rollout_workers.limits import RolloutLimits
+from rollout_workers.member import WorkerState, WorkerView
+from rollout_workers.request_queue import Entry
+from rollout_workers.weight_keeper import Republish, UpdateReport, WeightKeeper
+from rollout_workers.weight_sync.sync import WeightSync
 
-_log = logging.getLogger(__name__)
 
-Answer = Group | FailedQuestion
-
-
-def start_worker(name: str, settings: WorkerSettings, *, num_cpus: float, num_gpus: float) -> Any:
-    """A RolloutWorker as a Ray actor; its engine is not started yet. Needs a running Ray."""
-    actor = ray.remote(RolloutWorker).options(
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
-        # A restarted actor would have no engine, and a retried batch could be answered twice.
-        max_restarts=0,
-        max_task_retries=0,
-        max_concurrency=1000,
-    )
-    return actor.remote(name, settings)
+def _nobody_listens(kind: str, /, **detail: object) -> None:
+    """For a pool whose events nobody wants."""
 
 
 class RolloutPool:
-    """Workers by name. Its methods are coroutines of one event loop."""
+    """Its methods are to be called on one event loop."""
 
-    def __init__(self, settings: WorkerSettings, *, cpus_per_worker: float = 1, gpus_per_worker: float = 0) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        limits: RolloutLimits | None = None,
+        *,
+        cpus_per_worker: float = 1,
+        gpus_per_worker: float = 0,
+        on_event: OnEvent | None = None,
+        make_worker: MakeWorker | None = None,
+    ) -> None:
+        """
+        Args:
+            on_event: called with the kind and the details of whatever happens to a worker or a request.
+            make_worker: asks for a worker of a name; by default a Ray actor with an engine.
+        """
+        limits = limits or RolloutLimits()
         self._settings = settings
-        self._resources = {"num_cpus": cpus_per_worker, "num_gpus": gpus_per_worker}
-        self._workers: dict[str, Any] = {}
-        self._started = 0
+        self._event = on_event or _nobody_listens
+        self._error: RolloutError | None = None
+        self._changes = Changes()
+        self._dispatcher = Dispatcher(
+            limits, settings.max_concurrent, self._changes, on_event=self._event, lose=self._lose, fail=self._fail
+        )
+        self._keeper = WeightKeeper(
+            limits,
+            self._dispatcher,
+            self._changes,
+            on_event=self._event,
+            lose=self._lose,
+        )
+
+        def actor(name: str) -> Any:
+            return start_actor(name, settings, limits, num_cpus=cpus_per_worker, num_gpus=gpus_per_worker)
+
+        self._crew = Crew(
+            make_worker or actor,
+            self._dispatcher,
+            self._keeper,
+            limits,
+            self._changes,
+            on_event=self._event,
+            fail=self._fail,
+        )
 
     def __len__(self) -> int:
-        return len(self._workers)
+        """Workers there are, in whatever state."""
+        return sum(view.state is not WorkerState.GONE for view in self.workers())
 
-    async def start(self, count: int) -> list[WorkerStatus]:
-        """Add `count` workers, all at once, and wait until each has generated a token. If one fails, all are ended."""
-        names = [f"rollout-{i}" for i in range(self._started, self._started + count)]
-        self._started += count
-        self._workers |= {name: start_worker(name, self._settings, **self._resources) for name in names}
+    @property
+    def target(self) -> int:
+        """Workers there should be."""
+        return self._crew.target
+
+    @property
+    def alive(self) -> int:
+        """Workers that have an engine and stay."""
+        return sum(member.has_engine for member in self._crew.staying)
+
+    @property
+    def waiting(self) -> int:
+        """Requests, or batches of them, that no worker has."""
+        return len(self._dispatcher.queue)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests, or batches of them, that are with a worker."""
+        return self._dispatcher.in_flight
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What went wrong so far: workers that were replaced, requests asked again, and requests given up."""
+        return {
+            "restarts": self._crew.restarts.count,
+            "requeued": self._dispatcher.requeued,
+            "failed": self._dispatcher.failed,
+        }
+
+    def workers(self) -> list[WorkerView]:
+        """What can be seen of each slot, by number; also of those that are gone."""
+        return [member.view() for member in self._crew.members.values()]
+
+    def carry_with(self, sync: WeightSync, republish: Republish | None = None) -> None:
+        """Have weights brought by `sync`; without this call it is the object store.
+
+        Args:
+            republish: called where a worker needs weights whose bytes were lost with the process that held them. It
+                returns the same version once more, or the pool waits for the next update.
+        """
+        self._keeper.sync, self._keeper.republish = sync, republish
+
+    async def start(self, count: int) -> None:
+        """Ask for `count` workers; returns when the first serves, or all where whole batches are asked.
+
+        Raises RolloutError where a first worker cannot start; then all are ended.
+        """
+        self.scale(count, "the job starts")
         try:
-            return await self._all(names, "start", deadlines.START)
+            await self.serving(count if self._settings.whole_batches else min(1, count))
         except BaseException:
             await self.stop()
             raise
 
+    def scale(self, count: int, reason: str) -> None:
+        """Want `count` workers from now on, also none. They join and leave in the background."""
+        self._check()
+        if count != self.target:
+            self._event("scaled", before=self.target, target=count, reason=reason)
+        self._crew.scale(count)
+
+    async def serving(self, count: int) -> None:
+        """Return once at least so many workers serve with the newest weights."""
+
+        def enough() -> bool:
+            self._check()
+            return len(self._crew.serving) >= count
+
+        await self._changes.until(enough)
+
+    def submit(self, request: RolloutRequest, sampling: Sampling) -> asyncio.Future[Answer]:
+        """Ask one question; the future ends with its answer. Cancelled, it need not be answered any more."""
+        self._check()
+        entry = Entry([request], sampling)
+        self._dispatcher.ask(entry)
+        return entry.future
+
     async def generate(self, requests: Sequence[RolloutRequest], sampling: Sampling, *, by_rule: bool) -> list[Answer]:
         """One answer to each request, in their order.
 
-        By rule, request i goes to worker i modulo their number and each worker gets its share as one batch: who
-        answers what does not depend on timing. Otherwise a request goes to whichever worker has room.
+        By rule, request i goes to slot i modulo their number and each slot gets its share as one batch: who answers
+        what does not depend on timing. All workers have to serve for that; one that is replaced is asked its share
+        again. Otherwise a request goes to whichever worker has the most room.
         """
-        if not self._workers:
-            raise RuntimeError("the pool has no workers")
-        return await (self._by_rule if by_rule else self._by_room)(requests, sampling)
+        if by_rule:
+            return await self._by_rule(requests, sampling)
+        return await _all_of([self.submit(request, sampling) for request in requests])
 
-    async def update(self, update: WeightUpdate) -> None:
-        """Give all workers new weights, in parallel."""
-        versions = await self._all(list(self._workers), "update", deadlines.UPDATE, update)
-        for name, version in zip(self._workers, versions, strict=True):
-            if version != update.version:
-                raise RolloutError(name, f"has weight version {version} after an update to {update.version}")
+    async def update(self, update: WeightUpdate) -> UpdateReport:
+        """Give new weights to the workers that serve; those that join later take them first.
 
-    async def status(self) -> list[WorkerStatus]:
-        return await self._all(list(self._workers), "status", deadlines.HEALTH)
+        Returns once all have them, or failed (they are replaced), or are late (they join again once they have them).
+        """
+        self._check()
+        report = await self._keeper.update(update, self._crew.serving)
+        if report.late:
+            self._event("update_late", version=report.version, workers=list(report.late))
+        return report
 
-    async def health(self) -> None:
-        """Have every worker generate a token."""
-        await self._all(list(self._workers), "health", deadlines.HEALTH)
+    async def rest(self) -> None:
+        """Have the workers give their GPUs' memory to whoever shares them. Nothing may be asked before `wake`."""
+        await self._crew.tell_all("rest")
+
+    async def wake(self) -> None:
+        await self._crew.tell_all("wake")
 
     async def stop(self) -> None:
-        """End all workers and their engines, whatever state they are in."""
-        workers, self._workers = self._workers, {}
-        await asyncio.gather(*(_end(name, actor) for name, actor in workers.items()))
+        """End all workers and their engines, whatever state they are in; what was asked is cancelled."""
+        self._dispatcher.end(None)
+        self._crew.end()
+        await self._crew.ended()
 
     async def _by_rule(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Answer]:
-        count = len(self._workers)
-        shares = await _together(
-            self._call(name, "generate", deadlines.GENERATE, requests[i::count], sampling)
-            for i, name in enumerate(self._workers)
+        def all_serve() -> bool:
+            self._check()
+            return len(self._crew.serving) == self.target > 0
+
+        await self._changes.until(all_serve)
+        slots = self._crew.staying
+        count = len(slots)
+        entries = {
+            i: Entry(requests[i::count], sampling, member.slot, several=True)
+            for i, member in enumerate(slots)
             if requests[i::count]
-        )
+        }
+        for entry in entries.values():
+            self._dispatcher.ask(entry)
+        shares = dict(zip(entries, await _all_of([entry.future for entry in entries.values()]), strict=True))
         return [shares[i % count][i // count] for i in range(len(requests))]
 
-    async def _by_room(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Answer]:
-        waiting = deque(range(len(requests)))
-        answers: dict[int, Answer] = {}
+    def _lose(self, member: Any, cause: str) -> None:
+        self._crew.lose(member, cause)
 
-        async def lane(name: str) -> None:
-            while waiting:
-                i = waiting.popleft()
-                (answers[i],) = await self._call(name, "generate", deadlines.GENERATE, [requests[i]], sampling)
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
 
-        # As many lanes a worker as groups fill its engine; the workers take turns, so that a few requests spread.
-        lanes = max(1, self._settings.max_concurrent // sampling.group_size)
-        await _together(lane(name) for _ in range(lanes) for name in self._workers)
-        return [answers[i] for i in range(len(requests))]
-
-    async def _all(self, names: list[str], method: str, seconds: float, *arguments: Any) -> list[Any]:
-        return await _together(self._call(name, method, seconds, *arguments) for name in names)
-
-    async def _call(self, name: str, method: str, seconds: float, *arguments: Any) -> Any:
-        """Call one worker. Raises RolloutError if it dies, fails or does not answer in time."""
-        try:
-            async with asyncio.timeout(seconds + deadlines.GRACE):
-                return await getattr(self._workers[name], method).remote(*arguments)
-        except TimeoutError as error:
-            raise RolloutError(name, f"no answer to {method!r} within {seconds + deadlines.GRACE:.0f} s") from error
-        except RayTaskError as error:
-            cause = error.cause
-            raise RolloutError(name, f"{method!r} failed: {type(cause).__name__}: {cause}") from error
-        except RayError as error:
-            raise RolloutError(name, f"died in {method!r}: {error}") from error
+    def _fail(self, error: RolloutError) -> None:
+        """The pool cannot go on: whoever waits for it is told, and all workers are ended."""
+        if self._error is None:
+            self._error = error
+            self._dispatcher.end(error)
+            self._crew.end()
+            self._changes.notify()
 
 
-async def _together(calls: Any) -> list[Any]:
-    """The results of several coroutines, in order; the first error cancels the rest and is raised as it is."""
-    tasks = [asyncio.ensure_future(call) for call in calls]
+async def _all_of(futures: Sequence[asyncio.Future[Any]]) -> list[Any]:
+    """The results in order; with the first error, or when this is cancelled, the others are cancelled."""
     try:
-        return await asyncio.gather(*tasks)
+        return await asyncio.gather(*futures)
     finally:
-        for task in tasks:
-            task.cancel()
-
-
-async def _end(name: str, actor: Any) -> None:
-    """End a worker: kindly if it answers, and then its process in any case. Its engine dies with it."""
-    try:
-        async with asyncio.timeout(deadlines.STOP):
-            await actor.stop.remote()
-    except (RayError, RuntimeError, TimeoutError) as error:
-        _log.warning("rollout worker %s did not stop by itself: %s", name, error)
-    ray.kill(actor)
+        for future in futures:
+            future.cancel()

@@ -5,13 +5,10 @@ import multiprocessing
 import os
 import signal
 from functools import cache
-from typing import Annotated
 
-import torch
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
-from vllm.utils.tensor_schema import TensorShape
 
-BACKEND = "earshot_shared_memory"
+BACKEND = "earshot"
 """The name of the backend, as vLLM's WeightTransferConfig takes it."""
 
 OWNER_VARIABLE = "EARSHOT_ENGINE_OWNER"
@@ -26,13 +23,14 @@ def register() -> None:
 
     Only the processes of an engine that a worker started are changed beyond the registration.
     """
-    WeightTransferEngineFactory.register_engine(
-        BACKEND, "rollout_workers.shared_memory_transfer", "SharedMemoryTransferEngine"
-    )
+    WeightTransferEngineFactory.register_engine(BACKEND, "rollout_workers.transfer_engine", "TransferEngine")
     owner = int(os.environ.get(OWNER_VARIABLE, os.getpid()))
     if owner != os.getpid():
         _die_with(owner)
-        _hear_less_than_thirty_seconds()
+        # Imported here: a process that runs no model must not pay for it.
+        from rollout_workers.vllm_models import adapt  # noqa: PLC0415
+
+        adapt()
         # Linux's default, lost by being spawned itself. Locks made for spawning are named semaphores, and those stay
         # in /dev/shm when the process is killed.
         multiprocessing.set_start_method("fork", force=True)
@@ -47,19 +45,3 @@ def _die_with(owner: int) -> None:
     except ProcessLookupError:
         # The worker died before the tie was made.
         os._exit(1)
-
-
-def _hear_less_than_thirty_seconds() -> None:
-    """Let vLLM's Qwen2-Audio take as many mel frames as the checkpoint's feature extractor makes.
-
-    Its input check insists on the 3000 of the published model and would end the engine of a smaller one; the code
-    behind it works with any number.
-    """
-    # Imported here: a process that runs no model must not pay for it.
-    from vllm.model_executor.models import qwen2_audio  # noqa: PLC0415
-
-    annotations = qwen2_audio.Qwen2AudioFeatureInputs.__annotations__
-    annotations["input_features"] = Annotated[
-        torch.Tensor | list[torch.Tensor], TensorShape("clips", "mel_bins", "mel_frames")
-    ]
-    annotations["feature_attention_mask"] = Annotated[torch.Tensor, TensorShape("clips", "mel_frames")]

@@ -1,36 +1,45 @@
 """A rollout worker: one engine, and the questions it is asked.
 
-Invariant: every request gets exactly one answer, a Group or a FailedQuestion, in the order asked; and all completions
-of a group were made with the weight version it names. A worker that cannot keep this raises, and when its engine is
-dead or its weights are undefined, its process ends: Ray would otherwise hand work to it for ever.
+Invariant: every request gets exactly one outcome, in the order asked: a Group, a FailedQuestion, or NoAnswer where
+asking again may help. Each token names the weights it was sampled with. A worker whose engine is dead or whose weights
+are undefined ends its process: Ray would otherwise hand work to it for ever.
 """
 
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
+from ray.exceptions import RayError
 
 from audio_qa.audio import AudioError, Clip, load_audio, silence_like
 from audio_qa.chat import render
 from protocol.rollout import (
+    Answer,
     FailedQuestion,
     Failure,
     Group,
+    NoAnswer,
     RolloutRequest,
     Sampling,
     WorkerSettings,
     WorkerStatus,
 )
-from protocol.weights import Bucket, WeightUpdate
-from rollout_workers import deadlines
-from rollout_workers.errors import ClipTooShortError, PromptTooLongError
+from protocol.weights import WeightUpdate
+from rollout_workers.errors import (
+    ClipTooShortError,
+    PromptTooLongError,
+    UnusableOutputError,
+    WeightsUnavailableError,
+)
 from rollout_workers.gate import Gate
+from rollout_workers.limits import FETCH_SECONDS, HEALTH_SECONDS, RolloutLimits
+from rollout_workers.segment import Arrays
 
 if TYPE_CHECKING:
     from rollout_workers.engine import Engine, PreparedPrompt
@@ -39,7 +48,7 @@ _SECONDS_TO_REPORT = 1.0
 
 _log = logging.getLogger(__name__)
 
-Answer = Group | FailedQuestion
+Outcome = Answer | NoAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +61,14 @@ class _Asked:
 
 
 class RolloutWorker:
-    """Made a Ray actor by `rollout_workers.pool`; its methods run concurrently on one event loop."""
+    """Made a Ray actor by `rollout_workers.handle`; its methods run concurrently on one event loop."""
 
-    def __init__(self, name: str, settings: WorkerSettings) -> None:
-        self._name = name
-        self._settings = settings
+    def __init__(self, name: str, settings: WorkerSettings, limits: RolloutLimits) -> None:
+        self._name, self._settings, self._limits = name, settings, limits
         self._gate = Gate()
         self._whole_batch = asyncio.Lock()
+        self._update = AsyncExitStack()
+        self._updating = False
         self._version = 0
         self._tokens_generated = 0
         self._requests_finished = 0
@@ -71,37 +81,90 @@ class RolloutWorker:
 
         # On the event loop's own thread: the engine is tied to the life of the thread that starts it.
         self._engine = Engine.start(self._settings)
-        await self.health()
-        return await self.status()
+        await self._engine.label(0)
+        async with self._fatal_if_dead(), asyncio.timeout(HEALTH_SECONDS):
+            await self._engine.check()
+        return self._status()
 
-    async def generate(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Answer]:
-        """Answer a batch. Raises TimeoutError, and vLLM's EngineDeadError if the engine died: then the process ends."""
-        async with self._fatal_if_dead(), asyncio.timeout(deadlines.GENERATE), self._gate.generating():
+    async def generate(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Outcome]:
+        """Answer some requests. Raises vLLM's EngineDeadError if the engine died: then the process ends."""
+        async with self._fatal_if_dead(), self._gate.generating():
             prepared = await asyncio.gather(*(self._prepare(r, sampling) for r in requests))
             if self._settings.whole_batches:
                 return await self._ask_at_once(prepared, sampling)
             return list(await asyncio.gather(*(self._ask(one, sampling) for one in prepared)))
 
     async def update(self, update: WeightUpdate) -> int:
-        """Replace the parameters in `update` once running batches have ended; returns the version, for checking.
+        """Replace the parameters in `update`, whose bytes are in the object store; returns the version, for checking.
 
-        Whatever goes wrong after the first byte leaves weights undefined: the error is raised and the process ends.
+        Raises WeightsUnavailableError where they are not: then nothing has changed. Whatever goes wrong after the first
+        byte leaves weights undefined: the error is raised and the process ends.
         """
-        async with asyncio.timeout(deadlines.UPDATE), self._gate.updating():
-            try:
-                await self._running.start_update()
-                for bucket in update.buckets:
-                    await self._load(bucket)
-                version = await self._running.finish_update(update.version, audio_changed=update.audio_changed)
-                if version != update.version:
-                    raise RuntimeError(f"the engine has version {version} after an update to {update.version}")
-            except BaseException:
-                self._end_process()
-                raise
-            self._version = version
+        async with asyncio.timeout(self._limits.update_seconds):
+            # Requests go on meanwhile.
+            arrived = await self._fetch(update)
+            await self.begin_update()
+            async with self._fatal():
+                for bucket, arrays in zip(update.buckets, arrived, strict=True):
+                    await self._running.load_stored(arrays, bucket.slots)
+            # The arrays are held until here: the engine may read them in place.
+            version = await self.finish_update(update)
+            del arrived
             return version
 
-    async def status(self) -> WorkerStatus:
+    async def meet(self, init_info: Mapping[str, Any]) -> None:
+        """Meet the learner, for a carrier of weights that needs it."""
+        await self._running.meet(init_info)
+
+    async def begin_update(self) -> None:
+        """Have the engine to itself until `finish_update`: once running batches have ended, or with requests frozen."""
+        async with AsyncExitStack() as stack:
+            if self._settings.whole_batches:
+                await stack.enter_async_context(self._gate.updating())
+            else:
+                await stack.enter_async_context(self._running.frozen())
+            self._updating = True
+            async with self._fatal():
+                await self._running.start_update()
+            self._update = stack.pop_all()
+
+    async def load(self, piece: Mapping[str, Any]) -> None:
+        """Load a piece of an update that another carrier brings."""
+        async with self._fatal():
+            await self._running.load(piece)
+
+    async def finish_update(self, update: WeightUpdate) -> int:
+        """Put into effect what was loaded since `begin_update`."""
+        async with self._fatal():
+            version = await self._running.finish_update(
+                update.version, audio_changed=update.audio_changed, in_flight=not self._settings.whole_batches
+            )
+            if version != update.version:
+                raise RuntimeError(f"the engine has version {version} after an update to {update.version}")
+            await self._update.aclose()
+        self._version, self._updating = version, False
+        return version
+
+    async def heartbeat(self) -> WorkerStatus:
+        """A sign of life of this process and, unless it is taking weights, of the engine's."""
+        if not self._updating:
+            async with self._fatal_if_dead():
+                await self._running.version()
+        return self._status()
+
+    async def rest(self) -> None:
+        """Give the GPU's memory to whoever shares it, until `wake`; requests end first."""
+        await self._running.sleep()
+
+    async def wake(self) -> None:
+        await self._running.wake()
+
+    async def stop(self) -> None:
+        """End the engine's processes. Nothing may be asked afterwards."""
+        engine, self._engine = self._running, None
+        await asyncio.to_thread(engine.shutdown)
+
+    def _status(self) -> WorkerStatus:
         return WorkerStatus(
             worker=self._name,
             pid=os.getpid(),
@@ -110,21 +173,6 @@ class RolloutWorker:
             tokens_generated=self._tokens_generated,
             requests_finished=self._requests_finished,
         )
-
-    async def health(self) -> None:
-        """Generate one token. Raises as `generate` does.
-
-        While a whole batch or an update has the engine to itself nothing is asked: their own deadlines watch it.
-        """
-        if self._gate.closed or self._whole_batch.locked():
-            return
-        async with self._fatal_if_dead(), asyncio.timeout(deadlines.HEALTH), self._gate.generating(), self._whole_batch:
-            await self._running.check()
-
-    async def stop(self) -> None:
-        """End the engine's processes. Nothing may be asked afterwards."""
-        engine, self._engine = self._running, None
-        await asyncio.to_thread(engine.shutdown)
 
     @property
     def _running(self) -> "Engine":
@@ -152,30 +200,41 @@ class RolloutWorker:
         )
         return silence_like(clip) if request.silent else clip
 
-    async def _ask(self, one: _Asked | FailedQuestion, sampling: Sampling) -> Answer:
+    async def _ask(self, one: _Asked | FailedQuestion, sampling: Sampling) -> Outcome:
         if isinstance(one, FailedQuestion):
             return one
-        return self._group(one, await (await self._running.submit(one.prompt, sampling, one.request.seed)))
+        return await self._outcome(one, await self._running.submit(one.prompt, sampling, one.request.seed), sampling)
 
-    async def _ask_at_once(self, prepared: Sequence[_Asked | FailedQuestion], sampling: Sampling) -> list[Answer]:
+    async def _ask_at_once(self, prepared: Sequence[_Asked | FailedQuestion], sampling: Sampling) -> list[Outcome]:
         """Ask in order, of an engine that is frozen and remembers nothing: the answers depend on the batch alone."""
         async with self._whole_batch:
             await self._running.reset_caches(audio_changed=True)
-            await self._running.pause()
-            try:
+            async with self._running.frozen():
                 tasks = {
                     i: await self._running.submit(one.prompt, sampling, one.request.seed)
                     for i, one in enumerate(prepared)
                     if isinstance(one, _Asked)
                 }
-            finally:
-                await self._running.resume()
-            return [
-                self._group(one, await tasks[i]) if isinstance(one, _Asked) else one for i, one in enumerate(prepared)
-            ]
+            return list(
+                await asyncio.gather(
+                    *(
+                        self._outcome(one, tasks[i], sampling) if isinstance(one, _Asked) else _already(one)
+                        for i, one in enumerate(prepared)
+                    )
+                )
+            )
 
-    def _group(self, asked: _Asked, output: Any) -> Group:
-        completions = self._running.completions(output)
+    async def _outcome(self, asked: _Asked, task: asyncio.Task[Any], sampling: Sampling) -> Outcome:
+        """Wait for the engine's output, but not for ever."""
+        seconds = self._limits.request_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                output = await task
+            completions = self._running.completions(output, sampling.group_size)
+        except TimeoutError:
+            return NoAnswer(f"not done within {seconds:g} s")
+        except UnusableOutputError as error:
+            return NoAnswer(str(error))
         self._requests_finished += 1
         self._tokens_generated += sum(len(c.token_ids) for c in completions)
         return Group(
@@ -183,15 +242,29 @@ class RolloutWorker:
             template=asked.request.template,
             prompt_token_ids=asked.prompt.token_ids,
             completions=completions,
-            weight_version=self._version,
+            weight_version=min(version for c in completions for version, _ in c.versions),
             worker=self._name,
             truncated_seconds=asked.truncated_seconds,
         )
 
-    async def _load(self, bucket: Bucket) -> None:
-        # The reference is nested in the message, so Ray has not resolved it; the array is a view of Ray's store.
-        data = await asyncio.to_thread(ray.get, bucket.data, timeout=deadlines.FETCH)
-        await self._running.load(np.asarray(data), bucket.slots)
+    async def _fetch(self, update: WeightUpdate) -> list[Arrays]:
+        """The bytes of an update, in this machine's part of the object store: an array for each slot of each bucket."""
+        # References that are nested in a message are not resolved; the arrays are views of Ray's store.
+        references = [bucket.data for bucket in update.buckets]
+        try:
+            found = await asyncio.to_thread(ray.get, references, timeout=FETCH_SECONDS)
+        except RayError as error:
+            raise WeightsUnavailableError(f"weight version {update.version} cannot be fetched: {error}") from error
+        return [[np.asarray(array) for array in arrays] for arrays in found]
+
+    @asynccontextmanager
+    async def _fatal(self) -> AsyncIterator[None]:
+        """Whatever goes wrong inside ends the process: the weights are undefined."""
+        try:
+            yield
+        except BaseException:
+            self._end_process()
+            raise
 
     @asynccontextmanager
     async def _fatal_if_dead(self) -> AsyncIterator[None]:
@@ -206,3 +279,7 @@ class RolloutWorker:
         """End this process once the error on its way to the caller has had the time to leave."""
         _log.error("worker %s: the engine is dead or its weights are undefined; ending the process", self._name)
         asyncio.get_running_loop().call_later(_SECONDS_TO_REPORT, os._exit, 1)
+
+
+async def _already(outcome: FailedQuestion) -> Outcome:
+    return outcome

@@ -7,31 +7,46 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from audio_qa.families import FamilyFacts
 
 
 class Part(StrEnum):
-    """The three parts of an audio language model, each trained or frozen as a whole."""
+    """The parts of an audio language model, each trained or frozen as a whole."""
 
     AUDIO_TOWER = "audio_tower"
     PROJECTOR = "projector"
     LANGUAGE_MODEL = "language_model"
     """The head included."""
+    FIXED = "fixed"
+    """Never trained: sinusoids, and what no question about sound reaches."""
 
 
 class Family(ABC):
     """One architecture of transformers. A family has no state: the model is always an argument."""
 
-    model_type: ClassVar[str]
-    """As config.json has it."""
+    facts: ClassVar[FamilyFacts]
+    """What the rollout workers know of it too."""
+    model_class: ClassVar[Any]
+    """Of transformers."""
     prefixes: ClassVar[Mapping[str, str]]
     """From the names of transformers' module to those of a checkpoint that transformers and vLLM both load."""
     parts: ClassVar[Mapping[str, Part]]
-    """The part that a checkpoint's name belongs to, by its prefix."""
+    """The part that a checkpoint's name belongs to, by its prefix; the first that fits."""
 
-    @abstractmethod
     def load(self, folder: str, dtype: torch.dtype) -> tuple[PreTrainedModel, list[str]]:
         """The model of a checkpoint, on the CPU, and the names of parameters the checkpoint lacks."""
+        model, report = self.model_class.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+        for name, parameter in self.named_parameters(model):
+            if self.part(name) is Part.FIXED:
+                parameter.requires_grad_(False)
+        return model, sorted(report["missing_keys"])
+
+    def config(self, model: PreTrainedModel) -> PreTrainedConfig:
+        """What config.json of a checkpoint of this model says."""
+        model.config.architectures = [type(model).__name__]
+        return model.config
 
     @abstractmethod
     def audio_token_id(self, model: PreTrainedModel) -> int:
@@ -51,7 +66,7 @@ class Family(ABC):
 
     @abstractmethod
     def tower(self, model: PreTrainedModel) -> nn.Module:
-        """The audio tower, without the projector."""
+        """The module that holds the audio tower."""
 
     @abstractmethod
     def features(self, outputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
@@ -76,7 +91,7 @@ class Family(ABC):
         for module_prefix, canonical_prefix in self.prefixes.items():
             if module_name.startswith(module_prefix):
                 return canonical_prefix + module_name.removeprefix(module_prefix)
-        raise ValueError(f"parameter {module_name!r} has no known place in a {self.model_type} checkpoint")
+        raise ValueError(f"parameter {module_name!r} has no known place in a {self.facts.model_type} checkpoint")
 
     def part(self, canonical: str) -> Part:
         """The part that a parameter belongs to."""

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from audio_qa.audio import SAMPLE_RATE
 from audio_qa.synthetic.scene import SCENES, Scene
-from learner.audio_tower import audio_tokens, frames_kept
+from learner.audio_tower import frames_kept
 from learner.families.qwen2_audio import Qwen2Audio
 from learner.model import attend_by_rows
 from learner.packing import EncodedPrompt, MicroBatch, make_rows, pack
@@ -52,7 +52,7 @@ def _examples(scenes: Sequence[Scene], processor: ProcessorMixin) -> list[Exampl
     made = []
     for scene, mel, mask in zip(scenes, features["input_features"], features["attention_mask"], strict=True):
         valid = int(mask.sum())
-        expanded = text.replace(processor.audio_token, processor.audio_token * audio_tokens(valid))
+        expanded = text.replace(processor.audio_token, processor.audio_token * FAMILY.facts.audio_tokens(valid))
         prompt = EncodedPrompt(
             tuple(tokenizer(expanded)["input_ids"]), mel[:, : frames_kept(valid, mel.shape[1])], valid
         )

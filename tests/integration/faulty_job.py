@@ -48,9 +48,9 @@ class FaultyLearnerActor(LearnerActor):
             self.at("save")
             return inner(tensors, path, *a, **k)
 
-        def publish(inner, lot):
+        def publish(inner, lot, **options):
             self.at("publish")
-            return inner(lot)
+            return inner(lot, **options)
 
         wrap(learner.policy, "score_tokens", forward)
         wrap(torch.optim.AdamW, "step", step)

@@ -13,7 +13,7 @@ from integration.conftest import FAULTS, earshot, end, lines, start_earshot, tim
 
 from orchestrator.run_directory import RunDirectory
 
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(600)
 
 
 def steps(home: Path, last: int) -> list[dict]:

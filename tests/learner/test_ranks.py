@@ -18,6 +18,7 @@ from learner.metrics import step_metrics
 from learner.phase import Counts, Phase
 from learner.settings import LearnerSettings, OptimizerSettings
 from protocol.training import SupervisedExample, TrainingGroup
+from protocol.weights import digest
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -38,11 +39,10 @@ def unpacked(put) -> dict[str, torch.Tensor]:
     """The tensors in some buckets, by name."""
     tensors = {}
     for placed in put:
-        data = torch.from_numpy(ray.get(placed.bucket.data).copy())
-        for slot in placed.bucket.slots:
-            assert slot.offset % 64 == 0
-            piece = data[slot.offset : slot.offset + slot.nbytes].view(getattr(torch, slot.dtype))
-            tensors[slot.name] = piece.reshape(slot.shape)
+        for slot, data in zip(placed.bucket.slots, ray.get(placed.bucket.data), strict=True):
+            assert len(data) == slot.nbytes
+            assert slot.digest == digest(data.data)
+            tensors[slot.name] = torch.from_numpy(data.copy()).view(getattr(torch, slot.dtype)).reshape(slot.shape)
     return tensors
 
 
@@ -74,7 +74,7 @@ class Rank:
         Path(folder).mkdir(exist_ok=True)
         rank.save(folder, state=False)
         rank.saved()
-        published = unpacked(rank.publish())
+        published = unpacked(rank.publish(checksums=True))
         rank.engine.close()
         return tallies, published
 

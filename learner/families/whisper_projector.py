@@ -1,0 +1,60 @@
+"""Families of one build: a Whisper encoder, a projector and a Qwen language model, side by side in one module."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from learner.audio_tower import encode_clips, frames_kept
+from learner.families.family import Family, Part
+
+
+class WhisperProjectorFamily(Family):
+    """transformers' own `save_pretrained` writes names for these that vLLM refuses: checkpoints take them from here."""
+
+    mask_name: ClassVar[str]
+    """What the processor calls the mask of valid mel frames."""
+    prefixes: ClassVar[Mapping[str, str]] = {
+        "model.language_model.": "language_model.model.",
+        "lm_head.": "language_model.lm_head.",
+        "model.audio_tower.": "audio_tower.",
+        "model.multi_modal_projector.": "multi_modal_projector.",
+    }
+    parts: ClassVar[Mapping[str, Part]] = {
+        # Sinusoids: transformers freezes them when it builds a model, and forgets it when it loads one.
+        "audio_tower.embed_positions.": Part.FIXED,
+        "audio_tower.": Part.AUDIO_TOWER,
+        "multi_modal_projector.": Part.PROJECTOR,
+    }
+
+    def audio_token_id(self, model: PreTrainedModel) -> int:
+        return int(model.config.audio_token_id)
+
+    def vocabulary_size(self, model: PreTrainedModel) -> int:
+        return int(model.config.text_config.vocab_size)
+
+    def decoder(self, model: PreTrainedModel) -> Any:
+        return model.model.language_model
+
+    def head(self, model: PreTrainedModel) -> nn.Module:
+        head: nn.Module = model.lm_head
+        return head
+
+    def tower(self, model: PreTrainedModel) -> nn.Module:
+        tower: nn.Module = model.model.audio_tower
+        return tower
+
+    def features(self, outputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
+        mel, valid = outputs["input_features"][0], int(outputs[self.mask_name].sum())
+        return mel[:, : frames_kept(valid, mel.shape[1])].clone(), valid
+
+    def encode(
+        self, model: PreTrainedModel, mels: Sequence[torch.Tensor], valid_frames: Sequence[int]
+    ) -> list[torch.Tensor]:
+        return encode_clips(model.model.audio_tower, mels, valid_frames)
+
+    def project(self, model: PreTrainedModel, encoded: torch.Tensor) -> torch.Tensor:
+        projected: torch.Tensor = model.model.multi_modal_projector(encoded)
+        return projected

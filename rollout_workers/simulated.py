@@ -1,0 +1,210 @@
+"""Workers without an engine, which answer after a while: for measuring and testing everything around the engines.
+
+They keep the invariants of `rollout_workers.worker`: one outcome to each request, in order, every token with the
+version of the weights it was "sampled" with. They run as Ray actors (`rollout_workers.handle.ActorHandle` around
+`SimulatedWorker`), or in the pool's own process (`SimulatedHandle`).
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from protocol.rollout import (
+    Answer,
+    Completion,
+    Group,
+    NoAnswer,
+    RolloutRequest,
+    Sampling,
+    StopReason,
+    WorkerStatus,
+)
+from protocol.weights import WeightUpdate
+from rollout_workers.errors import WorkerLostError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a simulated worker takes."""
+
+    group_seconds: float = 0.01
+    """From when it begins a group to its answer."""
+    groups_at_once: int = 8
+    """What its engine works on at a time; more wait."""
+    tokens: int = 8
+    """Of each completion."""
+    start_seconds: float = 0.0
+    update_seconds: float = 0.0
+
+
+class SimulatedWorker:
+    """One worker; its methods are those of `rollout_workers.worker.RolloutWorker` and run on one event loop."""
+
+    def __init__(self, name: str, pace: Pace) -> None:
+        self._name, self._pace = name, pace
+        self._room = asyncio.Semaphore(pace.groups_at_once)
+        self._versions: list[tuple[float, int]] = [(0.0, 0)]
+        """When each version came, on the clock of `time.monotonic`."""
+        self._requests_finished = self._tokens_generated = 0
+
+    async def start(self) -> WorkerStatus:
+        await asyncio.sleep(self._pace.start_seconds)
+        return await self.heartbeat()
+
+    async def generate(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Answer | NoAnswer]:
+        return list(await asyncio.gather(*(self._group(request, sampling) for request in requests)))
+
+    async def update(self, update: WeightUpdate) -> int:
+        await asyncio.sleep(self._pace.update_seconds)
+        return await self.finish_update(update)
+
+    async def meet(self, init_info: Mapping[str, Any]) -> None:
+        """There is nobody to meet."""
+
+    async def begin_update(self) -> None:
+        """It need not stop for one."""
+
+    async def load(self, piece: Mapping[str, Any]) -> None:
+        """It has no weights."""
+
+    async def finish_update(self, update: WeightUpdate) -> int:
+        self._versions.append((time.monotonic(), update.version))
+        return update.version
+
+    async def heartbeat(self) -> WorkerStatus:
+        version = self._versions[-1][1]
+        return WorkerStatus(self._name, os.getpid(), "", version, self._tokens_generated, self._requests_finished)
+
+    async def rest(self) -> None:
+        """It has no GPU."""
+
+    async def wake(self) -> None:
+        """It never rests."""
+
+    async def stop(self) -> None:
+        """It has no processes."""
+
+    async def _group(self, request: RolloutRequest, sampling: Sampling) -> Group:
+        async with self._room:
+            began = time.monotonic()
+            await asyncio.sleep(self._pace.group_seconds)
+            runs = self._runs(began, time.monotonic())
+        completion = Completion(
+            token_ids=(1,) * self._pace.tokens,
+            logprobs=(-1.0,) * self._pace.tokens,
+            text="",
+            stop_reason=StopReason.LENGTH,
+            versions=runs,
+        )
+        self._requests_finished += 1
+        self._tokens_generated += self._pace.tokens * sampling.group_size
+        return Group(
+            question=request.question,
+            template=request.template,
+            prompt_token_ids=(0,),
+            completions=(completion,) * sampling.group_size,
+            weight_version=min(version for version, _ in runs),
+            worker=self._name,
+        )
+
+    def _runs(self, began: float, ended: float) -> tuple[tuple[int, int], ...]:
+        """Tokens that come evenly between two times, by the version there was then."""
+        counts: dict[int, int] = {}
+        for i in range(self._pace.tokens):
+            moment = began + (ended - began) * (i + 1) / self._pace.tokens
+            version = next(version for since, version in reversed(self._versions) if since <= moment)
+            counts[version] = counts.get(version, 0) + 1
+        return tuple(counts.items())
+
+
+class SimulatedHandle:
+    """A simulated worker in this process, that can be made to die or to hang."""
+
+    def __init__(self, name: str, pace: Pace, room: asyncio.Event | None = None) -> None:
+        """`room`: set once the cluster has room for it; without it there is."""
+        self.worker = SimulatedWorker(name, pace)
+        self._room = room
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._lost: str | None = None
+        self._frozen = False
+        self.killed = False
+
+    def crash(self) -> None:
+        """Die, as by SIGKILL: every call to it fails."""
+        self._lost = "died"
+        for call in self._calls:
+            call.cancel()
+
+    def freeze(self) -> None:
+        """Hang, as by SIGSTOP: no call to it returns."""
+        self._frozen = True
+
+    async def placed(self) -> None:
+        if self._room is not None:
+            await self._call(self._room.wait)
+
+    async def start(self) -> WorkerStatus:
+        return await self._call(self.worker.start)
+
+    async def generate(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Answer | NoAnswer]:
+        return await self._call(self.worker.generate, requests, sampling)
+
+    async def update(self, update: WeightUpdate) -> int:
+        return await self._call(self.worker.update, update)
+
+    async def meet(self, init_info: Mapping[str, Any]) -> None:
+        await self._call(self.worker.meet, init_info)
+
+    async def begin_update(self) -> None:
+        await self._call(self.worker.begin_update)
+
+    async def load(self, piece: Mapping[str, Any]) -> None:
+        await self._call(self.worker.load, piece)
+
+    async def finish_update(self, update: WeightUpdate) -> int:
+        return await self._call(self.worker.finish_update, update)
+
+    async def heartbeat(self) -> WorkerStatus:
+        return await self._call(self.worker.heartbeat)
+
+    async def rest(self) -> None:
+        await self._call(self.worker.rest)
+
+    async def wake(self) -> None:
+        await self._call(self.worker.wake)
+
+    async def stop(self) -> None:
+        await self._call(self.worker.stop)
+
+    def kill(self) -> None:
+        self.killed = True
+        self.crash()
+
+    async def _call(self, method: Callable[..., Awaitable[T]], *arguments: object) -> T:
+        """Call something, for as long as the worker lives."""
+        self._check()
+        call = asyncio.ensure_future(self._unless_frozen(method, *arguments))
+        self._calls.add(call)
+        try:
+            return await call
+        except asyncio.CancelledError:
+            self._check()
+            raise
+        finally:
+            call.cancel()
+            self._calls.discard(call)
+
+    def _check(self) -> None:
+        if self._lost is not None:
+            raise WorkerLostError(self._lost)
+
+    async def _unless_frozen(self, method: Callable[..., Awaitable[T]], *arguments: object) -> T:
+        result = await method(*arguments)
+        while self._frozen:
+            await asyncio.sleep(3600)
+        return result

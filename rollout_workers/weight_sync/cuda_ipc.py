@@ -1,0 +1,27 @@
+"""Weights within a GPU that a learner rank and an engine share: the engine reads the learner's memory in place.
+
+Never run yet: written against vLLM 0.32's interfaces, on a machine without a GPU.
+
+The learner packs its weights into one buffer again and again; each piece is loaded by all workers before the next is
+packed, so a piece costs the GPU no more than that buffer. While the learner learns, engines sleep (`rest`, `wake`).
+"""
+
+from protocol.weights import Carrier, WeightUpdate
+from rollout_workers.weight_sync.in_step import LEARNER, Failures, InStepSync, Receivers
+
+
+class CudaIpcSync(InStepSync):
+    """Hands over the learner's memory, piece by piece."""
+
+    async def carry(self, update: WeightUpdate, receivers: Receivers) -> Failures:
+        digests = {s.name: s.digest for bucket in update.buckets for s in bucket.slots if s.digest is not None}
+        failures: Failures = {}
+        while True:
+            piece, failed = await self.part("pack weights", {LEARNER: self._sender.next_piece()})
+            if failed:
+                return dict.fromkeys(receivers, failed[LEARNER])
+            if piece[LEARNER] is None:
+                return failures
+            message = {"carrier": Carrier.CUDA_IPC.value, "info": piece[LEARNER], "digests": digests}
+            calls = {name: r.load(message) for name, r in receivers.items() if name not in failures}
+            failures |= (await self.part("load a piece", calls))[1]
