@@ -1,6 +1,6 @@
 """The reward actor as the controller calls it, replaced when it dies or hangs.
 
-Invariant: `score` answers every group or raises. Reward functions are pure, so what a lost actor was asked is asked again.
+Invariant: `score` answers every group or raises. Reward functions are pure: what a lost actor was asked is asked again.
 """
 
 import asyncio
@@ -46,6 +46,9 @@ class RewardHandle:
         """A new actor in place of one that was lost, unless another batch has seen to that already."""
         if lost is not self._actor:
             return
+        if "creation task" in str(error):
+            # It never came up, because a user's module does not import, say: another one would not either.
+            raise error
         self._restarts += 1
         cause = f"no scores within {self._seconds:.0f} s" if isinstance(error, TimeoutError) else str(error)
         if self._restarts > self._spec.reward.max_restarts:
