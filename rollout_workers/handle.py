@@ -71,7 +71,12 @@ class ActorHandle:
         self._killed = False
 
     async def placed(self) -> None:
-        await self._call("__ray_ready__")
+        try:
+            await self._call("__ray_ready__")
+        except WorkerLostError as error:
+            if "creation task" in str(error.__cause__):
+                raise WorkerFailedError(f"could not be made: {_last_line(error.__cause__)}") from error
+            raise
 
     async def start(self) -> WorkerStatus:
         return await self._call("start")  # type: ignore[no-any-return]
@@ -110,8 +115,12 @@ class ActorHandle:
         self._killed = True
         ray.kill(self._actor)
 
+    def _begin(self, method: str, *arguments: Any) -> Any:
+        """Make a call; a reference to its result."""
+        return getattr(self._actor, method).remote(*arguments)
+
     async def _call(self, method: str, *arguments: Any) -> Any:
-        reference = getattr(self._actor, method).remote(*arguments)
+        reference = self._begin(method, *arguments)
         try:
             return await reference
         except RayTaskError as error:
@@ -128,9 +137,17 @@ class ActorHandle:
             raise
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+def _lines(error: BaseException | None) -> list[str]:
+    return [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+
+
+def _first_line(error: BaseException | None) -> str:
+    return _lines(error)[0]
+
+
+def _last_line(error: BaseException | None) -> str:
+    """Of an error with its traceback: what was raised."""
+    return _lines(error)[-1]
 
 
 def start_actor(

@@ -27,8 +27,8 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from protocol.weights import Carrier, digest
-from rollout_workers.segment import mapped
+from protocol.weights import Carrier
+from rollout_workers.bucket import digest_of, tensors
 
 _FUSED = {
     "q_proj": "qkv_proj",
@@ -157,30 +157,12 @@ class TransferEngine(WeightTransferEngine):  # type: ignore[misc]
                     yield name, checkpoint.get_tensor(name)
 
 
-def tensors(path: str, slots: Iterable[tuple[str, str, list[int], int]]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a bucket by name, views of the memory at `path`."""
-    places = list(slots)
-    sizes = [torch.Size(shape).numel() * getattr(torch, dtype).itemsize for _, dtype, shape, _ in places]
-    first = min(offset for *_, offset in places)
-    end = max(offset + size for (*_, offset), size in zip(places, sizes, strict=True))
-    memory, start = mapped(path, first, end)
-    for name, dtype, shape, offset in places:
-        count = torch.Size(shape).numel()
-        values = torch.frombuffer(memory, dtype=getattr(torch, dtype), count=count, offset=offset - start)
-        yield name, values.view(shape)
-
-
 def merged_handles(pickled: Iterable[str]) -> dict[str, Any]:
     """The learner ranks' handles of one piece, by GPU. They come from this job's own learner, as its tasks do."""
     handles: dict[str, Any] = {}
     for handle in pickled:
         handles |= pickle.loads(base64.b64decode(handle))
     return handles
-
-
-def digest_of(tensor: torch.Tensor) -> str:
-    """`protocol.weights.digest` of a tensor's bytes."""
-    return digest(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
 def layer_of(name: str) -> str:
