@@ -17,6 +17,16 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 ROOT = Path(__file__).parent.parent
 
+# Files whose tests share what is dear to make run in one process; by default each file is a group of its own.
+_GROUPS = {"integration/test_run.py": "repeated", "integration/test_recovery.py": "repeated"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have pytest-xdist keep a file's tests together: its fixtures start engines and ranks once a file."""
+    for item in items:
+        file = item.path.relative_to(Path(__file__).parent).as_posix()
+        item.add_marker(pytest.mark.xdist_group(_GROUPS.get(file, file)))
+
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
