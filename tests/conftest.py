@@ -18,7 +18,14 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 ROOT = Path(__file__).parent.parent
 
 # Files whose tests share what is dear to make run in one process; by default each file is a group of its own.
-_GROUPS = {"integration/test_run.py": "repeated", "integration/test_recovery.py": "repeated"}
+_GROUPS = {
+    "integration/test_run.py": "repeated",
+    "integration/test_recovery.py": "repeated",
+    "rollout_workers/test_generation.py": "engines",
+    "rollout_workers/test_in_flight_update.py": "engines",
+    "rollout_workers/test_one_worker.py": "engines",
+    "rollout_workers/test_weights.py": "engines",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
