@@ -5,6 +5,9 @@ or with WorkerLostError where there is nobody left to answer. Deadlines are the 
 """
 
 import asyncio
+import contextlib
+import os
+import signal
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -69,6 +72,7 @@ class ActorHandle:
     def __init__(self, actor: Any) -> None:
         self._actor = actor
         self._killed = False
+        self._status: WorkerStatus | None = None
 
     async def placed(self) -> None:
         try:
@@ -79,7 +83,9 @@ class ActorHandle:
             raise
 
     async def start(self) -> WorkerStatus:
-        return await self._call("start")  # type: ignore[no-any-return]
+        status: WorkerStatus = await self._call("start")
+        self._status = status
+        return status
 
     async def generate(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Answer | NoAnswer]:
         return await self._call("generate", requests, sampling)  # type: ignore[no-any-return]
@@ -114,6 +120,10 @@ class ActorHandle:
     def kill(self) -> None:
         self._killed = True
         ray.kill(self._actor)
+        if self._status is not None and self._status.node == ray.get_runtime_context().get_node_id():
+            # A stopped process does not hear Ray, which would give it 5 s and may itself be ended before.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._status.pid, signal.SIGKILL)
 
     def _begin(self, method: str, *arguments: Any) -> Any:
         """Make a call; a reference to its result."""

@@ -14,6 +14,7 @@ from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from protocol.rollout import Group, RolloutRequest, Sampling, WorkerSettings
 from protocol.weights import WeightUpdate
+from rollout_workers.errors import RolloutError
 from rollout_workers.handle import ActorHandle
 from rollout_workers.limits import RolloutLimits
 from rollout_workers.pool import RolloutPool
@@ -94,6 +95,19 @@ def questions(count):
 
 def states(pool):
     return {view.name: str(view.state) for view in pool.workers()}
+
+
+class Unmakeable:
+    def __init__(self):
+        raise OSError("no such model")
+
+
+def test_an_actor_that_cannot_be_made_says_why(cluster, run):
+    pool = RolloutPool(
+        WorkerSettings("model", 64), make_worker=lambda name: ActorHandle(ray.remote(Unmakeable).remote())
+    )
+    with pytest.raises(RolloutError, match=r"rollout-0: could not be made: OSError: no such model"):
+        run(pool.start(1))
 
 
 def test_a_worker_waits_for_room_and_a_lost_nodes_work_is_done_elsewhere(pool, node, run, events):
