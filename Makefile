@@ -31,7 +31,7 @@ demo: $(READY) ## A tiny model learns to listen, on this machine, in about ten m
 
 test: $(READY) lint ## The linters, and every test on the real parts.
 	@# Two at a time: most tests wait for engines and ranks to start. What is started takes one thread each.
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2
 
 lint: $(READY) ## Format, lint, types and the arrows between packages.
 	$(BIN)/ruff format --check .

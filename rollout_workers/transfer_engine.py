@@ -25,6 +25,7 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from protocol.weights import Carrier
@@ -111,6 +112,7 @@ class TransferEngine(WeightTransferEngine):  # type: ignore[misc]
         self._ever_sent |= self._sent
         with _quiet_about_unsent_layers():
             finalize_layerwise_reload(self.model, self.model_config)
+        pack_tied_heads(self.model)
 
     def shutdown(self) -> None:
         for backend in self._backends.values():
@@ -170,6 +172,19 @@ def layer_of(name: str) -> str:
     module, _, _ = name.rpartition(".")
     parent, _, leaf = module.rpartition(".")
     return f"{parent}.{_FUSED.get(leaf, leaf)}"
+
+
+def pack_tied_heads(model: torch.nn.Module) -> None:
+    """Have heads that share the embeddings' weight see its new values.
+
+    Nothing is sent for such a head, so layerwise reload leaves it alone; but on CPU it computes with a packed copy of
+    the weight.
+    """
+    tables = [layer for layer in model.modules() if isinstance(layer, VocabParallelEmbedding)]
+    embeddings = {id(layer.weight) for layer in tables if not isinstance(layer, ParallelLMHead)}
+    for layer in tables:
+        if isinstance(layer, ParallelLMHead) and id(layer.weight) in embeddings:
+            layer.quant_method.process_weights_after_loading(layer)
 
 
 @contextmanager

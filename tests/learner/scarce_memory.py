@@ -1,6 +1,7 @@
 """Run by test_memory.py in a process of its own: one step of a large batch, under a limit on the process's memory.
 
-python scarce_memory.py MODEL CLIP SHARE: the limit, in parts of what half of the batch takes; 0 for none.
+python scarce_memory.py MODEL CLIP LIMIT: the limit in bytes beyond what there is before the step. With 0 there is none,
+and what half of the batch and the whole of it take is measured.
 """
 
 import json
@@ -27,27 +28,35 @@ def in_use() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
-def most_in_use(action: Callable[[], object]) -> int:
-    """The most address space that there is while `action` runs; the kernel's own peak remembers loading the model."""
-    seen, done = [in_use()], threading.Event()
+class Watch:
+    """The most address space that there is while an action runs; the kernel's own peak remembers loading the model."""
 
-    def watch() -> None:
-        while not done.wait(0.001):
-            seen.append(in_use())
+    def __init__(self) -> None:
+        self._most = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    action()
-    done.set()
-    watcher.join()
-    return max(seen)
+    def _run(self) -> None:
+        while not self._done.wait(0.001):
+            self._most = max(self._most, in_use())
+
+    def most(self, action: Callable[[], object]) -> int:
+        self._most = 0
+        action()
+        return self._most
+
+    def close(self) -> None:
+        self._done.set()
+        self._thread.join()
 
 
-def main(model: str, clip: str, share: float) -> None:
+def main(model: str, clip: str, limit: int) -> None:
     settings = LearnerSettings(threads=1, beta=0, micro_batch_tokens=1_000_000)
     rank = LearnerRank(0, 1, settings)
     rank.join("127.0.0.1", rank.address()[1])
-    optimizer = OptimizerSettings(learning_rate=1e-2, schedule="constant", adam_epsilon=1e-2)
+    # So small a step changes no parameter: every step here has the same gradient.
+    optimizer = OptimizerSettings(learning_rate=1e-20, schedule="constant")
     rank.begin(model, Phase(optimizer, total_steps=2, max_tokens=LENGTH))
     question = Question("clips", 0, "0", clip, "What is heard?", ("one", "two"), "two")
     prompt = rank._encoded(question, PromptTemplate.ANSWER).token_ids
@@ -58,24 +67,30 @@ def main(model: str, clip: str, share: float) -> None:
     def learn() -> Tally:
         return rank.learn([group] * GROUPS, Counts(count, count * LENGTH))
 
-    # What is allocated once is there behind a small step; then half of the batch shows what it takes.
+    # What is allocated once is there behind a small step.
     rank.learn([group], Counts(COMPLETIONS, COMPLETIONS * LENGTH))
-    rank._trainer.micro_batch_tokens = (len(prompt) + COMPLETIONS * LENGTH) * GROUPS // 2
-    before = in_use()
-    half = most_in_use(learn) - before
-    rank._trainer.micro_batch_tokens = settings.micro_batch_tokens
-    if share:
-        resource.setrlimit(resource.RLIMIT_AS, (before + int(share * half), resource.RLIM_INFINITY))
+    found: dict[str, object] = {}
+    if not limit:
+        watch = Watch()
+        before = in_use()
+        rank._trainer.micro_batch_tokens = (len(prompt) + COMPLETIONS * LENGTH) * GROUPS // 2
+        found["half"] = watch.most(learn) - before
+        rank._trainer.micro_batch_tokens = settings.micro_batch_tokens
+        found["whole"] = watch.most(learn) - before
+        watch.close()
+    else:
+        resource.setrlimit(resource.RLIMIT_AS, (in_use() + limit, resource.RLIM_INFINITY))
     try:
         tally = learn()
-        print(json.dumps({"micro_batches": tally.micro_batches, "cut": tally.cut_smaller, "norm": tally.grad_norm}))
+        found |= {"micro_batches": tally.micro_batches, "cut": tally.cut_smaller, "norm": tally.grad_norm}
     except BatchTooLargeError as error:
-        print(json.dumps({"error": str(error), "tokens": error.tokens}))
+        found |= {"error": str(error), "tokens": error.tokens}
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         rank.engine.close()
         leave()
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], float(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
