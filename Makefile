@@ -30,7 +30,8 @@ demo: $(READY) ## A tiny model learns to listen, on this machine, in about ten m
 	$(BIN)/earshot demo
 
 test: $(READY) lint ## The linters, and every test on the real parts.
-	$(BIN)/pytest
+	@# Two at a time: most tests wait for engines and ranks to start. What is started takes one thread each.
+	$(BIN)/pytest -n 2
 
 lint: $(READY) ## Format, lint, types and the arrows between packages.
 	$(BIN)/ruff format --check .

@@ -152,7 +152,10 @@ def _execute(spec: JobSpec, run_dir: Path | None, as_json: bool, started: float)
 
     path = (run_dir or Path("runs") / f"{spec.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}").resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        _fail(f"{path}: the run directory exists and is not empty; name a new one, or go on with it: --resume", 2)
+        _fail(
+            f"{path}: the run directory exists and is not empty; name a new one with --run-dir, or --resume it",
+            2,
+        )
     with _at_work(), make_progress("plain" if as_json else "auto") as progress:
         prepared = _guarded(lambda: prepare(spec, _reporter(progress)))
         made = 0.0 if prepared.base_cached else prepared.base_seconds or 0.0

@@ -137,3 +137,5 @@ class WorkerStatus:
     weight_version: int
     tokens_generated: int
     requests_finished: int
+    sequences: int = 0
+    """What its engine is asked for at present, in completions."""

@@ -154,8 +154,14 @@ class Crew:
         """One worker, from its place in the cluster to its end."""
         in_order = False
         try:
-            await self._placed(member)
-            await self._started(member)
+            try:
+                await self._placed(member)
+                await self._started(member)
+            except WorkerFailedError as error:
+                if self._one_served:
+                    raise
+                # It would be the same for every other: the model cannot be loaded, say.
+                raise RolloutError(member.name, str(error)) from error
             await self._keeper.catch_up(member)
             async with self._heartbeats(member):
                 self._serve(member)
@@ -190,11 +196,6 @@ class Crew:
                 member.heard(await member.handle_now.start())
         except TimeoutError as error:
             raise WorkerLostError(f"did not start within {self._limits.start_seconds:.0f} s") from error
-        except WorkerFailedError as error:
-            if self._one_served:
-                raise
-            # It would be the same for every other: the model cannot be loaded, say.
-            raise RolloutError(member.name, str(error)) from error
 
     def _serve(self, member: Member) -> None:
         """It has the newest weights: give it work."""
@@ -247,16 +248,23 @@ class Crew:
 
     async def _listen(self, member: Member) -> None:
         """Lose a worker that is silent for too long."""
-        silent = self._limits.silent_seconds
+        silent, clock = self._limits.silent_seconds, asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(min(HEARTBEAT_SECONDS, silent / 4))
+            beat = asyncio.ensure_future(member.handle_now.heartbeat())
             try:
-                async with asyncio.timeout(silent):
-                    member.heard(await member.handle_now.heartbeat())
-            except TimeoutError:
-                return self.lose(member, f"gave no sign of life for {silent:g} s")
+                deadline = clock() + silent
+                while not beat.done():
+                    await asyncio.wait([beat], timeout=silent)
+                    # Where this process itself stood still, that says nothing about the worker.
+                    if not beat.done() and clock() < deadline + silent:
+                        return self.lose(member, f"gave no sign of life for {silent:g} s")
+                    deadline = clock() + silent
+                member.heard(beat.result())
             except (WorkerLostError, WorkerFailedError) as error:
                 return self.lose(member, str(error))
+            finally:
+                beat.cancel()
 
     async def _end(self, member: Member, *, in_order: bool) -> None:
         """End a worker's process: kindly if it answers, and in any case."""

@@ -19,7 +19,8 @@ OnEvent = Callable[..., None]
 """Called with the kind of an event and its details by name."""
 
 _SPARE = 0.25
-"""What a worker is given beyond what its engine decodes at once, so that the engine never waits for the pool."""
+"""What a worker is given beyond what its engine decodes at once, so that the engine never waits for the pool. Not where
+few requests are left: they would wait in one engine while another has nothing to do."""
 
 
 class Dispatcher:
@@ -41,7 +42,7 @@ class Dispatcher:
         """Requests that ended as failed after all attempts."""
         self.queue = RequestQueue()
         self._limits = limits
-        self._room = max_concurrent + int(max_concurrent * _SPARE)
+        self._at_once, self._spare = max_concurrent, int(max_concurrent * _SPARE)
         self._roster = Roster()
         self._with_workers: set[Entry] = set()
         self._failed_in_row = 0
@@ -78,8 +79,7 @@ class Dispatcher:
         """Hand out what waits, as far as there is room."""
         while (entry := self.queue.first()) is not None:
             member = self._roster.least_loaded()
-            # A worker with nothing to do takes whatever is next, however large.
-            if member is None or (member.load and member.load + entry.sequences > self._room):
+            if member is None or not self._has_room(member, entry):
                 return
             self._hand(member, self.queue.pop())
 
@@ -111,6 +111,13 @@ class Dispatcher:
                 # Whoever waits gets it; where nobody does any more, it is no error of the pool's.
                 if error is not None:
                     entry.future.exception()
+
+    def _has_room(self, member: Member, entry: Entry) -> bool:
+        if not member.load:
+            return True  # it takes whatever is next, however large
+        many_left = self.queue.long * entry.sequences > len(self._roster) * self._spare
+        room = self._at_once + (self._spare if many_left else 0)
+        return member.load + entry.sequences <= room
 
     def _hand(self, member: Member, entry: Entry) -> None:
         member.given(entry)

@@ -223,6 +223,11 @@ class Engine:
         self._llm.shutdown(timeout=_SHUTDOWN_SECONDS)
 
     @property
+    def sequences(self) -> int:
+        """Completions that were asked for and are not done."""
+        return int(self._llm.get_num_unfinished_requests())
+
+    @property
     def dead(self) -> bool:
         """Whether the engine's process has ended by itself."""
         return bool(self._llm.errored)

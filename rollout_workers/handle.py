@@ -5,6 +5,9 @@ or with WorkerLostError where there is nobody left to answer. Deadlines are the 
 """
 
 import asyncio
+import contextlib
+import os
+import signal
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -69,12 +72,20 @@ class ActorHandle:
     def __init__(self, actor: Any) -> None:
         self._actor = actor
         self._killed = False
+        self._status: WorkerStatus | None = None
 
     async def placed(self) -> None:
-        await self._call("__ray_ready__")
+        try:
+            await self._call("__ray_ready__")
+        except WorkerLostError as error:
+            if "creation task" in str(error.__cause__):
+                raise WorkerFailedError(f"could not be made: {_last_line(error.__cause__)}") from error
+            raise
 
     async def start(self) -> WorkerStatus:
-        return await self._call("start")  # type: ignore[no-any-return]
+        status: WorkerStatus = await self._call("start")
+        self._status = status
+        return status
 
     async def generate(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Answer | NoAnswer]:
         return await self._call("generate", requests, sampling)  # type: ignore[no-any-return]
@@ -109,9 +120,17 @@ class ActorHandle:
     def kill(self) -> None:
         self._killed = True
         ray.kill(self._actor)
+        if self._status is not None and self._status.node == ray.get_runtime_context().get_node_id():
+            # A stopped process does not hear Ray, which would give it 5 s and may itself be ended before.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._status.pid, signal.SIGKILL)
+
+    def _begin(self, method: str, *arguments: Any) -> Any:
+        """Make a call; a reference to its result."""
+        return getattr(self._actor, method).remote(*arguments)
 
     async def _call(self, method: str, *arguments: Any) -> Any:
-        reference = getattr(self._actor, method).remote(*arguments)
+        reference = self._begin(method, *arguments)
         try:
             return await reference
         except RayTaskError as error:
@@ -128,9 +147,17 @@ class ActorHandle:
             raise
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+def _lines(error: BaseException | None) -> list[str]:
+    return [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+
+
+def _first_line(error: BaseException | None) -> str:
+    return _lines(error)[0]
+
+
+def _last_line(error: BaseException | None) -> str:
+    """Of an error with its traceback: what was raised."""
+    return _lines(error)[-1]
 
 
 def start_actor(

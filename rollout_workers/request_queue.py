@@ -89,6 +89,11 @@ class RequestQueue:
         for line in (self._any, *self._of_slot.values()):
             yield from (entry for entry in line if not entry.future.done())
 
+    @property
+    def long(self) -> int:
+        """At most so many that any worker may answer wait: those that nobody wants any more may be among them."""
+        return len(self._any)
+
     def append(self, entry: Entry) -> None:
         self._line(entry.slot).append(entry)
 

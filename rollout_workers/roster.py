@@ -15,6 +15,9 @@ class Roster:
     def __contains__(self, member: Member) -> bool:
         return member in self._load
 
+    def __len__(self) -> int:
+        return len(self._load)
+
     def __iter__(self) -> Iterator[Member]:
         return iter(tuple(self._load))
 

@@ -7,10 +7,13 @@ version of the weights it was "sampled" with. They run as Ray actors (`rollout_w
 
 import asyncio
 import os
+import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+import ray
 
 from protocol.rollout import (
     Answer,
@@ -33,13 +36,19 @@ class Pace:
     """How long a simulated worker takes."""
 
     group_seconds: float = 0.01
-    """From when it begins a group to its answer."""
+    """From when it begins a group to its answer, in the mean."""
+    spread: float = 0.0
+    """How far a group may be from the mean, as a share of it; the request's seed decides."""
     groups_at_once: int = 8
     """What its engine works on at a time; more wait."""
     tokens: int = 8
     """Of each completion."""
     start_seconds: float = 0.0
     update_seconds: float = 0.0
+
+    def seconds_for(self, request: RolloutRequest) -> float:
+        """How long one group takes: evenly distributed over requests."""
+        return self.group_seconds * (1 + self.spread * random.Random(request.seed).uniform(-1, 1))
 
 
 class SimulatedWorker:
@@ -78,7 +87,8 @@ class SimulatedWorker:
 
     async def heartbeat(self) -> WorkerStatus:
         version = self._versions[-1][1]
-        return WorkerStatus(self._name, os.getpid(), "", version, self._tokens_generated, self._requests_finished)
+        node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+        return WorkerStatus(self._name, os.getpid(), node, version, self._tokens_generated, self._requests_finished)
 
     async def rest(self) -> None:
         """It has no GPU."""
@@ -92,7 +102,7 @@ class SimulatedWorker:
     async def _group(self, request: RolloutRequest, sampling: Sampling) -> Group:
         async with self._room:
             began = time.monotonic()
-            await asyncio.sleep(self._pace.group_seconds)
+            await asyncio.sleep(self._pace.seconds_for(request))
             runs = self._runs(began, time.monotonic())
         completion = Completion(
             token_ids=(1,) * self._pace.tokens,

@@ -25,10 +25,11 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from protocol.weights import Carrier, digest
-from rollout_workers.segment import mapped
+from protocol.weights import Carrier
+from rollout_workers.bucket import digest_of, tensors
 
 _FUSED = {
     "q_proj": "qkv_proj",
@@ -111,6 +112,7 @@ class TransferEngine(WeightTransferEngine):  # type: ignore[misc]
         self._ever_sent |= self._sent
         with _quiet_about_unsent_layers():
             finalize_layerwise_reload(self.model, self.model_config)
+        pack_tied_heads(self.model)
 
     def shutdown(self) -> None:
         for backend in self._backends.values():
@@ -157,19 +159,6 @@ class TransferEngine(WeightTransferEngine):  # type: ignore[misc]
                     yield name, checkpoint.get_tensor(name)
 
 
-def tensors(path: str, slots: Iterable[tuple[str, str, list[int], int]]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a bucket by name, views of the memory at `path`."""
-    places = list(slots)
-    sizes = [torch.Size(shape).numel() * getattr(torch, dtype).itemsize for _, dtype, shape, _ in places]
-    first = min(offset for *_, offset in places)
-    end = max(offset + size for (*_, offset), size in zip(places, sizes, strict=True))
-    memory, start = mapped(path, first, end)
-    for name, dtype, shape, offset in places:
-        count = torch.Size(shape).numel()
-        values = torch.frombuffer(memory, dtype=getattr(torch, dtype), count=count, offset=offset - start)
-        yield name, values.view(shape)
-
-
 def merged_handles(pickled: Iterable[str]) -> dict[str, Any]:
     """The learner ranks' handles of one piece, by GPU. They come from this job's own learner, as its tasks do."""
     handles: dict[str, Any] = {}
@@ -178,16 +167,24 @@ def merged_handles(pickled: Iterable[str]) -> dict[str, Any]:
     return handles
 
 
-def digest_of(tensor: torch.Tensor) -> str:
-    """`protocol.weights.digest` of a tensor's bytes."""
-    return digest(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-
-
 def layer_of(name: str) -> str:
     """The layer of vLLM's model that a tensor of the checkpoint ends up in, e.g. `….self_attn.qkv_proj`."""
     module, _, _ = name.rpartition(".")
     parent, _, leaf = module.rpartition(".")
     return f"{parent}.{_FUSED.get(leaf, leaf)}"
+
+
+def pack_tied_heads(model: torch.nn.Module) -> None:
+    """Have heads that share the embeddings' weight see its new values.
+
+    Nothing is sent for such a head, so layerwise reload leaves it alone; but on CPU it computes with a packed copy of
+    the weight.
+    """
+    tables = [layer for layer in model.modules() if isinstance(layer, VocabParallelEmbedding)]
+    embeddings = {id(layer.weight) for layer in tables if not isinstance(layer, ParallelLMHead)}
+    for layer in tables:
+        if isinstance(layer, ParallelLMHead) and id(layer.weight) in embeddings:
+            layer.quant_method.process_weights_after_loading(layer)
 
 
 @contextmanager

@@ -102,7 +102,7 @@ class RolloutWorker:
         """
         async with asyncio.timeout(self._limits.update_seconds):
             # Requests go on meanwhile.
-            arrived = await self._fetch(update)
+            arrived = await asyncio.to_thread(fetch, update)
             await self.begin_update()
             async with self._fatal():
                 for bucket, arrays in zip(update.buckets, arrived, strict=True):
@@ -172,6 +172,7 @@ class RolloutWorker:
             weight_version=self._version,
             tokens_generated=self._tokens_generated,
             requests_finished=self._requests_finished,
+            sequences=self._running.sequences,
         )
 
     @property
@@ -247,16 +248,6 @@ class RolloutWorker:
             truncated_seconds=asked.truncated_seconds,
         )
 
-    async def _fetch(self, update: WeightUpdate) -> list[Arrays]:
-        """The bytes of an update, in this machine's part of the object store: an array for each slot of each bucket."""
-        # References that are nested in a message are not resolved; the arrays are views of Ray's store.
-        references = [bucket.data for bucket in update.buckets]
-        try:
-            found = await asyncio.to_thread(ray.get, references, timeout=FETCH_SECONDS)
-        except RayError as error:
-            raise WeightsUnavailableError(f"weight version {update.version} cannot be fetched: {error}") from error
-        return [[np.asarray(array) for array in arrays] for arrays in found]
-
     @asynccontextmanager
     async def _fatal(self) -> AsyncIterator[None]:
         """Whatever goes wrong inside ends the process: the weights are undefined."""
@@ -283,3 +274,17 @@ class RolloutWorker:
 
 async def _already(outcome: FailedQuestion) -> Outcome:
     return outcome
+
+
+def fetch(update: WeightUpdate) -> list[Arrays]:
+    """The bytes of an update, in this machine's part of the object store: an array for each slot of each bucket.
+
+    Raises WeightsUnavailableError where they cannot be had.
+    """
+    # References that are nested in a message are not resolved; the arrays are views of Ray's store.
+    references = [bucket.data for bucket in update.buckets]
+    try:
+        found = ray.get(references, timeout=FETCH_SECONDS)
+    except RayError as error:
+        raise WeightsUnavailableError(f"weight version {update.version} cannot be fetched: {error}") from error
+    return [[np.asarray(array) for array in arrays] for arrays in found]

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 # Two processes with two threads each on two cores wait for one another more than they work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,6 +18,30 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 ROOT = Path(__file__).parent.parent
+
+# These files' tests share what is dear to make, and run in one process; by default each file is a group of its own.
+_TOGETHER = {
+    "tests/integration/test_run.py": "repeated runs",
+    "tests/integration/test_recovery.py": "repeated runs",
+    "tests/rollout_workers/test_generation.py": "engines",
+    "tests/rollout_workers/test_in_flight_update.py": "engines",
+    "tests/rollout_workers/test_one_worker.py": "engines",
+    "tests/rollout_workers/test_weights.py": "engines",
+}
+
+
+class FileScheduling(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types here
+    """Files in their order to whichever process is free: a file's fixtures start engines and ranks once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return _TOGETHER.get(file, file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FileScheduling:
+    """For pytest-xdist, whose own grouping by mark does nothing under pytest 9.2."""
+    config.option.loadscopereorder = False
+    return FileScheduling(config, log)
 
 
 @pytest.fixture(scope="session")

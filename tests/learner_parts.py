@@ -2,8 +2,14 @@
 
 import torch
 
+from learner.cost import DecoderCost
+from learner.engine import StepOutcome
+from learner.families.registry import family_of
+from learner.model import load_model
 from learner.phase import Counts, Phase
+from learner.policy import Policy
 from learner.settings import LearnerSettings, OptimizerSettings
+from learner.trainer import Trainer
 
 # A large epsilon keeps Adam's step in proportion to the gradient: with the usual 1e-8 the first step is its sign,
 # and rounding alone decides it where a gradient is nearly zero.
@@ -24,16 +30,38 @@ def counts_of(groups) -> Counts:
     return Counts(len(lengths), sum(lengths))
 
 
-def make_trainer(folder, phase: Phase, settings):
-    """A rank's trainer on the model in `folder`, with a reference that is not the policy; call it in a world of one."""
-    from learner.rank import LearnerRank
+class Gradients:
+    """Stands in for DeepSpeed where a test compares gradients and not what an optimizer makes of them."""
 
-    rank = LearnerRank(0, 1, LearnerSettings.model_validate({"threads": 1, "beta": phase.beta, **settings}))
-    rank.begin(str(folder), phase)
-    if rank._trainer.reference is not None:
-        generator = torch.Generator().manual_seed(5)
-        with torch.no_grad():
-            for parameter in rank._trainer.reference.parameters():
-                parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
-    rank.engine.close()
-    return rank._trainer
+    zero_stage = 0
+
+    def __init__(self, policy) -> None:
+        self.policy = policy
+
+    def step(self, losses):
+        for loss_of in losses:
+            loss_of(self.policy).backward()
+        return StepOutcome(0.0, 0.0, True)
+
+    def taken(self) -> dict[str, torch.Tensor]:
+        """The gradients by parameter; none are left behind."""
+        found = {n: p.grad.clone() for n, p in self.policy.named_parameters() if p.grad is not None}
+        self.policy.zero_grad()
+        return found
+
+
+def make_trainer(folder, phase: Phase, settings) -> Trainer:
+    """A trainer on the model in `folder`, with a reference that is not the policy, in a world of one."""
+    family, chosen = (
+        family_of(str(folder)),
+        LearnerSettings.model_validate({"threads": 1, "beta": phase.beta, **settings}),
+    )
+    policy, reference = (
+        Policy(family, load_model(family, str(folder), "float32"), temperature=phase.temperature) for _ in range(2)
+    )
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
+    cost = DecoderCost.of(family.decoder(policy.model))
+    return Trainer(policy, reference if phase.beta else None, Gradients(policy), chosen, phase, cost)

@@ -80,9 +80,8 @@ class Rank:
 
     def halves(self, model: str, groups, folder: str, settings: LearnerSettings, *, second: bool):
         """The first step and a checkpoint, or the second step from that checkpoint; the weights behind it."""
-        from learner_parts import parameters_of
-
         from learner.rank import LearnerRank
+        from learner.weights import weights_of
 
         rank = LearnerRank(self.rank, self.ranks, settings)
         rank.begin(model, PHASE, folder if second else None)
@@ -91,9 +90,11 @@ class Rank:
         if not second:
             rank.save(folder, state=True)
             rank.saved()
-        weights = parameters_of(rank)
+        weights = weights_of(rank._family, rank._model)
+        with rank.engine.whole([p for w in weights for p in w.parameters]):
+            values = {w.name: w.value().clone() for w in weights}
         rank.engine.close()
-        return weights
+        return values
 
     def gathered(self, model: str, settings: LearnerSettings, bucket_bytes: int) -> tuple[int, int, int]:
         """Under ZeRO-3: the most bytes gathered at once while publishing, those published, and the largest weight's."""

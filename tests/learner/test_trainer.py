@@ -6,7 +6,6 @@ import pytest
 import torch
 from learner_parts import STEADY, counts_of, make_trainer, parameters_of
 
-from learner.engine import StepOutcome
 from learner.losses.settings import Algorithm
 from learner.phase import Phase
 
@@ -20,25 +19,6 @@ VARIANTS = {
 }
 
 
-class Gradients:
-    """Stands in for DeepSpeed where a test compares gradients and not what an optimizer makes of them."""
-
-    zero_stage = 0
-
-    def __init__(self, policy) -> None:
-        self.policy = policy
-
-    def step(self, losses):
-        for loss_of in losses:
-            loss_of(self.policy).backward()
-        return StepOutcome(0.0, 0.0, True)
-
-    def taken(self) -> dict[str, torch.Tensor]:
-        found = {n: p.grad.clone() for n, p in self.policy.named_parameters() if p.grad is not None}
-        self.policy.zero_grad()
-        return found
-
-
 @pytest.fixture(scope="module")
 def gradients(alone, tiny_folder, groups, encoder):
     """The gradient of one batch, by trainer settings, from the same model and a reference that differs from it."""
@@ -47,7 +27,6 @@ def gradients(alone, tiny_folder, groups, encoder):
         phase = Phase(STEADY, 4, temperature=0.9, beta=0.04, max_tokens=10)
         chosen = {"loss": variant or {}, "share_prefix": share_prefix, **settings}
         trainer = make_trainer(tiny_folder, phase, chosen)
-        trainer.engine = Gradients(trainer.policy)
         prompts = [encoder.encode(g.question, g.template) for g in groups]
         if variant is None:
             tally = trainer.supervise(prompts, [g.completions[0].token_ids for g in groups])
@@ -83,7 +62,6 @@ def test_a_masked_completion_has_no_gradient(gradients, groups, encoder, tiny_fo
 
     def of(batch):
         trainer = make_trainer(tiny_folder, Phase(STEADY, 4, max_tokens=10), {})
-        trainer.engine = Gradients(trainer.policy)
         trainer.reinforce([encoder.encode(g.question, g.template) for g in batch], batch, counts_of(groups[:1]))
         return trainer.engine.taken()
 
@@ -137,20 +115,20 @@ def test_later_updates_are_clipped_against_the_batchs_start(make_rank, groups):
     assert three.engine.step_count == 3
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "bad"),
     [
-        {"zero_stage": 0},
-        {"zero_stage": 1},
-        {"zero_stage": 2},
-        {"zero_stage": 3},
-        {"dtype": "bfloat16"},
-        {"zero_stage": 2, "dtype": "bfloat16"},
-        {"zero_stage": 3, "dtype": "bfloat16"},
-        {"zero_stage": 2, "offload_optimizer": True},
+        ({"zero_stage": 0}, float("nan")),
+        ({"zero_stage": 0}, float("inf")),
+        ({"zero_stage": 1}, float("nan")),
+        ({"zero_stage": 2}, float("nan")),
+        ({"zero_stage": 3}, float("nan")),
+        ({"dtype": "bfloat16"}, float("nan")),
+        ({"zero_stage": 2, "dtype": "bfloat16"}, float("nan")),
+        ({"zero_stage": 3, "dtype": "bfloat16"}, float("nan")),
+        ({"zero_stage": 2, "offload_optimizer": True}, float("nan")),
     ],
-    ids=lambda s: ",".join(f"{k}={v}" for k, v in s.items()),
+    ids=str,
 )
 def test_a_loss_that_is_not_finite_changes_nothing(make_rank, groups, settings, bad):
     """The step is not made, and the next one is what it would have been."""

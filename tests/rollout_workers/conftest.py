@@ -33,7 +33,8 @@ from learner.families.qwen2_audio import Qwen2Audio
 from learner.tiny.architecture import make_processor
 from learner.weights import weights_of
 from protocol.rollout import Completion, Group, RolloutRequest, WorkerSettings
-from protocol.weights import Bucket, TensorSlot, WeightUpdate
+from protocol.weights import Bucket, TensorSlot, WeightUpdate, digest
+from rollout_workers.limits import RolloutLimits
 from rollout_workers.pool import RolloutPool
 
 PADDING_ROWS = 10
@@ -176,9 +177,10 @@ def settings(tiny: Tiny) -> WorkerSettings:
 
 
 @pytest.fixture(scope="session")
-def shared_pool(cluster: None, run: Any, settings: WorkerSettings) -> Iterator[RolloutPool]:
-    pool = RolloutPool(settings)
+def shared_pool(cluster: object, run: Any, settings: WorkerSettings) -> Iterator[RolloutPool]:
+    pool = RolloutPool(settings, RolloutLimits(max_restarts=0))
     run(pool.start(2))
+    run(pool.serving(2))
     yield pool
     run(pool.stop())
 
@@ -194,7 +196,8 @@ class Publisher:
     def publish(self, state: Mapping[str, torch.Tensor], *, audio_changed: bool, buckets: int = 3) -> int:
         self.version += 1
         update = pack(state, self.version, audio_changed=audio_changed, buckets=buckets)
-        self.run(self.pool.update(update))
+        report = self.run(self.pool.update(update))
+        assert len(report.updated) == self.pool.target, report
         return self.version
 
 
@@ -203,16 +206,13 @@ def pack(state: Mapping[str, torch.Tensor], version: int, *, audio_changed: bool
     size = -(-len(names) // buckets)
     packed = []
     for i in range(0, len(names), size):
-        slots, offset = [], 0
+        slots, arrays = [], []
         for name in names[i : i + size]:
             tensor = state[name]
+            arrays.append(tensor.numpy().reshape(-1).view(np.uint8))
             dtype = str(tensor.dtype).removeprefix("torch.")
-            slots.append(TensorSlot(name, dtype, tuple(tensor.shape), offset, tensor.nbytes))
-            offset += -(-tensor.nbytes // 64) * 64
-        data = np.zeros(offset, dtype=np.uint8)
-        for slot in slots:
-            data[slot.offset : slot.offset + slot.nbytes] = state[slot.name].numpy().reshape(-1).view(np.uint8)
-        packed.append(Bucket(tuple(slots), ray.put(data)))
+            slots.append(TensorSlot(name, dtype, tuple(tensor.shape), tensor.nbytes, digest(arrays[-1].data)))
+        packed.append(Bucket(tuple(slots), ray.put(arrays)))
     return WeightUpdate(version, tuple(packed), audio_changed, sum(t.nbytes for t in state.values()))
 
 

@@ -6,10 +6,12 @@ from dataclasses import replace
 import numpy as np
 import psutil
 import pytest
+import ray
 import torch
 
 from protocol.rollout import Sampling
 from rollout_workers.errors import RolloutError
+from rollout_workers.limits import RolloutLimits
 from rollout_workers.pool import RolloutPool
 
 TOLERANCE = 1e-4
@@ -23,7 +25,7 @@ def other(make_tiny):
 
 @pytest.fixture(scope="module")
 def alone(cluster, run, settings, other):
-    pool = RolloutPool(replace(settings, model=str(other.folder), whole_batches=True))
+    pool = RolloutPool(replace(settings, model=str(other.folder), whole_batches=True), RolloutLimits(max_restarts=0))
     run(pool.start(1))
     yield pool
     run(pool.stop())
@@ -84,15 +86,19 @@ def test_what_is_not_sent_stays_as_it_was(alone, run, requests, other, canonical
 
 
 def test_an_update_that_fails_ends_the_worker(alone, run, other, canonical_state, pack_weights):
-    """q_proj was sent before: the checkpoint's value, that an update of k_proj alone would bring back, is stale."""
-    (status,) = run(alone.status())
-    family = [psutil.Process(status.pid), *psutil.Process(status.pid).children(recursive=True)]
-    name = "language_model.model.layers.0.self_attn.k_proj.weight"
-    update = pack_weights({name: canonical_state(other.model)[name]}, 9, audio_changed=False, buckets=1)
-    with pytest.raises(RolloutError, match=r"rollout-0: 'update' failed.*") as raised:
-        run(alone.update(update))
-    assert raised.value.worker == "rollout-0"
+    """One of its bytes is not the one that the learner sent."""
+    (view,) = alone.workers()
+    family = [psutil.Process(view.pid), *psutil.Process(view.pid).children(recursive=True)]
+    update = pack_weights(canonical_state(other.model), 9, audio_changed=True, buckets=3)
+    middle = update.buckets[1]
+    arrays = [array.copy() for array in ray.get(middle.data)]
+    arrays[2][5] ^= 1
+    wrong = replace(update, buckets=(update.buckets[0], replace(middle, data=ray.put(arrays)), update.buckets[2]))
+    report = run(alone.update(wrong))
+    assert (report.updated, report.late) == ((), ())
+    assert f"the bytes of {middle.slots[2].name} that arrived are not those" in report.dropped["rollout-0"]
     _, alive = psutil.wait_procs(family, timeout=15)
     assert not alive
-    with pytest.raises(RolloutError, match="rollout-0"):
-        run(alone.status())
+    with pytest.raises(RolloutError, match=rf"rollout-0: .*{middle.slots[2].name}.*max_restarts is 0") as raised:
+        run(alone.serving(1))
+    assert raised.value.worker == "rollout-0"

@@ -1,0 +1,27 @@
+"""The tensors of one bucket, as views of the memory that carries it."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from protocol.weights import digest
+from rollout_workers.segment import mapped
+
+Place = tuple[str, str, list[int], int]
+"""Name (the checkpoint's), dtype, shape and first byte of a tensor."""
+
+
+def tensors(path: str, places: Iterable[Place]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors at some places of the memory that `rollout_workers.segment` offers, by name."""
+    slots = [(name, getattr(torch, dtype), torch.Size(shape), offset) for name, dtype, shape, offset in places]
+    first = min(offset for *_, offset in slots)
+    end = max(offset + shape.numel() * dtype.itemsize for _, dtype, shape, offset in slots)
+    memory, start = mapped(path, first, end)
+    for name, dtype, shape, offset in slots:
+        values = torch.frombuffer(memory, dtype=dtype, count=shape.numel(), offset=offset - start)
+        yield name, values.view(shape)
+
+
+def digest_of(tensor: torch.Tensor) -> str:
+    """`protocol.weights.digest` of a tensor's bytes."""
+    return digest(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)

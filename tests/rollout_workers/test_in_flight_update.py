@@ -1,0 +1,86 @@
+"""New weights for engines whose requests are in the middle of being answered."""
+
+import asyncio
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from protocol.rollout import Group, Sampling
+
+TOLERANCE = 1e-4
+SAMPLING = Sampling(group_size=4, max_tokens=120)
+
+
+@pytest.fixture
+def changed(tiny):
+    """The same model with every parameter moved, the audio tower's too."""
+    other = copy.copy(tiny)
+    other.model = copy.deepcopy(tiny.model)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in other.model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    return other
+
+
+async def updated_in_the_middle(pool, requests, publish):
+    """The groups of requests that an update met in flight."""
+    # All clips and prompts are known to the engines' caches before.
+    await pool.generate(requests, Sampling(group_size=1, max_tokens=1), by_rule=False)
+    futures = [pool.submit(request, SAMPLING) for request in requests]
+    for _ in range(40):
+        await asyncio.sleep(0.02)
+        report = None
+        if not any(future.done() for future in futures):
+            report = await publish()
+            break
+    assert report is not None
+    assert set(report.updated) == {"rollout-0", "rollout-1"}
+    return await asyncio.gather(*futures)
+
+
+def test_tokens_carry_the_weights_they_were_sampled_with(
+    pool, publisher, run, requests, tiny, changed, canonical_state, pack_weights
+):
+    """Log-probabilities of both parts are those of the weights they name, the audio tower's among them."""
+    before = publisher.version
+    publisher.version += 1
+    update = pack_weights(canonical_state(changed.model), publisher.version, audio_changed=True, buckets=3)
+    groups = run(updated_in_the_middle(pool, requests, lambda: pool.update(update)))
+    mixed = 0
+    for group, request in zip(groups, requests, strict=True):
+        assert isinstance(group, Group)
+        assert group.question == request.question
+        versions = {version for c in group.completions for version, _ in c.versions}
+        assert versions <= {before, before + 1}
+        assert group.weight_version == min(versions)
+        for completion in group.completions:
+            assert sum(tokens for _, tokens in completion.versions) == len(completion.token_ids)
+            mixed += len(completion.versions) == 2
+            old = completion.versions[0][1] if completion.versions[0][0] == before else 0
+            expected = torch.cat(
+                [
+                    tiny.logprobs(group, completion, 1.0)[:old],
+                    changed.logprobs(group, completion, 1.0)[old:],
+                ]
+            )
+            assert np.abs(np.array(completion.logprobs) - expected.numpy()).max() < TOLERANCE
+    assert mixed >= 8, "the update met too few completions in the middle"
+
+
+def test_a_request_that_nobody_wants_leaves_the_engine(pool, run, requests):
+    async def cancelled():
+        futures = [pool.submit(request, SAMPLING) for request in requests]
+        await asyncio.sleep(0.05)
+        for future in futures:
+            future.cancel()
+        handles = [member.handle for member in pool._crew.serving]
+        async with asyncio.timeout(10):
+            while any([(await handle.heartbeat()).sequences for handle in handles]):
+                await asyncio.sleep(0.05)
+
+    run(cancelled())
+    answers = run(pool.generate(requests, Sampling(group_size=4, max_tokens=8), by_rule=False))
+    assert all(isinstance(answer, Group) for answer in answers)
