@@ -58,8 +58,8 @@ def cluster(spec: JobSpec) -> Iterator[None]:
     if spec.cluster.address is not None:
         ray.init(address=spec.cluster.address, **quiet)
     else:
-        # Logical CPUs: engines, ranks and the reward actor take turns on the real ones.
-        needed = spec.rollout.workers + spec.learner.ranks + 1
+        # Logical CPUs: ranks and the reward actor take turns on the real ones.
+        needed = spec.learner.ranks + 1
         ray.init(address="local", num_cpus=max(needed, os.cpu_count() or 1), include_dashboard=False, **quiet)
     try:
         yield
@@ -84,6 +84,8 @@ async def _run(prepared: Prepared, run: RunDirectory, state: JobState, progress:
     pool = RolloutPool(
         worker_settings(prepared),
         spec.rollout.limits,
+        # On a Ray of the job's own as many as are wanted: they take turns on the CPUs there are.
+        cpus_per_worker=0 if spec.cluster.address is None else 1,
         gpus_per_worker=spec.rollout.gpus,
         on_event=run.append_event,
     )

@@ -22,6 +22,7 @@ _FREE = (
     "rollout.limits",
     "rollout.weight_sync",
     "rollout.weight_checksums",
+    "reward.max_restarts",
 )
 # These change the last bits of the numbers, which a deterministic job promises to repeat.
 _FREE_UNLESS_DETERMINISTIC = (
@@ -34,6 +35,8 @@ _FREE_UNLESS_DETERMINISTIC = (
     "learner.activation_checkpointing",
     "learner.threads",
     "rollout.workers",
+    "rollout.autoscale",
+    "rollout.max_staleness",
     "rollout.threads",
     "rollout.gpus",
     "rollout.gpu_memory_fraction",

@@ -3,9 +3,10 @@
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ModelWrapValidatorHandler, model_validator
 
 from audio_qa.prompt import PromptTemplate
+from learner.losses.settings import CorrectionLevel
 from learner.schedule import Schedule
 from learner.settings import LearnerSettings, OptimizerSettings
 from protocol.weights import Carrier
@@ -216,6 +217,19 @@ class JobSpec(Section):
     evaluation: EvaluationSection = EvaluationSection()
     checkpoint: CheckpointSection = CheckpointSection()
     cluster: ClusterSection = ClusterSection()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _weigh_what_is_stale(cls, data: Any, handler: ModelWrapValidatorHandler["JobSpec"]) -> "JobSpec":
+        """Write out how rollouts are weighed where the job file leaves it open, so that it is to be seen."""
+        spec = handler(data)
+        loss = spec.learner.loss
+        if loss.correction.level is not None:
+            return spec
+        level = CorrectionLevel.TOKEN if spec.rollout.max_staleness else CorrectionLevel.NONE
+        correction = loss.correction.model_copy(update={"level": level})
+        learner = spec.learner.model_copy(update={"loss": loss.model_copy(update={"correction": correction})})
+        return spec.model_copy(update={"learner": learner})
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "JobSpec":

@@ -11,7 +11,7 @@ from learner.losses.settings import CorrectionLevel, CorrectionMode
 
 
 def importance_weights(
-    level: CorrectionLevel,
+    level: CorrectionLevel | None,
     mode: CorrectionMode,
     bound: float,
     old: torch.Tensor,
@@ -29,7 +29,7 @@ def importance_weights(
         sequence_ids: which completion each token belongs to, shape (N,).
     """
     difference = (old - sampled).detach()
-    if level is CorrectionLevel.NONE:
+    if level is None or level is CorrectionLevel.NONE:
         return torch.ones_like(difference)
     if level is CorrectionLevel.SEQUENCE:
         _, places = torch.unique(sequence_ids, return_inverse=True)

@@ -67,8 +67,9 @@ class CorrectionSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    level: CorrectionLevel = CorrectionLevel.NONE
-    """Weigh each token, each completion, or nothing."""
+    level: CorrectionLevel | None = None
+    """Weigh each token, each completion, or nothing. Without it: tokens where `rollout.max_staleness` is above 0, else
+    nothing."""
     mode: CorrectionMode = CorrectionMode.TRUNCATE
     """Weights above the bound count as the bound, or as 0."""
     bound: float = Field(default=2.0, gt=1)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from orchestrator.control import Control
 from orchestrator.job_state import JobState
 from orchestrator.loop import NonFiniteError
 from orchestrator.progress import make_progress
@@ -24,7 +25,7 @@ FINE, STOPPED = Learned(1, {"learner/nonfinite": 0.0}), Learned(1, {"learner/non
 def loop(tmp_path):
     """A loop whose parts that this does not touch are missing."""
     run = RunDirectory.create(tmp_path / "run", "name: test\n")
-    return SupervisedLoop(SPEC, [], [], None, None, run, None, make_progress("quiet"), JobState())
+    return SupervisedLoop(SPEC, [], [], None, None, run, None, make_progress("quiet"), JobState(), Control(run))
 
 
 def test_three_in_a_row_end_the_job_with_a_clear_error(loop):

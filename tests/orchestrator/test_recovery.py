@@ -1,11 +1,13 @@
 """When new ranks are started, with what, and when the job is given up. The ranks here only fail."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
 from learner.errors import LearnerError, LearnerLostError, LearnerMemoryError
 from orchestrator import recovery
+from orchestrator.control import Control
 from orchestrator.job_state import JobState
 from orchestrator.preflight import Prepared
 from orchestrator.progress import make_progress
@@ -51,7 +53,8 @@ def attempts(tmp_path, monkeypatch):
     def go(*given: Exception) -> list[dict]:
         made.clear()
         errors[:] = given
-        job = recovery.Attempts(prepared, run, JobState(), make_progress("quiet"), None, None)
+        pool = SimpleNamespace(carry_with=lambda *_: None)
+        job = recovery.Attempts(prepared, run, JobState(), make_progress("quiet"), pool, None, Control(run))
 
         async def play() -> None:
             await job.go(asyncio.sleep(0))

@@ -86,3 +86,21 @@ def test_relative_paths_start_at_the_job_file(tmp_path):
     assert spec.data.train == str(tmp_path / "t.jsonl")
     built_in = parse_spec({"model": {"path": "builtin:x"}, "data": {"train": "builtin:y"}}, "job")
     assert resolve_paths(built_in, tmp_path) == built_in
+
+
+@pytest.mark.parametrize(
+    ("staleness", "given", "level"),
+    [(0, None, "none"), (2, None, "token"), (2, "none", "none"), (0, "sequence", "sequence")],
+)
+def test_what_is_stale_is_weighed_unless_the_job_says_otherwise(staleness, given, level):
+    correction = {} if given is None else {"level": given}
+    spec = JobSpec.model_validate(
+        {
+            "model": {"path": "m"},
+            "data": {"train": "t"},
+            "rollout": {"max_staleness": staleness},
+            "learner": {"loss": {"correction": correction}},
+        }
+    )
+    assert spec.learner.loss.correction.level == level
+    assert JobSpec.model_validate(spec.model_dump()) == spec
