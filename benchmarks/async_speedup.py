@@ -1,0 +1,201 @@
+"""How much faster is a job whose rollouts go on while the learner works? Steps a second, asynchronous over synchronous.
+
+Two loads. Balanced: the product's loop and pool on simulated workers and a simulated learner that take equally long, so
+that 2 is the most there can be; this is the value. Real: whole jobs with `earshot run`, real engines and a real learner
+on the tiny model and this machine's cores, in turns; they share the cores, so that there is less to gain.
+
+`passed` says whether the balanced load is at least 1.7 times as fast, and the real one no slower.
+"""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+
+from audio_qa.question import Question
+from benchmarks.result import Result
+from learner.phase import Counts, Phase
+from orchestrator.checkpoints import Checkpoints
+from orchestrator.control import Control
+from orchestrator.controller import Controller
+from orchestrator.job_state import JobState
+from orchestrator.progress import make_progress
+from orchestrator.run_directory import RunDirectory
+from orchestrator.spec import JobSpec
+from protocol.reward import Score
+from protocol.rollout import Group, WorkerSettings
+from protocol.training import Learned, TrainingGroup
+from protocol.weights import Carrier, WeightUpdate
+from rollout_workers.pool import RolloutPool
+from rollout_workers.simulated import Pace, SimulatedHandle
+
+EARSHOT = Path(sys.executable).parent / "earshot"
+BALANCED_NEEDED, REAL_NEEDED = 1.7, 1.0
+WORKERS, GROUPS_AT_ONCE, SECONDS = 4, 4, 0.5
+REAL_STEPS, WARM_UP = 24, 4
+MAX_STALENESS = 2
+
+
+class SimulatedLearner:
+    """A learner that takes a while and learns nothing."""
+
+    def __init__(self) -> None:
+        self.weight_version = 0
+
+    async def begin(self, folder: str, phase: Phase, resume: str | None) -> None:
+        """There is nothing to load."""
+
+    async def prepare(self, asked: Sequence[Any]) -> dict[int, str]:
+        return {}
+
+    async def learn(self, groups: Sequence[TrainingGroup], counts: Counts) -> Learned:
+        await asyncio.sleep(SECONDS)
+        self.weight_version += 1
+        return Learned(self.weight_version, {"loss/policy": 0.0, "tokens/trained": 1.0})
+
+    async def publish(self, carrier: Carrier) -> WeightUpdate:
+        return WeightUpdate(self.weight_version, (), False, 0)
+
+    async def save(self, folder: str, *, state: bool) -> None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+
+    async def saving(self) -> bool:
+        return False
+
+    async def saved(self) -> None:
+        """Nothing is written."""
+
+
+async def score(groups: list[Group]) -> list[tuple[Score, ...]]:
+    """Half of each group is right."""
+    return [tuple(Score({}, float(i % 2)) for i, _ in enumerate(group.completions)) for group in groups]
+
+
+async def balanced(max_staleness: int, steps: int, folder: Path) -> dict[str, float]:
+    """Seconds a step of the product's loop on simulated parts."""
+    questions = [Question("d", i, str(i), "a.wav", "What?", ("yes", "no"), "yes") for i in range(1000)]
+    rollout = {
+        "workers": WORKERS,
+        "group_size": 8,
+        "questions_per_step": WORKERS * GROUPS_AT_ONCE,
+        "max_staleness": max_staleness,
+    }
+    spec = JobSpec.model_validate(
+        {
+            "model": {"path": "m"},
+            "data": {"train": "t"},
+            "steps": steps,
+            "rollout": rollout,
+            "learner": {"beta": 0},
+            "checkpoint": {"every": 0},
+        }
+    )
+    run = RunDirectory.create(folder, "name: simulated\n")
+    pace = Pace(group_seconds=SECONDS, groups_at_once=GROUPS_AT_ONCE)
+    pool = RolloutPool(
+        WorkerSettings("m", 64, max_concurrent=GROUPS_AT_ONCE * 8),
+        make_worker=lambda name: SimulatedHandle(name, pace),
+    )
+    await pool.start(WORKERS)
+    await pool.serving(WORKERS)
+    learner: Any = SimulatedLearner()
+    controller = Controller(
+        spec=spec,
+        train=questions,
+        held_out=[],
+        pool=pool,
+        learner=learner,
+        run=run,
+        checkpoints=Checkpoints(run, keep_last=0, keep_best=False),
+        progress=make_progress("quiet"),
+        state=JobState(),
+        control=Control(run),
+        score=score,
+    )
+    started = time.perf_counter()
+    await controller.go("m", None, _at_once)
+    seconds = time.perf_counter() - started
+    await pool.stop()
+    metrics = run.metrics()
+    assert len(metrics) == steps
+    return {"seconds_per_step": seconds / steps, "staleness_max": max(m["staleness/max"] for m in metrics)}
+
+
+async def _at_once() -> None:
+    """All workers are there."""
+
+
+def real(max_staleness: int, folder: Path) -> dict[str, float]:
+    """Seconds a step of a whole job, behind its first steps."""
+    job = {
+        "name": "real",
+        "seed": 0,
+        "steps": REAL_STEPS,
+        "model": {"path": "builtin:tiny-qwen2-audio", "max_context": 256},
+        "data": {"train": "builtin:synthetic", "prompt": "2"},
+        "rollout": {"workers": 2, "group_size": 8, "questions_per_step": 32, "max_tokens": 24}
+        | {"max_staleness": max_staleness},
+        "learner": {"optimizer": {"learning_rate": 1e-5}},
+        "checkpoint": {"every": 0},
+    }
+    path = folder / f"job-{time.monotonic_ns()}.yaml"
+    path.write_text(yaml.safe_dump(job))
+    home = path.with_suffix("")
+    subprocess.run(
+        [EARSHOT, "run", path, "--json", "--run-dir", home], check=True, stdout=subprocess.DEVNULL, timeout=1200
+    )
+    metrics = RunDirectory(home).metrics()[WARM_UP:]
+    return {
+        "seconds_per_step": sum(m["time/step"] for m in metrics) / len(metrics),
+        "tokens_per_step": sum(m["tokens/generated"] for m in metrics) / len(metrics),
+        "staleness_max": max(m["staleness/max"] for m in metrics),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="real jobs of each kind")
+    parser.add_argument("--steps", type=int, default=40, help="steps of the simulated jobs")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="earshot-bench-") as name:
+        folder = Path(name)
+        simulated = {
+            str(bound): asyncio.run(balanced(bound, arguments.steps, folder / f"simulated-{bound}"))
+            for bound in (0, MAX_STALENESS)
+        }
+        print(json.dumps(simulated), file=sys.stderr, flush=True)
+        rounds = []
+        for _ in range(arguments.rounds):
+            rounds.append({str(bound): real(bound, folder) for bound in (0, MAX_STALENESS)})
+            print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
+    value = _speedup(simulated)
+    ratios = [round(_speedup(one), 3) for one in rounds]
+    bounds = {
+        "balanced_at_least_1.7": value >= BALANCED_NEEDED,
+        "real_no_slower": not ratios or median(ratios) >= REAL_NEEDED,
+    }
+    details = {"passed": all(bounds.values()), "bounds": bounds, "real_ratios": ratios} | {
+        "max_staleness": MAX_STALENESS,
+        "simulated": simulated,
+        "real": rounds,
+    }
+    Result("async_speedup", round(value, 3), "times synchronous", "higher", details).publish()
+    if not details["passed"]:
+        raise SystemExit(1)
+
+
+def _speedup(one: dict[str, dict[str, float]]) -> float:
+    return one["0"]["seconds_per_step"] / one[str(MAX_STALENESS)]["seconds_per_step"]
+
+
+if __name__ == "__main__":
+    main()
