@@ -22,7 +22,9 @@ $(READY): $(LOCK) pyproject.toml
 		|| $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --retries 1 "torch==$(TORCH)" 2>/dev/null \
 		|| $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --index-url $(TORCH_CPU_INDEX) "torch==$(TORCH)"
 	@# The lock leaves out what must not be installed beside a CPU torch (requirements/overrides.txt): hence --no-deps.
-	grep -v '^torch==' $(LOCK) | $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r /dev/stdin
+	@# Compiled once, here: every engine and rank is a process of its own and would compile vLLM and torch for itself where
+	@# Python is told to write no bytecode.
+	grep -v '^torch==' $(LOCK) | $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps -r /dev/stdin
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $(READY)
 

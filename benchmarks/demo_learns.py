@@ -7,6 +7,7 @@ the job takes at most 600 s and making the base at most 360 s (on 2 cores).
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,8 +22,17 @@ EARSHOT = Path(sys.executable).parent / "earshot"
 def run_demo(seed: int, folder: Path) -> dict[str, Any]:
     """The JSON that `earshot demo` prints for one seed."""
     command = [str(EARSHOT), "demo", "--json", "--seed", str(seed), "--run-dir", str(folder / f"seed-{seed}")]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=1500)
-    summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            stdout, _ = process.communicate(timeout=1500)
+        except BaseException:
+            # It ends its engines and ranks within ten seconds.
+            process.terminate()
+            process.wait(timeout=30)
+            raise
+    if process.returncode:
+        raise SystemExit(f"earshot demo --seed {seed} failed with exit code {process.returncode}")
+    summary: dict[str, Any] = json.loads(stdout.splitlines()[-1])
     return summary
 
 
@@ -46,6 +56,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     seeds = parser.parse_args().seeds
+    # Its folder and the demo go with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="earshot-demo-") as folder:
         runs = [judged(run_demo(seed, Path(folder))) for seed in seeds]
     passed = all(all(run["bounds"].values()) for run in runs)

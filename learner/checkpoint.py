@@ -5,6 +5,7 @@ Nothing in the files depends on the number of ranks or the ZeRO stage. The folde
 orchestrator, which hears of every rank's end, renames it: until then it is not there.
 """
 
+import contextlib
 import json
 import os
 import threading
@@ -120,7 +121,9 @@ def snapshot(
             if state:
                 (home / _LEARNER).write_text(json.dumps(asdict(counters), indent=2) + "\n")
         for path in folder.rglob("*"):
-            _to_disk(path)
+            # What another rank is writing may have its final name by now: it sees to that itself, behind its writes.
+            with contextlib.suppress(FileNotFoundError):
+                _to_disk(path)
 
     return write
 
