@@ -5,6 +5,8 @@ TORCH := $(shell sed -n 's/^torch==//p' $(LOCK))
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 READY := .venv/.ready
+COMPILE := $(BIN)/uv pip compile --python-version 3.11 --no-emit-find-links --no-emit-index-url --no-header --no-annotate --quiet
+LOCKED := --extra dev --extra tracing --extra trackers --override requirements/overrides-trackers.txt
 
 .PHONY: help demo test lint format bench lock clean
 .DEFAULT_GOAL := help
@@ -49,12 +51,9 @@ bench: $(READY) ## The benchmarks; results in benchmarks/results.
 	$(BIN)/python -m benchmarks
 
 lock: $(READY) ## Resolve the pins again.
-	$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dev --override requirements/overrides.txt --python-version 3.11 \
-		--no-emit-find-links --no-emit-index-url --no-header --no-annotate --quiet -o requirements/cpu.lock
-	$(BIN)/uv pip compile pyproject.toml --extra gpu --extra dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
-		--no-emit-find-links --no-emit-index-url --no-header --no-annotate --quiet -o requirements/gpu.lock
-	$(BIN)/uv pip compile benchmarks/peers/trl.in --constraint requirements/cpu.lock --python-version 3.11 \
-		--no-emit-find-links --no-emit-index-url --no-header --no-annotate --quiet -o benchmarks/peers/trl.lock
+	$(COMPILE) pyproject.toml --extra cpu $(LOCKED) --override requirements/overrides.txt -o requirements/cpu.lock
+	$(COMPILE) pyproject.toml --extra gpu $(LOCKED) --python-platform x86_64-manylinux_2_28 -o requirements/gpu.lock
+	$(COMPILE) benchmarks/peers/trl.in --constraint requirements/cpu.lock -o benchmarks/peers/trl.lock
 
 clean: ## Remove the environment and the caches of the tools.
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,1 +1,1 @@
-"""The service: queues jobs, runs them on Ray, and shows them over REST. Imports neither torch, vLLM nor DeepSpeed."""
+"""The service: takes jobs over REST, queues them, runs them on a Ray cluster, and survives its own death."""
