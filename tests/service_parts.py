@@ -1,6 +1,8 @@
 """What tests of the API share: a service without a cluster, whose jobs are run by nobody but the test."""
 
+import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 import soundfile
+import uvicorn
 
 from orchestrator.run_directory import RunDirectory, Sample
 from orchestrator.service.access import Role
@@ -89,6 +92,24 @@ async def service(home: Path, **settings: Any) -> AsyncIterator[Service]:
         for client in made.clients:
             await client.aclose()
         await made.app.state.api.tails.stop()
+
+
+@asynccontextmanager
+async def listening(home: Path, **settings: Any) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
+    """A service on a real socket, and a client of it."""
+    async with service(home, **settings) as made:
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1000)
+        config = uvicorn.Config(made.app, log_config=None, lifespan="on", timeout_graceful_shutdown=2)
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=url, timeout=20, limits=limits) as client:
+            yield made, client
+        server.should_exit = True
+        await asyncio.wait_for(serving, 10)
 
 
 def sample(audio: str, step: int = 1, i: int = 0) -> Sample:

@@ -17,8 +17,8 @@ from orchestrator.run_directory import json_text
 
 _context: ContextVar[dict[str, str]] = ContextVar("log_context", default={})  # noqa: B039  # never changed, only replaced
 _JOB_PATH = re.compile(r"^/v1/jobs/([A-Za-z0-9_-]{1,64})(?:/|$)")
-_TOKEN = re.compile(r"earshot_[A-Za-z0-9_-]{8,}|(?i:bearer)\s+\S+")
-_URL_PASSWORD = re.compile(r"(://[^:/@\s]+):[^@/\s]+@")
+_TOKEN = re.compile(r"earshot_[A-Za-z0-9_-]{8,}|(?i:bearer)\s+[^\s\"\\]+")
+_URL_PASSWORD = re.compile(r"(://[^:/@\s\"]+):[^@/\s\"]+@")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
 
 

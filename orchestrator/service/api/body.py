@@ -101,7 +101,9 @@ def _yaml(body: bytes, most_depth: int) -> Any:
             loader.dispose()
         # Dates and sets are no JSON.
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except ProblemError:
+        raise
+    except Exception as error:  # PyYAML's readers of dates, numbers and tags raise whatever they meet
         raise ProblemError(400, f"the body is not YAML that JSON could say: {error}") from error
     return _checked(value)
 

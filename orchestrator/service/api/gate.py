@@ -12,17 +12,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.service.api.meters import Meters
-from orchestrator.service.api.problems import MEDIA_TYPE, problem_response
+from orchestrator.service.api.problems import MEDIA_TYPE, ProblemError, problem_response
 from orchestrator.service.api.settings import ApiSettings
 from orchestrator.service.json_log import job_id_of_path, log_context
 
 _log = logging.getLogger("orchestrator.service.access")
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 _MOST_TARGET_BYTES = 8192
-
-
-class TooLargeError(Exception):
-    """The body went beyond its limit while it came."""
 
 
 class Gate:
@@ -50,10 +46,6 @@ class Gate:
     async def _pass(self, scope: Scope, passage: "_Passage") -> None:
         try:
             await self._app(scope, passage.receive, passage.send)
-        except TooLargeError:
-            if not passage.status:
-                detail = f"the body may have {self._settings.most_body_bytes} bytes"
-                await problem_response(413, detail)(scope, passage.receive, passage.send)
         except Exception:
             # Starlette has answered with the handler for bugs, and raises what it handled for the server to see.
             _log.exception("a request failed")
@@ -107,7 +99,7 @@ class _Passage:
         self.status = 0
         self.streamed = False
         self._scope, self._receive, self._send = scope, receive, send
-        self._left = most_body
+        self._most = self._left = most_body
         self._replaced = False
 
     async def receive(self) -> Message:
@@ -115,7 +107,7 @@ class _Passage:
         if message["type"] == "http.request":
             self._left -= len(message.get("body", b""))
             if self._left < 0:
-                raise TooLargeError
+                raise ProblemError(413, f"the body may have {self._most} bytes")
         return message
 
     async def send(self, message: Message) -> None:
