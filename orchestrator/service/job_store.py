@@ -18,7 +18,6 @@ from sqlalchemy.exc import IntegrityError
 from orchestrator.service.database import Database
 from orchestrator.service.demand import gpus_of
 from orchestrator.service.job_rows import (
-    JobNotFoundError,
     change,
     checked,
     from_cursor,
@@ -141,9 +140,8 @@ class JobStore:
         """A job's changes of state in their order. Raises JobNotFoundError."""
         query = select(transitions).where(transitions.c.job_id == job_id).order_by(transitions.c.seq)
         async with self._database.read() as connection:
+            await one(connection, job_id)
             rows = (await connection.execute(query)).all()
-        if not rows:
-            raise JobNotFoundError(f"there is no job {job_id!r}")
         return tuple(
             Transition(JobState(row.from_state) if row.from_state else None, JobState(row.to_state), row.at, row.cause)
             for row in rows
