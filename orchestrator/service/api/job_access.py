@@ -1,0 +1,45 @@
+"""The job that a path names, if it exists for whoever asks."""
+
+from typing import Annotated
+
+from fastapi import Depends, Path
+
+from orchestrator.service.access import Role
+from orchestrator.service.api.principal import Current, Principal, require
+from orchestrator.service.api.problems import ProblemError
+from orchestrator.service.api.state import Api, api_of
+from orchestrator.service.jobs import JobRecord
+from orchestrator.service.store import JobNotFoundError
+
+JobId = Annotated[
+    str,
+    Path(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="The id of a job.", examples=["5f0c2a9e7b1d4c38"]),
+]
+TheApi = Annotated[Api, Depends(api_of)]
+
+
+async def visible_job(job_id: JobId, principal: Current, api: TheApi) -> JobRecord:
+    """The job. Raises ProblemError: a job of somebody else's is not to be told from one that is not there."""
+    try:
+        job = await api.store.get(job_id)
+    except JobNotFoundError:
+        job = None
+    if job is None or not principal.sees(job):
+        raise ProblemError(404, f"there is no job {job_id!r}")
+    return job
+
+
+TheJob = Annotated[JobRecord, Depends(visible_job)]
+
+
+async def audited(
+    api: Api, principal: Principal, action: str, target: str = "", needs: Role = Role.SUBMITTER, **detail: object
+) -> None:
+    """Note what somebody is about to do. Raises ProblemError, and notes that, unless their role allows it."""
+    try:
+        require(principal, needs)
+    except ProblemError as problem:
+        api.meters.refused.inc()
+        await api.store.audit(principal.owner, action, target=target, outcome=problem.detail, detail=detail)
+        raise
+    await api.store.audit(principal.owner, action, target=target, detail=detail)
