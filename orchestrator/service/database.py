@@ -20,6 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 _TIMEOUT_SECONDS = 10.0
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+# Classes of SQLSTATE: connection, deadlock or serialization, resources, a server that shuts down or comes up.
+_AWAY = ("08", "40", "53", "57P")
 
 
 class StoreUnavailableError(RuntimeError):
@@ -131,9 +133,10 @@ def _unavailable() -> Iterator[None]:
     except (OperationalError, InterfaceError, PoolTimeoutError, ConnectionError, TimeoutError, OSError) as error:
         raise StoreUnavailableError(f"the database cannot be reached: {_first_line(error)}") from error
     except DBAPIError as error:
-        if not error.connection_invalidated:
+        state = getattr(error.orig, "sqlstate", None) or ""
+        if not error.connection_invalidated and not state.startswith(_AWAY):
             raise
-        raise StoreUnavailableError(f"the connection to the database broke: {_first_line(error)}") from error
+        raise StoreUnavailableError(f"the database cannot be used now: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:

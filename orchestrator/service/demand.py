@@ -1,13 +1,22 @@
-"""What a job asks of a cluster."""
+"""What a job asks of a cluster, at the most workers that it may give itself."""
 
 from orchestrator.plan import gpus
-from orchestrator.spec import JobSpec
+from orchestrator.spec import JobSpec, Method
 
 
 def gpus_of(spec: JobSpec) -> float:
-    """GPUs of its workers and ranks together, at the most workers that it may give itself."""
+    """GPUs of its workers and ranks together."""
+    return gpus(_at_most(spec))
+
+
+def cpus_of(spec: JobSpec) -> float:
+    """CPUs that Ray sets aside: one for each worker, each rank and the reward actor."""
+    return _at_most(spec).rollout.workers + spec.learner.ranks + (spec.method is Method.REINFORCE)
+
+
+def _at_most(spec: JobSpec) -> JobSpec:
     scaler = spec.rollout.autoscale
     if scaler is None:
-        return gpus(spec)
-    most = spec.rollout.model_copy(update={"workers": max(scaler.max, spec.rollout.workers)})
-    return gpus(spec.model_copy(update={"rollout": most}))
+        return spec
+    rollout = spec.rollout.model_copy(update={"workers": max(scaler.max, spec.rollout.workers)})
+    return spec.model_copy(update={"rollout": rollout})

@@ -15,6 +15,7 @@ from orchestrator.service.tables import jobs, transitions
 _CHANGEABLE = frozenset(
     {
         "attempt",
+        "cause",
         "restarts",
         "submission_id",
         "started_at",

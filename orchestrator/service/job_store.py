@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from orchestrator.service.database import Database
 from orchestrator.service.demand import gpus_of
 from orchestrator.service.job_rows import (
-    JobNotFoundError,
+    StaleStateError,
     change,
     checked,
     from_cursor,
@@ -141,9 +141,8 @@ class JobStore:
         """A job's changes of state in their order. Raises JobNotFoundError."""
         query = select(transitions).where(transitions.c.job_id == job_id).order_by(transitions.c.seq)
         async with self._database.read() as connection:
+            await one(connection, job_id)
             rows = (await connection.execute(query)).all()
-        if not rows:
-            raise JobNotFoundError(f"there is no job {job_id!r}")
         return tuple(
             Transition(JobState(row.from_state) if row.from_state else None, JobState(row.to_state), row.at, row.cause)
             for row in rows
@@ -166,6 +165,32 @@ class JobStore:
         expected = {expected} if isinstance(expected, JobState) else set(expected)
         async with self._database.write() as connection:
             return await change(connection, await one(connection, job_id, lock=True), expected, to, cause, fields)
+
+    async def begin_attempt(self, job: JobRecord) -> JobRecord:
+        """Name the next driver of a job that is queued or recovering; the caller then starts it.
+
+        The new `submission_id` says job and attempt, so that one attempt never has two drivers.
+
+        Raises:
+            JobNotFoundError, StaleStateError: the job is not as the caller knows it; nothing changed.
+        """
+        async with self._database.write() as connection:
+            now = await one(connection, job.id, lock=True)
+            if (now.state, now.attempt) != (job.state, job.attempt) or now.cancel_requested_at is not None:
+                raise StaleStateError(now, {job.state})
+            attempt = now.attempt + 1
+            fields = {
+                "attempt": attempt,
+                "submission_id": f"{job.id}-{attempt}",
+                "not_before": None,
+                "started_at": now.started_at or datetime.now(UTC),
+            }
+            if now.state is JobState.QUEUED:
+                return await change(connection, now, {now.state}, JobState.STARTING, None, fields)
+            if now.state is not JobState.RECOVERING or now.not_before is None:
+                raise StaleStateError(now, {JobState.QUEUED, JobState.RECOVERING})
+            await connection.execute(update(jobs).where(jobs.c.id == job.id).values(**fields))
+            return await one(connection, job.id)
 
     async def update(self, job_id: str, **fields: Any) -> JobRecord:
         """Change columns of a job beside its state. Raises JobNotFoundError."""

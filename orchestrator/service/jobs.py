@@ -37,10 +37,11 @@ ALLOWED: Mapping[JobState, frozenset[JobState]] = {
     JobState.STARTING: frozenset({JobState.RUNNING, JobState.PAUSED, JobState.RECOVERING}) | _LEAVES_ACTIVE,
     JobState.RUNNING: frozenset({JobState.PAUSED, JobState.RECOVERING}) | _LEAVES_ACTIVE,
     JobState.PAUSED: frozenset({JobState.RUNNING, JobState.RECOVERING}) | _LEAVES_ACTIVE,
-    JobState.RECOVERING: frozenset({JobState.RUNNING, JobState.PAUSED}) | _LEAVES_ACTIVE,
+    JobState.RECOVERING: frozenset({JobState.RUNNING, JobState.PAUSED, JobState.RECOVERING}) | _LEAVES_ACTIVE,
     **{state: frozenset() for state in ENDED},
 }
-"""Which states may follow a state. A job goes back to queued when it is preempted."""
+"""Which states may follow a state. A job is queued again when it was preempted, and recovers again when the driver dies
+that was to replace another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class JobRecord:
     submission_id: str | None
     """The Ray job of the current attempt."""
     not_before: datetime | None
-    """A recovering job starts again at this time: the back-off."""
+    """Of a recovering job that has no driver now: when the next one starts. None while there is a driver."""
     cancel_requested_at: datetime | None
     preempt_requested_at: datetime | None
     """It is to write a checkpoint and give its place to a job of higher priority."""
