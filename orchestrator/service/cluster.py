@@ -34,7 +34,3 @@ class Cluster(Protocol):
 
     async def nodes(self) -> Sequence[Node]:
         """Every node, within seconds. Raises ClusterUnavailableError."""
-
-
-class ClusterUnavailableError(RuntimeError):
-    """The cluster did not answer; the message is one line."""

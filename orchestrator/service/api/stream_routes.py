@@ -31,8 +31,16 @@ Tail = Annotated[int | None, Query(ge=0, le=10_000, description="Begin so many l
 Limit = Annotated[int, Query(ge=1, le=1000, description="Of JSON: lines in one part.")]
 
 
+# Of one event, as OpenAPI 3.2 describes them.
+_EVENT = {
+    "type": "object",
+    "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["id", "data"],
+}
+
+
 def _content(page: type[View], example: str) -> dict[int | str, dict[str, Any]]:
-    stream = {"schema": {"type": "string"}, "example": example}
+    stream = {"schema": _EVENT, "example": example}
     return {
         200: {
             "model": page,
