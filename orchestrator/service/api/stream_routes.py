@@ -73,7 +73,7 @@ async def events(
     """
 
     def item(line: Line) -> EventView:
-        return EventView.model_validate({"id": str(line.end)} | from_json(line.text))
+        return EventView.model_validate(from_json(line.text) | {"cursor": str(line.end)})
 
     source = _Source(Path(job.run_dir) / EVENTS, json_line, item)
     return await _answer(api, request, job, source, last_event_id or cursor, tail, limit)
@@ -97,7 +97,7 @@ async def logs(
     """What a job's driver writes. Streams and parts as for events."""
 
     def item(line: Line) -> LogLine:
-        return LogLine(id=str(line.end), text=log_text(line.text))
+        return LogLine(cursor=str(line.end), text=log_text(line.text))
 
     source = _Source(Path(job.run_dir) / LOG, log_line, item)
     return await _answer(api, request, job, source, last_event_id or cursor, tail, limit)
