@@ -37,4 +37,4 @@ class Cluster(Protocol):
 
 
 class ClusterUnavailableError(RuntimeError):
-    """The cluster did not answer; the message is one line."""
+    """The cluster did not answer; what was asked for may have happened all the same. The message is one line."""
