@@ -8,7 +8,7 @@ READY := .venv/.ready
 COMPILE := $(BIN)/uv pip compile --python-version 3.11 --no-emit-find-links --no-emit-index-url --no-header --no-annotate --quiet
 LOCKED := --extra dev --extra tracing --extra trackers --override requirements/overrides-trackers.txt
 
-.PHONY: help demo test lint format bench lock clean
+.PHONY: help demo serve test lint format bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -32,6 +32,9 @@ $(READY): $(LOCK) pyproject.toml
 
 demo: $(READY) ## A tiny model learns to listen, on this machine, in about ten minutes.
 	$(BIN)/earshot demo
+
+serve: $(READY) ## The service on this machine: http://127.0.0.1:8420.
+	$(BIN)/earshot serve
 
 test: $(READY) lint ## The linters, and every test on the real parts.
 	@# Two at a time: most tests wait for engines and ranks to start. What is started takes one thread each.

@@ -21,6 +21,7 @@ from orchestrator.plan import describe, plan
 from orchestrator.preflight import BAD_INPUT, Report, check_model_folder, model_context, prepare
 from orchestrator.progress import Progress, make_progress
 from orchestrator.run_directory import RunDirectory, RunDirectoryError
+from orchestrator.service import serve_command
 from orchestrator.spec import TINY_CONTEXT, TINY_MODEL, JobSpec
 from orchestrator.spec_file import dump_spec, parse_spec, read_spec, resolve_paths
 
@@ -135,6 +136,7 @@ def evaluate(
 
 
 register(app)
+serve_command.register(app)
 
 
 def _context(model: str) -> int:

@@ -5,8 +5,9 @@ import os
 import httpx
 
 from orchestrator.client.errors import ClientError
+from orchestrator.service.places import HOST, PORT
 
-DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_URL = f"http://{HOST}:{PORT}"
 
 
 def address(url: str | None, token: str | None) -> tuple[httpx.URL, dict[str, str]]:

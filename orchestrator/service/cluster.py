@@ -34,3 +34,7 @@ class Cluster(Protocol):
 
     async def nodes(self) -> Sequence[Node]:
         """Every node, within seconds. Raises ClusterUnavailableError."""
+
+
+class ClusterUnavailableError(RuntimeError):
+    """The cluster did not answer; what was asked for may have happened all the same. The message is one line."""

@@ -216,10 +216,17 @@ class JobStore:
                 )
             return await one(connection, job_id)
 
-    async def forget(self, before: datetime) -> tuple[JobRecord, ...]:
-        """Remove the jobs that ended before a time, with their history; their run directories stay."""
-        gone = jobs.c.state.in_([state.value for state in ENDED]) & (jobs.c.finished_at < before)
+    async def ended_before(self, time: datetime, limit: int = 100) -> tuple[JobRecord, ...]:
+        """The jobs that ended first of all, before a time."""
+        ended = jobs.c.state.in_([state.value for state in ENDED]) & (jobs.c.finished_at < time)
+        query = select(jobs).where(ended).order_by(jobs.c.finished_at).limit(limit)
+        async with self._database.read() as connection:
+            return tuple(job_of(row) for row in await connection.execute(query))
+
+    async def forget(self, job_id: str) -> None:
+        """Remove a job that has ended, with its history. Raises JobNotFoundError, StaleStateError."""
         async with self._database.write() as connection:
-            removed = tuple(job_of(row) for row in await connection.execute(select(jobs).where(gone)))
-            await connection.execute(delete(jobs).where(gone))
-        return removed
+            job = await one(connection, job_id, lock=True)
+            if job.state not in ENDED:
+                raise StaleStateError(job, ENDED)
+            await connection.execute(delete(jobs).where(jobs.c.id == job_id))

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from orchestrator.service.demand import cpus_of, gpus_of
 from orchestrator.spec import JobSpec
+from orchestrator.spec_file import SpecError
 
 
-class NeverFitsError(ValueError):
+class NeverFitsError(SpecError):
     """A job that could wait for ever; the message says for what."""
 
 

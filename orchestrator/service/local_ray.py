@@ -26,6 +26,8 @@ from orchestrator.run_directory import replace_file
 
 _START_SECONDS = 90.0
 _STOP_SECONDS = 40.0
+_CPUS = max(64, 8 * (os.cpu_count() or 1))
+"""Logical ones: workers and ranks take turns on the real ones, and how many jobs run is the service's to say."""
 _LONGEST_FOLDER = 40
 """Bytes: behind it Ray puts sockets, whose whole path may have 107."""
 
@@ -50,13 +52,8 @@ class _Process:
 class LocalRay:
     """Of one data directory."""
 
-    def __init__(self, data_dir: Path, *, cpus: int, gpus: int | None = None) -> None:
-        """
-        Args:
-            cpus: logical ones; workers and ranks take turns on the real ones, so it only has to be enough for all.
-            gpus: those that Ray finds, if None.
-        """
-        self._data_dir, self._cpus, self._gpus = data_dir, cpus, gpus
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
         self._note = data_dir / "ray.json"
 
     def ensure(self) -> str:
@@ -95,9 +92,7 @@ class LocalRay:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
         command += ["--port=0", f"--ray-client-server-port={client}", "--min-worker-port=0", "--max-worker-port=0"]
         command += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-        command += ["--dashboard-agent-listen-port=0", f"--num-cpus={self._cpus}", f"--temp-dir={self._folder()}"]
-        if self._gpus is not None:
-            command.append(f"--num-gpus={self._gpus}")
+        command += ["--dashboard-agent-listen-port=0", f"--num-cpus={_CPUS}", f"--temp-dir={self._folder()}"]
         environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         with log.open("ab") as output:

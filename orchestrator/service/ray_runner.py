@@ -3,27 +3,17 @@
 Ray refuses a submission id that it knows: that is what keeps a driver from being started twice.
 """
 
-import asyncio
 import shlex
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
-import requests
 from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.state import list_nodes
 
 from orchestrator.service.limits import Capacity
-from orchestrator.service.local_ray import LocalRay, LocalRayError
+from orchestrator.service.ray_connection import RayConnection
 from orchestrator.service.run_view import LOG
-from orchestrator.service.runner import ClusterUnavailableError, Driver, DriverState
+from orchestrator.service.runner import Driver, DriverState
 
-Result = TypeVar("Result")
-
-_DEADLINE_SECONDS = 30.0
-_START_DEADLINE_SECONDS = 120.0
-"""A Ray of the service's own may have to be started first."""
 _STOP_SECONDS = 30
 """Between asking a driver to end and killing it."""
 
@@ -37,22 +27,14 @@ _STATES = {
 
 
 class RayRunner:
-    """On a cluster, or on a Ray of the service's own, which is started when it is first needed and when it has died."""
+    """On one cluster."""
 
-    def __init__(self, cluster: str | LocalRay, *, python: str) -> None:
+    def __init__(self, connection: RayConnection, *, python: str) -> None:
         """
         Args:
-            cluster: URL of a cluster's dashboard (`http://HEAD:8265`), or a Ray on this machine.
             python: the interpreter that has Earshot installed, on the cluster's head node.
         """
-        self._cluster, self._python = cluster, python
-        self._client: JobSubmissionClient | None = None
-        # Ray's client blocks and has no deadline of its own.
-        self._threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="ray-jobs")
-
-    async def connect(self) -> str:
-        """The dashboard's URL, once the cluster answers."""
-        return await self._ask(lambda client: str(client.get_address()), _START_DEADLINE_SECONDS)
+        self._connection, self._python = connection, python
 
     async def start(self, submission_id: str, run_dir: Path) -> None:
         """See Runner."""
@@ -71,7 +53,7 @@ class RayRunner:
                 if "already exists" not in str(error):
                     raise
 
-        await self._ask(submit)
+        await self._connection.ask(submit)
 
     async def look(self, submission_id: str) -> Driver:
         """See Runner."""
@@ -85,7 +67,7 @@ class RayRunner:
                 raise
             return Driver(_STATES[info.status], info.driver_exit_code, info.message or "")
 
-        return await self._ask(ask)
+        return await self._connection.ask(ask)
 
     async def stop(self, submission_id: str) -> None:
         """See Runner."""
@@ -97,7 +79,7 @@ class RayRunner:
                 if "does not exist" not in str(error):
                     raise
 
-        await self._ask(ask)
+        await self._connection.ask(ask)
 
     async def capacity(self) -> Capacity:
         """See Runner."""
@@ -107,21 +89,4 @@ class RayRunner:
             alive = [node.resources_total or {} for node in nodes if node.state == "ALIVE"]
             return Capacity(sum(n.get("CPU", 0) for n in alive), sum(n.get("GPU", 0) for n in alive))
 
-        return await self._ask(ask)
-
-    async def _ask(self, action: Callable[[JobSubmissionClient], Result], seconds: float = _DEADLINE_SECONDS) -> Result:
-        asked = asyncio.get_running_loop().run_in_executor(self._threads, lambda: action(self._connected()))
-        try:
-            return await asyncio.wait_for(asked, seconds)
-        except TimeoutError as error:
-            raise ClusterUnavailableError(f"Ray did not answer within {seconds:.0f} s") from error
-        except (ConnectionError, requests.RequestException, RuntimeError, LocalRayError) as error:
-            self._client = None
-            raise ClusterUnavailableError(f"Ray: {str(error).strip().splitlines()[-1]}") from error
-
-    def _connected(self) -> JobSubmissionClient:
-        client = self._client
-        if client is None:
-            url = self._cluster if isinstance(self._cluster, str) else self._cluster.ensure()
-            client = self._client = JobSubmissionClient(url)
-        return client
+        return await self._connection.ask(ask)

@@ -11,10 +11,6 @@ from typing import Protocol
 from orchestrator.service.limits import Capacity
 
 
-class ClusterUnavailableError(RuntimeError):
-    """The cluster does not answer now; what was asked for may have happened."""
-
-
 class DriverState(StrEnum):
     UNKNOWN = "unknown"
     """Never submitted, or the cluster that knew it is gone."""

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from orchestrator.run_directory import RunDirectoryError, replace_file
 from orchestrator.service import counters
+from orchestrator.service.cluster import ClusterUnavailableError
 from orchestrator.service.endings import ending_of
 from orchestrator.service.jobs import ACTIVE, ALLOWED, JobRecord, JobState
 from orchestrator.service.limits import Capacity, Limits
 from orchestrator.service.preemption import Preemption
 from orchestrator.service.run_view import RunView, RunWatch
-from orchestrator.service.runner import ClusterUnavailableError, Driver, DriverState, Runner
+from orchestrator.service.runner import Driver, DriverState, Runner
 from orchestrator.service.schedule import decide
 from orchestrator.service.store import StaleStateError, Store, StoreUnavailableError
 from orchestrator.spec import JobSpec
@@ -39,9 +40,10 @@ class Supervisor:
         self._store, self._runner, self._limits, self._preempts = store, runner, limits, preemption
         self._preemption = Preemption(runner.stop)
         self._watches: dict[str, RunWatch] = {}
-        self._away: str | None = None
         self.capacity: Capacity | None = None
         """Of the cluster, as it last told; None before it first answered."""
+        self.trouble: str | None = "the cluster has not answered yet"
+        """Why no job can be looked after now; None where all is well."""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -49,11 +51,11 @@ class Supervisor:
             try:
                 with counters.LOOP_SECONDS.time():
                     await self.round()
-                self._is_back()
+                self._note(None)
             except StoreUnavailableError as error:
-                self._is_away("database", error)
+                self._note("database", error)
             except ClusterUnavailableError as error:
-                self._is_away("cluster", error)
+                self._note("cluster", error)
             await asyncio.sleep(_ROUND_SECONDS)
 
     async def round(self) -> None:
@@ -152,16 +154,18 @@ class Supervisor:
             counters.PREEMPTIONS.inc()
             _log.info("job %s %s", victim.id, cause)
 
-    def _is_away(self, what: str, error: Exception) -> None:
-        counters.LOOP_FAILURES.labels(what).inc()
-        if self._away != what:
-            self._away = what
-            _log.warning("the %s is away, jobs are looked after once it is back: %s", what, error)
-
-    def _is_back(self) -> None:
-        if self._away is not None:
-            _log.warning("the %s is back", self._away)
-            self._away = None
+    def _note(self, away: str | None, error: Exception | None = None) -> None:
+        """How a round went; what stays the same is logged once."""
+        if away is not None:
+            counters.LOOP_FAILURES.labels(away).inc()
+        trouble = None if away is None else f"the {away} is away"
+        if trouble == self.trouble:
+            return
+        if trouble is None:
+            _log.warning("jobs are looked after now")
+        else:
+            _log.warning("%s; jobs are looked after once it is back: %s", trouble, error)
+        self.trouble = trouble
 
 
 async def _view(watch: RunWatch, job: JobRecord) -> RunView:

@@ -68,8 +68,9 @@ if __name__ == "__main__":
 else:
     import psutil
 
+    from orchestrator.service.cluster import ClusterUnavailableError
     from orchestrator.service.limits import Capacity
-    from orchestrator.service.runner import ClusterUnavailableError, Driver, DriverState
+    from orchestrator.service.runner import Driver, DriverState
 
     class FolderRunner:
         """Drivers as processes, remembered in a folder: they outlive whoever started them."""

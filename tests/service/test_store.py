@@ -185,9 +185,12 @@ def test_only_what_ended_long_ago_is_forgotten(on_store: On) -> None:
         waiting, _ = await store.submit(small_spec(), owner="ann")
         ended, _ = await store.submit(small_spec(), owner="ann", idempotency_key="k")
         await store.request_cancel(ended.id, "x")
-        assert not await store.forget(datetime.now(UTC) - timedelta(days=1))
-        removed = await store.forget(datetime.now(UTC) + timedelta(seconds=1))
-        assert [job.id for job in removed] == [ended.id]
+        assert not await store.ended_before(datetime.now(UTC) - timedelta(days=1))
+        old = await store.ended_before(datetime.now(UTC) + timedelta(seconds=1))
+        assert [job.id for job in old] == [ended.id]
+        await store.forget(ended.id)
+        with pytest.raises(StaleStateError):
+            await store.forget(waiting.id)
         assert (await store.get(waiting.id)).state is JobState.QUEUED
         with pytest.raises(JobNotFoundError):
             await store.history(ended.id)

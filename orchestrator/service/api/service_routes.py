@@ -10,8 +10,7 @@ from orchestrator.service.api.models import ClusterView, HealthView, NodeView, U
 from orchestrator.service.api.principal import Current, Principal
 from orchestrator.service.api.problems import ProblemError, documented
 from orchestrator.service.api.state import Api
-from orchestrator.service.cluster import Node
-from orchestrator.service.runner import ClusterUnavailableError
+from orchestrator.service.cluster import ClusterUnavailableError, Node
 from orchestrator.service.store import JobNotFoundError
 
 router = APIRouter(tags=["service"])
