@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from orchestrator.service.admission import Admission
 from orchestrator.service.api import job_routes, service_routes, stream_routes, telemetry_routes
 from orchestrator.service.api.gate import Gate
+from orchestrator.service.api.job_cache import JobCache
 from orchestrator.service.api.meters import Meters
 from orchestrator.service.api.models import ScaleBody
 from orchestrator.service.api.problems import ProblemDocument, answer_with_problems
@@ -72,6 +73,7 @@ def create_app(
     roots = Roots(settings.readable)
     api = Api(
         store=store,
+        jobs=JobCache(store),
         settings=settings,
         cluster=cluster,
         fits=fits,
