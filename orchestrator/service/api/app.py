@@ -1,5 +1,6 @@
 """The service's API as one ASGI app."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -25,6 +26,7 @@ from orchestrator.service.telemetry.columns import Metrics
 from orchestrator.service.telemetry.facts import Facts
 from orchestrator.service.telemetry.progress import Progress
 from orchestrator.service.telemetry.tail import Tails
+from orchestrator.service.tracing import Tracing
 from orchestrator.spec import JobSpec
 
 _DESCRIPTION = """
@@ -51,6 +53,7 @@ def create_app(
     fits: Fits = _fits,
     ready: Ready = _ready,
     lifespan: AbstractAsyncContextManager[Any] | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The app.
 
@@ -69,6 +72,8 @@ def create_app(
             async with lifespan:
                 yield
         await tails.stop()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.stop)
 
     roots = Roots(settings.readable)
     api = Api(
@@ -92,7 +97,7 @@ def create_app(
         title="Earshot", version="1", description=_DESCRIPTION, lifespan=living, docs_url=None, redoc_url=None
     )
     app.state.api = api
-    app.gate = Gate(app.inner, settings, api.meters)
+    app.gate = Gate(app.inner, settings, api.meters, tracing)
     answer_with_problems(app)
     v1 = APIRouter(prefix="/v1")
     for router in (job_routes.router, telemetry_routes.router, stream_routes.router, service_routes.cluster_router):
