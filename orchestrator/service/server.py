@@ -75,7 +75,7 @@ async def serve(settings: ServerSettings) -> None:
         StoreUnavailableError: the database did not answer at the start.
     """
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ServeError(f"{settings.data_dir}: the data directory cannot be made: {error.strerror}") from error
     with _alone(settings.data_dir), _listening(settings) as listener:

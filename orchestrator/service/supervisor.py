@@ -9,8 +9,11 @@ Invariants:
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from orchestrator.run_directory import RunDirectoryError, replace_file
 from orchestrator.service import counters
@@ -62,14 +65,14 @@ class Supervisor:
         """Once over all jobs. Raises StoreUnavailableError, ClusterUnavailableError; the next round makes up for it."""
         for job in await self._store.unended():
             if job.state in ACTIVE:
-                await self._guarded(job)
+                await self._guarded(job, self._look_after)
         self.capacity = await self._runner.capacity()
         await self._schedule(await self._store.unended(), self.capacity)
 
-    async def _guarded(self, job: JobRecord) -> None:
+    async def _guarded(self, job: JobRecord, action: Callable[[JobRecord], Awaitable[None]]) -> None:
         """What is wrong with one job must not keep the others from being looked after."""
         try:
-            await self._look_after(job)
+            await action(job)
         except (StoreUnavailableError, ClusterUnavailableError):
             raise
         except StaleStateError as error:
@@ -102,14 +105,18 @@ class Supervisor:
             fields = {"not_before": None, "preempt_requested_at": None, "submission_id": None}
             await self._store.transition(job.id, job.state, JobState.QUEUED, job.cause, **fields)
         elif datetime.now(UTC) >= again:
-            await self._launch(await self._store.begin_attempt(job))
+            await self._begin(job)
+
+    async def _begin(self, job: JobRecord) -> None:
+        await self._launch(await self._store.begin_attempt(job))
 
     async def _launch(self, job: JobRecord) -> None:
         assert job.submission_id is not None
         try:
             await asyncio.to_thread(_make_run_directory, job)
-        except OSError as error:
-            cause = f"its run directory {job.run_dir} cannot be made: {error.strerror}"
+        except (OSError, ValidationError) as error:
+            why = "its specification is not valid any more" if isinstance(error, ValueError) else error.strerror
+            cause = f"its run directory {job.run_dir} cannot be made: {why}"
             await self._store.transition(job.id, job.state, JobState.FAILED, cause)
             return
         _log.info("starting driver %s of job %s", job.submission_id, job.id)
@@ -143,11 +150,7 @@ class Supervisor:
     async def _schedule(self, jobs: tuple[JobRecord, ...], capacity: Capacity) -> None:
         decision = decide(jobs, self._limits, capacity.gpus, preemption=self._preempts)
         for job in decision.start:
-            try:
-                begun = await self._store.begin_attempt(job)
-            except StaleStateError:  # cancelled meanwhile
-                continue
-            await self._launch(begun)
+            await self._guarded(job, self._begin)
         for victim, job in decision.preempt:
             cause = f"gives way to job {job.id} of priority {job.priority}"
             await self._store.update(victim.id, preempt_requested_at=datetime.now(UTC), cause=cause)
