@@ -3,10 +3,11 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
@@ -17,6 +18,7 @@ from orchestrator.run_directory import RunDirectory, Sample
 from orchestrator.service.access import Role
 from orchestrator.service.api.app import create_app
 from orchestrator.service.api.settings import ApiSettings
+from orchestrator.service.cluster import Node, Use
 from orchestrator.service.credentials import new_token, token_hash
 from orchestrator.service.database import sqlite_url
 from orchestrator.service.jobs import JobRecord, JobState
@@ -29,7 +31,18 @@ SPEC: dict[str, Any] = {
     "model": {"path": "builtin:tiny-qwen2-audio"},
     "data": {"train": "builtin:synthetic"},
 }
+Result = TypeVar("Result")
 BASE = "http://127.0.0.1:8000"
+
+
+class OneNode:
+    """A cluster of one machine, with what is put on it."""
+
+    def __init__(self) -> None:
+        self.uses: list[Use] = []
+
+    async def nodes(self) -> list[Node]:
+        return [Node("c0ffee", "10.0.0.5", True, 16, 2, "H100", 2**37, tuple(self.uses))]
 
 
 class Service:
@@ -42,7 +55,8 @@ class Service:
         self.settings = ApiSettings(
             roots=(self.data,), **{"request_burst": 1e6, "requests_per_second": 1e6, **settings}
         )
-        self.app = create_app(store, self.settings)
+        self.cluster = OneNode()
+        self.app = create_app(store, self.settings, cluster=self.cluster)
         self.clients: list[httpx.AsyncClient] = []
 
     def client(self, token: str | None = None, **more: Any) -> httpx.AsyncClient:
@@ -130,3 +144,37 @@ def check_problem(response: httpx.Response, *statuses: int) -> dict[str, Any]:
     assert "Traceback" not in response.text and ".py" not in response.text
     assert response.headers["x-request-id"]
     return document
+
+
+class Threaded:
+    """A service that serves on a thread of its own, for clients that block."""
+
+    def __init__(self, home: Path, **settings: Any) -> None:
+        self.home, self.settings = home, settings
+        self.made: Service | None = None
+        self.url = ""
+
+    def __enter__(self) -> "Threaded":
+        self.loop = asyncio.new_event_loop()
+        self._stop, started = asyncio.Event(), threading.Event()
+
+        async def serve() -> None:
+            async with listening(self.home, **self.settings) as (made, client):
+                self.made, self.url = made, str(client.base_url)
+                started.set()
+                await self._stop.wait()
+
+        self._thread = threading.Thread(target=lambda: self.loop.run_until_complete(serve()))
+        self._thread.start()
+        assert started.wait(20)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(20)
+        self.loop.close()
+
+    def do(self, action: Callable[[Service], Coroutine[Any, Any, Result]]) -> Result:
+        """What `action` returns, done on the service's loop."""
+        assert self.made is not None
+        return asyncio.run_coroutine_threadsafe(action(self.made), self.loop).result(20)

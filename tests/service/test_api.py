@@ -8,6 +8,7 @@ import yaml
 from service_parts import SPEC, check_problem, sample, service
 
 from orchestrator.commands import Mailbox
+from orchestrator.service.cluster import Use
 from orchestrator.service.jobs import JobState
 
 pytestmark = pytest.mark.anyio
@@ -222,7 +223,7 @@ async def test_samples_with_their_clips_in_ranges(tmp_path):
 
 async def test_the_service_says_how_it_is(tmp_path):
     async with local(tmp_path) as (made, client):
-        await made.running()
+        job, _ = await made.running()
         await made.job()
         assert (await client.get("/healthz")).json() == {"status": "ok"}
         assert (await client.get("/readyz")).json() == {"status": "ok"}
@@ -230,6 +231,11 @@ async def test_the_service_says_how_it_is(tmp_path):
         for line in ('earshot_jobs{state="queued"} 1.0', "earshot_queue_jobs 1.0", 'state="serving"} 2.0',
                      'earshot_http_requests_total{method="GET",route="/healthz",status="200"} 1.0'):  # fmt: skip
             assert line in text
-        check_problem(await client.get("/v1/cluster"), 503)
+        made.cluster.uses = [Use(job.id, 4, 1), Use("0000", 1, 0)]
+        cluster = (await client.get("/v1/cluster")).json()
+        assert (cluster["gpus"], cluster["gpus_used"], cluster["jobs"]["running"]) == (2, 1, 1)
+        assert [use["job"] for use in cluster["nodes"][0]["uses"]] == [job.id, "0000"]
+        stranger = made.client(await made.token("eve"))
+        assert [u["job"] for u in (await stranger.get("/v1/cluster")).json()["nodes"][0]["uses"]] == ["other"] * 2
         check_problem(await client.get("/v1/nothing"), 404)
         check_problem(await client.delete("/v1/jobs"), 405)

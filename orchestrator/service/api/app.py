@@ -86,7 +86,9 @@ def create_app(
         refusals=Rate(settings.refusals_per_second, 10 * settings.refusals_per_second),
         meters=Meters(),
     )
-    app = _GatedApp(title="Earshot", version="1", description=_DESCRIPTION, lifespan=living)
+    app = _GatedApp(
+        title="Earshot", version="1", description=_DESCRIPTION, lifespan=living, docs_url=None, redoc_url=None
+    )
     app.state.api = api
     app.gate = Gate(app.inner, settings, api.meters)
     answer_with_problems(app)

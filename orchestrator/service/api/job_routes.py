@@ -17,6 +17,7 @@ from orchestrator.service.api.problems import ProblemError, documented
 from orchestrator.service.api.state import Api
 from orchestrator.service.api.views import job_detail, job_view, job_views
 from orchestrator.service.jobs import ENDED, JobRecord, JobState
+from orchestrator.service.limits import NeverFitsError
 from orchestrator.spec_file import SpecError, parse_spec
 
 router = APIRouter(tags=["jobs"])
@@ -73,7 +74,7 @@ async def submit(
     try:
         spec = await api.admission.admit(parse_spec(value, "job"))
         await api.fits(spec, principal.owner)
-    except SpecError as error:
+    except (SpecError, NeverFitsError) as error:
         raise ProblemError(422, str(error)) from error
     job, new = await api.store.submit(
         spec, owner=principal.owner, priority=priority, max_restarts=max_restarts, idempotency_key=idempotency_key

@@ -183,8 +183,8 @@ class EventView(View):
 
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 
-    id: str = Field(examples=["512"])
-    """Sent as `Last-Event-ID`, a stream begins behind this event."""
+    cursor: str = Field(examples=["512"])
+    """Sent as `Last-Event-ID`, a stream begins behind this event. (`id` is that of a command, where it is one.)"""
     time: str | None = Field(default=None, examples=[_TIME])
     kind: str | None = Field(default=None, examples=["scaled"])
 
@@ -192,7 +192,7 @@ class EventView(View):
 class LogLine(View):
     """A line of a job's log."""
 
-    id: str = Field(examples=["90210"])
+    cursor: str = Field(examples=["90210"])
     """Sent as `Last-Event-ID`, a stream begins behind this line."""
     text: str = Field(examples=["step 12/200  reward 1.420"])
 

@@ -25,6 +25,7 @@ _TITLES = {
     406: "No such representation",
     409: "The state does not allow it",
     413: "The request is too large",
+    414: "The path or query is too long",
     415: "This kind of content is not taken",
     416: "There are no such bytes",
     422: "The request is not valid",
@@ -94,7 +95,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
             "description": _TITLES[status],
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
         }
-        for status in sorted({400, 401, 403, 413, 422, 429, 503, *statuses})
+        for status in sorted({400, 401, 403, 413, 414, 422, 429, 503, *statuses})
     }
 
 

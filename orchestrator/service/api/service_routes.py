@@ -1,7 +1,7 @@
 """The service itself: is it there, can it run jobs, what Prometheus wants to know; and the cluster."""
 
 from fastapi import APIRouter, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from orchestrator.service.access import Role
 from orchestrator.service.api.exposition import job_metrics
@@ -44,7 +44,8 @@ async def readyz(api: TheApi) -> HealthView:
 )
 async def metrics(principal: Current, api: TheApi) -> Response:
     """Jobs, queue, workers, learner, weight sync and the API itself; jobs by name only for whom they exist."""
-    text = generate_latest(api.meters.registry) + await job_metrics(api, principal)
+    # The service's loop and the process itself count in the common registry.
+    text = generate_latest(REGISTRY) + generate_latest(api.meters.registry) + await job_metrics(api, principal)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 

@@ -19,7 +19,7 @@ from orchestrator.service.telemetry.tail import Tails
 from orchestrator.spec import JobSpec
 
 Fits = Callable[[JobSpec, str], Awaitable[None]]
-"""Called with a job and its owner; raises SpecError, with the reason, for one that can never run here."""
+"""Called with a job and its owner; raises NeverFitsError, with the reason, for one that can never run here."""
 
 Ready = Callable[[], Awaitable[str | None]]
 """Why the service cannot run jobs now; None where it can."""

@@ -31,8 +31,16 @@ Tail = Annotated[int | None, Query(ge=0, le=10_000, description="Begin so many l
 Limit = Annotated[int, Query(ge=1, le=1000, description="Of JSON: lines in one part.")]
 
 
+# Of one event, as OpenAPI 3.2 describes them.
+_EVENT = {
+    "type": "object",
+    "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["id", "data"],
+}
+
+
 def _content(page: type[View], example: str) -> dict[int | str, dict[str, Any]]:
-    stream = {"schema": {"type": "string"}, "example": example}
+    stream = {"schema": _EVENT, "example": example}
     return {
         200: {
             "model": page,
@@ -65,7 +73,7 @@ async def events(
     """
 
     def item(line: Line) -> EventView:
-        return EventView.model_validate({"id": str(line.end)} | from_json(line.text))
+        return EventView.model_validate(from_json(line.text) | {"cursor": str(line.end)})
 
     source = _Source(Path(job.run_dir) / EVENTS, json_line, item)
     return await _answer(api, request, job, source, last_event_id or cursor, tail, limit)
@@ -89,7 +97,7 @@ async def logs(
     """What a job's driver writes. Streams and parts as for events."""
 
     def item(line: Line) -> LogLine:
-        return LogLine(id=str(line.end), text=log_text(line.text))
+        return LogLine(cursor=str(line.end), text=log_text(line.text))
 
     source = _Source(Path(job.run_dir) / LOG, log_line, item)
     return await _answer(api, request, job, source, last_event_id or cursor, tail, limit)
