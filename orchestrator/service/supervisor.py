@@ -9,6 +9,7 @@ Invariants:
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,7 @@ from orchestrator.spec import JobSpec
 from orchestrator.spec_file import dump_spec
 
 _ROUND_SECONDS = 0.5
+_CAPACITY_SECONDS = 5.0
 _FOLLOWED = {state.value: state for state in (JobState.RUNNING, JobState.PAUSED, JobState.RECOVERING)}
 """States that a driver tells of itself."""
 
@@ -45,6 +47,8 @@ class Supervisor:
         self._watches: dict[str, RunWatch] = {}
         self.capacity: Capacity | None = None
         """Of the cluster, as it last told; None before it first answered."""
+        self._asked = 0.0
+        """When the capacity was asked for, by the monotonic clock."""
         self.trouble: str | None = "the cluster has not answered yet"
         """Why no job can be looked after now; None where all is well."""
 
@@ -66,7 +70,9 @@ class Supervisor:
         for job in await self._store.unended():
             if job.state in ACTIVE:
                 await self._guarded(job, self._look_after)
-        self.capacity = await self._runner.capacity()
+        if self.capacity is None or time.monotonic() - self._asked > _CAPACITY_SECONDS:
+            self.capacity = await self._runner.capacity()
+            self._asked = time.monotonic()
         await self._schedule(await self._store.unended(), self.capacity)
 
     async def _guarded(self, job: JobRecord, action: Callable[[JobRecord], Awaitable[None]]) -> None:
@@ -165,7 +171,7 @@ class Supervisor:
         if trouble == self.trouble:
             return
         if trouble is None:
-            _log.warning("jobs are looked after now")
+            _log.info("jobs are looked after now")
         else:
             _log.warning("%s; jobs are looked after once it is back: %s", trouble, error)
         self.trouble = trouble
