@@ -90,6 +90,7 @@ class LocalRay:
         return noted if alive else None
 
     def _start(self) -> _Process:
+        self._end_unknown()
         self._forget_sessions()
         dashboard, client = _free_ports(2)
         log = self._data_dir / "ray.log"
@@ -123,6 +124,14 @@ class LocalRay:
             time.sleep(0.3)
         _log.info("started a Ray with its dashboard at %s", started.dashboard)
         return started
+
+    def _end_unknown(self) -> None:
+        """A service that was killed between starting a Ray and noting it has left one that nothing runs on yet."""
+        for process in psutil.process_iter(["cmdline"]):
+            command = process.info["cmdline"] or []
+            if f"--temp-dir={self._folder()}" in command and "--block" in command:
+                process.kill()
+                process.wait(_STOP_SECONDS)
 
     def _forget_sessions(self) -> None:
         """Keep the logs of the last Rays only: each leaves a folder, and nothing else takes it away."""
