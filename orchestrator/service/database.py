@@ -61,12 +61,11 @@ class Database:
         """Make the database if it is a file, and its tables, or bring them up to date. Raises StoreUnavailableError."""
         if self._url.get_backend_name() == "sqlite" and self._url.database:
             await asyncio.to_thread(Path(self._url.database).parent.mkdir, parents=True, exist_ok=True)
-        with _unavailable():
-            async with self._engine.begin() as connection:
-                if connection.dialect.name == "postgresql":
-                    # Two services that start at once take turns.
-                    await connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7270001)")
-                await connection.run_sync(migrate)
+        async with self.write() as connection:
+            if connection.dialect.name == "postgresql":
+                # Two that open it at once take turns, as they do on SQLite.
+                await connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7270001)")
+            await connection.run_sync(migrate)
 
     async def close(self) -> None:
         """Give all connections back."""

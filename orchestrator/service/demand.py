@@ -14,9 +14,13 @@ def cpus_of(spec: JobSpec) -> float:
     return _at_most(spec).rollout.workers + spec.learner.ranks + (spec.method is Method.REINFORCE)
 
 
+def scaled(spec: JobSpec, workers: int) -> JobSpec:
+    """The job as if it had been submitted with so many rollout workers."""
+    return spec.model_copy(update={"rollout": spec.rollout.model_copy(update={"workers": workers})})
+
+
 def _at_most(spec: JobSpec) -> JobSpec:
     scaler = spec.rollout.autoscale
     if scaler is None:
         return spec
-    rollout = spec.rollout.model_copy(update={"workers": max(scaler.max, spec.rollout.workers)})
-    return spec.model_copy(update={"rollout": rollout})
+    return scaled(spec, max(scaler.max, spec.rollout.workers))

@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +29,8 @@ _START_SECONDS = 90.0
 _STOP_SECONDS = 40.0
 _CPUS = max(64, 8 * (os.cpu_count() or 1))
 """Logical ones: workers and ranks take turns on the real ones, and how many jobs run is the service's to say."""
+_SESSIONS = 2
+"""Folders of earlier Rays that are kept."""
 _LONGEST_FOLDER = 40
 """Bytes: behind it Ray puts sockets, whose whole path may have 107."""
 
@@ -87,6 +90,8 @@ class LocalRay:
         return noted if alive else None
 
     def _start(self) -> _Process:
+        self._end_unknown()
+        self._forget_sessions()
         dashboard, client = _free_ports(2)
         log = self._data_dir / "ray.log"
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
@@ -119,6 +124,19 @@ class LocalRay:
             time.sleep(0.3)
         _log.info("started a Ray with its dashboard at %s", started.dashboard)
         return started
+
+    def _end_unknown(self) -> None:
+        """A service that was killed between starting a Ray and noting it has left one that nothing runs on yet."""
+        for process in psutil.process_iter(["cmdline"]):
+            command = process.info["cmdline"] or []
+            if f"--temp-dir={self._folder()}" in command and "--block" in command:
+                process.kill()
+                process.wait(_STOP_SECONDS)
+
+    def _forget_sessions(self) -> None:
+        """Keep the logs of the last Rays only: each leaves a folder, and nothing else takes it away."""
+        for old in sorted(self._folder().glob("session_2*"))[:-_SESSIONS]:
+            shutil.rmtree(old, ignore_errors=True)
 
     def _folder(self) -> Path:
         """For Ray's sessions: in the data directory, or in the system's temporary one if that has too long a path."""

@@ -6,7 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import requests
+from ray.exceptions import RayError
 from ray.job_submission import JobSubmissionClient
+from ray.util.state.exception import RayStateApiException
 
 from orchestrator.service.cluster import ClusterUnavailableError
 from orchestrator.service.local_ray import LocalRay, LocalRayError
@@ -14,6 +16,8 @@ from orchestrator.service.local_ray import LocalRay, LocalRayError
 Result = TypeVar("Result")
 
 _DEADLINE_SECONDS = 30.0
+# What Ray's clients raise for a cluster that is away, refuses a token, or answers with an error of its own.
+_TROUBLE = (ConnectionError, requests.RequestException, RayError, RayStateApiException, RuntimeError, LocalRayError)
 
 
 class RayConnection:
@@ -36,7 +40,7 @@ class RayConnection:
             return await asyncio.wait_for(asked, seconds)
         except TimeoutError as error:
             raise ClusterUnavailableError(f"Ray did not answer within {seconds:.0f} s") from error
-        except (ConnectionError, requests.RequestException, RuntimeError, LocalRayError) as error:
+        except _TROUBLE as error:
             self._client = None
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise ClusterUnavailableError(f"Ray: {lines[-1]}") from error

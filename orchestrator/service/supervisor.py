@@ -9,8 +9,12 @@ Invariants:
 
 import asyncio
 import logging
+import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from orchestrator.run_directory import RunDirectoryError, replace_file
 from orchestrator.service import counters
@@ -27,6 +31,7 @@ from orchestrator.spec import JobSpec
 from orchestrator.spec_file import dump_spec
 
 _ROUND_SECONDS = 0.5
+_CAPACITY_SECONDS = 5.0
 _FOLLOWED = {state.value: state for state in (JobState.RUNNING, JobState.PAUSED, JobState.RECOVERING)}
 """States that a driver tells of itself."""
 
@@ -42,6 +47,8 @@ class Supervisor:
         self._watches: dict[str, RunWatch] = {}
         self.capacity: Capacity | None = None
         """Of the cluster, as it last told; None before it first answered."""
+        self._asked = 0.0
+        """When the capacity was asked for, by the monotonic clock."""
         self.trouble: str | None = "the cluster has not answered yet"
         """Why no job can be looked after now; None where all is well."""
 
@@ -62,14 +69,16 @@ class Supervisor:
         """Once over all jobs. Raises StoreUnavailableError, ClusterUnavailableError; the next round makes up for it."""
         for job in await self._store.unended():
             if job.state in ACTIVE:
-                await self._guarded(job)
-        self.capacity = await self._runner.capacity()
+                await self._guarded(job, self._look_after)
+        if self.capacity is None or time.monotonic() - self._asked > _CAPACITY_SECONDS:
+            self.capacity = await self._runner.capacity()
+            self._asked = time.monotonic()
         await self._schedule(await self._store.unended(), self.capacity)
 
-    async def _guarded(self, job: JobRecord) -> None:
+    async def _guarded(self, job: JobRecord, action: Callable[[JobRecord], Awaitable[None]]) -> None:
         """What is wrong with one job must not keep the others from being looked after."""
         try:
-            await self._look_after(job)
+            await action(job)
         except (StoreUnavailableError, ClusterUnavailableError):
             raise
         except StaleStateError as error:
@@ -102,14 +111,18 @@ class Supervisor:
             fields = {"not_before": None, "preempt_requested_at": None, "submission_id": None}
             await self._store.transition(job.id, job.state, JobState.QUEUED, job.cause, **fields)
         elif datetime.now(UTC) >= again:
-            await self._launch(await self._store.begin_attempt(job))
+            await self._begin(job)
+
+    async def _begin(self, job: JobRecord) -> None:
+        await self._launch(await self._store.begin_attempt(job))
 
     async def _launch(self, job: JobRecord) -> None:
         assert job.submission_id is not None
         try:
             await asyncio.to_thread(_make_run_directory, job)
-        except OSError as error:
-            cause = f"its run directory {job.run_dir} cannot be made: {error.strerror}"
+        except (OSError, ValidationError) as error:
+            why = "its specification is not valid any more" if isinstance(error, ValueError) else error.strerror
+            cause = f"its run directory {job.run_dir} cannot be made: {why}"
             await self._store.transition(job.id, job.state, JobState.FAILED, cause)
             return
         _log.info("starting driver %s of job %s", job.submission_id, job.id)
@@ -143,11 +156,7 @@ class Supervisor:
     async def _schedule(self, jobs: tuple[JobRecord, ...], capacity: Capacity) -> None:
         decision = decide(jobs, self._limits, capacity.gpus, preemption=self._preempts)
         for job in decision.start:
-            try:
-                begun = await self._store.begin_attempt(job)
-            except StaleStateError:  # cancelled meanwhile
-                continue
-            await self._launch(begun)
+            await self._guarded(job, self._begin)
         for victim, job in decision.preempt:
             cause = f"gives way to job {job.id} of priority {job.priority}"
             await self._store.update(victim.id, preempt_requested_at=datetime.now(UTC), cause=cause)
@@ -162,7 +171,7 @@ class Supervisor:
         if trouble == self.trouble:
             return
         if trouble is None:
-            _log.warning("jobs are looked after now")
+            _log.info("jobs are looked after now")
         else:
             _log.warning("%s; jobs are looked after once it is back: %s", trouble, error)
         self.trouble = trouble

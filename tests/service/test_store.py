@@ -239,6 +239,18 @@ def test_migrations_make_the_tables_that_the_code_has(on_store: On) -> None:
     on_store(body)
 
 
+def test_many_that_open_an_empty_database_at_once_make_one(database_url: str, tmp_path: Path) -> None:
+    async def use(number: int) -> int:
+        async with Store(database_url, tmp_path / "runs") as store:
+            await store.submit(small_spec(), owner=f"user{number}")
+            return len(await store.unended())
+
+    async def main() -> list[int]:
+        return await asyncio.gather(*(use(number) for number in range(6)))
+
+    assert max(asyncio.run(main())) == 6
+
+
 def test_a_lost_server_is_said_and_found_again(postgres: Postgres, tmp_path: Path) -> None:
     async def main() -> None:
         async with Store(postgres.new_database(), tmp_path) as store:

@@ -14,6 +14,7 @@ from service.stand_in import FolderRunner
 from orchestrator.commands import CommandKind, send
 from orchestrator.run_directory import RunDirectory
 from orchestrator.service.database import sqlite_url
+from orchestrator.service.demand import gpus_of, scaled
 from orchestrator.service.endings import back_off_seconds
 from orchestrator.service.jobs import JobState
 from orchestrator.service.limits import Capacity, Limits, NeverFitsError, check_fits
@@ -293,3 +294,5 @@ def test_what_can_never_fit_is_refused_with_the_reason() -> None:
     grows = small_spec(rollout={"workers": 1, "gpus": 1.0, "autoscale": {"max": 6}})
     with pytest.raises(NeverFitsError, match="needs 7 GPUs"):
         check_fits(grows, Limits(), Capacity(16, 4))
+    assert gpus_of(scaled(spec, 5)) == 6
+    assert gpus_of(scaled(grows, 2)) == 7

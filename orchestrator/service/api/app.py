@@ -84,7 +84,7 @@ def create_app(
         fits=fits,
         ready=ready,
         roots=roots,
-        admission=Admission(roots, settings.reward_modules),
+        admission=Admission(roots, settings.reward_modules, settings.data_dir),
         metrics=Metrics(),
         facts=Facts(),
         progress=Progress(),

@@ -16,8 +16,11 @@ from orchestrator.service.api.principal import Current, Principal
 from orchestrator.service.api.problems import ProblemError, documented
 from orchestrator.service.api.state import Api
 from orchestrator.service.api.views import job_detail, job_view, job_views, json_of
+from orchestrator.service.demand import gpus_of, scaled
 from orchestrator.service.jobs import ENDED, JobRecord, JobState
 from orchestrator.service.limits import NeverFitsError
+from orchestrator.service.store import JobNotFoundError
+from orchestrator.spec import JobSpec
 from orchestrator.spec_file import SpecError, parse_spec
 
 router = APIRouter(tags=["jobs"])
@@ -71,8 +74,15 @@ async def submit(
     """Put a job in the queue. A job that can never run here is refused, with the reason."""
     value = await read_object(request, api.settings)
     await audited(api, principal, "job.submit", name=str(value.get("name", ""))[:64])
+
+    async def owns(job_id: str) -> bool:
+        try:
+            return principal.sees(await api.store.get(job_id))
+        except JobNotFoundError:
+            return False
+
     try:
-        spec = await api.admission.admit(parse_spec(value, "job"))
+        spec = await api.admission.admit(parse_spec(value, "job"), owns)
         await api.fits(spec, principal.owner)
     except (SpecError, NeverFitsError) as error:
         raise ProblemError(422, str(error)) from error
@@ -179,7 +189,15 @@ async def scale(job: TheJob, request: Request, principal: Current, api: TheApi) 
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ProblemError(422, f"{where[:100]}: {first['msg']}") from error
-    return await _tell(api, principal, job, CommandKind.SCALE, body.count)
+    wanted = scaled(JobSpec.model_validate(job.spec), body.count)
+    try:
+        await api.fits(wanted, job.owner)
+    except (SpecError, NeverFitsError) as error:
+        raise ProblemError(422, str(error)) from error
+    told = await _tell(api, principal, job, CommandKind.SCALE, body.count)
+    # What it has now counts against the limits.
+    await api.store.update(job.id, gpus=gpus_of(wanted))
+    return told
 
 
 async def _tell(
