@@ -140,7 +140,7 @@ def test_secrets_are_in_no_view_and_no_log():
 
 async def test_a_job_names_no_file_of_the_services_and_no_run_of_somebody_else(tmp_path):
     async with service(tmp_path, local=False, roots=(tmp_path,), data_dir=tmp_path) as made:
-        job, run = await made.running("ada")
+        _, run = await made.running("ada")
         folder = run.checkpoint(3)
         folder.mkdir(parents=True)
         (folder / "model.safetensors").write_bytes(b"")
@@ -151,4 +151,3 @@ async def test_a_job_names_no_file_of_the_services_and_no_run_of_somebody_else(t
         assert (await ada.post("/v1/jobs", json=body)).status_code == 201
         own = {**SPEC, "model": {"path": str(made.home)}}
         assert "the service's own" in check_problem(await ada.post("/v1/jobs", json=own), 422)["detail"]
-        assert job.id
