@@ -1,6 +1,9 @@
 """The job that a path names, if it exists for whoever asks."""
 
-from typing import Annotated
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
 
@@ -35,14 +38,33 @@ async def visible_job(request: Request, job_id: JobId, principal: Current, api: 
 TheJob = Annotated[JobRecord, Depends(visible_job)]
 
 
-async def audited(
-    api: Api, principal: Principal, action: str, target: str = "", needs: Role = Role.SUBMITTER, **detail: object
-) -> None:
-    """Note what somebody is about to do. Raises ProblemError, and notes that, unless their role allows it."""
+@dataclass(slots=True)
+class Entry:
+    """A line of the audit log that is being made."""
+
+    target: str
+    detail: dict[str, Any]
+
+
+@asynccontextmanager
+async def audited(api: Api, principal: Principal, action: str, target: str = "", **detail: Any) -> AsyncIterator[Entry]:
+    """Around what a submitter may do: whether they may, whether it was done, or why not, goes to the audit log.
+
+    Raises ProblemError for whoever may not.
+    """
+    entry, outcome = Entry(target, detail), "ok"
     try:
-        require(principal, needs)
+        try:
+            require(principal, Role.SUBMITTER)
+        except ProblemError:
+            api.meters.refused.inc()
+            raise
+        yield entry
     except ProblemError as problem:
-        api.meters.refused.inc()
-        await api.store.audit(principal.owner, action, target=target, outcome=problem.detail, detail=detail)
+        outcome = problem.detail[:500]
         raise
-    await api.store.audit(principal.owner, action, target=target, detail=detail)
+    except Exception as error:
+        outcome = type(error).__name__
+        raise
+    finally:
+        await api.store.audit(principal.owner, action, target=entry.target, outcome=outcome, detail=entry.detail)

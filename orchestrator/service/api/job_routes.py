@@ -1,5 +1,6 @@
 """Jobs: submit, list, show, cancel, and tell a running one to pause, to go on, to write a checkpoint, to scale."""
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -73,7 +74,6 @@ async def submit(
 ) -> JobView:
     """Put a job in the queue. A job that can never run here is refused, with the reason."""
     value = await read_object(request, api.settings)
-    await audited(api, principal, "job.submit", name=str(value.get("name", ""))[:64])
 
     async def owns(job_id: str) -> bool:
         try:
@@ -81,14 +81,16 @@ async def submit(
         except JobNotFoundError:
             return False
 
-    try:
-        spec = await api.admission.admit(parse_spec(value, "job"), owns)
-        await api.fits(spec, principal.owner)
-    except (SpecError, NeverFitsError) as error:
-        raise ProblemError(422, str(error)) from error
-    job, new = await api.store.submit(
-        spec, owner=principal.owner, priority=priority, max_restarts=max_restarts, idempotency_key=idempotency_key
-    )
+    async with audited(api, principal, "job.submit", name=str(value.get("name", ""))[:64]) as entry:
+        try:
+            spec = await api.admission.admit(parse_spec(value, "job"), owns)
+            await api.fits(spec, principal.owner)
+        except (SpecError, NeverFitsError) as error:
+            raise ProblemError(422, str(error)) from error
+        job, new = await api.store.submit(
+            spec, owner=principal.owner, priority=priority, max_restarts=max_restarts, idempotency_key=idempotency_key
+        )
+        entry.target = job.id
     if new:
         api.meters.submitted.inc()
     else:
@@ -126,11 +128,11 @@ async def show(job: TheJob, api: TheApi) -> Response:
 @router.post("/jobs/{job_id}/cancel", response_model=JobView, responses=documented(404, 409), summary="Cancel a job")
 async def cancel(job: TheJob, principal: Current, api: TheApi) -> JobView:
     """End a job in any state. One that runs is `cancelled` when everything it started has ended."""
-    await audited(api, principal, "job.cancel", job.id)
-    if job.state in ENDED and job.state is not JobState.CANCELLED:
-        raise ProblemError(409, f"job {job.id} has ended: it {job.state}")
+    async with audited(api, principal, "job.cancel", job.id):
+        if job.state in ENDED and job.state is not JobState.CANCELLED:
+            raise ProblemError(409, f"job {job.id} has ended: it {job.state}")
+        cancelled = await api.store.request_cancel(job.id, f"cancelled by {principal.owner}")
     api.meters.commands.labels("cancel").inc()
-    cancelled = await api.store.request_cancel(job.id, f"cancelled by {principal.owner}")
     api.jobs.forget(job.id)
     return await job_view(api, cancelled)
 
@@ -190,26 +192,37 @@ async def scale(job: TheJob, request: Request, principal: Current, api: TheApi) 
         where = ".".join(str(part) for part in first["loc"])
         raise ProblemError(422, f"{where[:100]}: {first['msg']}") from error
     wanted = scaled(JobSpec.model_validate(job.spec), body.count)
-    try:
-        await api.fits(wanted, job.owner)
-    except (SpecError, NeverFitsError) as error:
-        raise ProblemError(422, str(error)) from error
-    told = await _tell(api, principal, job, CommandKind.SCALE, body.count)
+
+    async def fits() -> None:
+        try:
+            await api.fits(wanted, job.owner)
+        except (SpecError, NeverFitsError) as error:
+            raise ProblemError(422, str(error)) from error
+
+    told = await _tell(api, principal, job, CommandKind.SCALE, body.count, fits)
     # What it has now counts against the limits.
     await api.store.update(job.id, gpus=gpus_of(wanted))
     return told
 
 
 async def _tell(
-    api: Api, principal: Principal, job: JobRecord, kind: CommandKind, count: int | None = None
+    api: Api,
+    principal: Principal,
+    job: JobRecord,
+    kind: CommandKind,
+    count: int | None = None,
+    check: Callable[[], Awaitable[None]] | None = None,
 ) -> CommandView:
-    await audited(api, principal, f"job.{kind}", job.id, count=count)
-    if job.state not in _ALLOWED[kind]:
-        states = " or ".join(sorted(_ALLOWED[kind]))
-        raise ProblemError(409, f"job {job.id} is {job.state}; to {kind} takes one that is {states}")
-    try:
-        identifier = send(RunDirectory(Path(job.run_dir)), kind, count=count, by=principal.owner)
-    except RunDirectoryError as error:
-        raise ProblemError(409, f"job {job.id} is {job.state} and has no driver yet; try again in a moment") from error
+    async with audited(api, principal, f"job.{kind}", job.id, count=count):
+        if job.state not in _ALLOWED[kind]:
+            states = " or ".join(sorted(_ALLOWED[kind]))
+            raise ProblemError(409, f"job {job.id} is {job.state}; to {kind} takes one that is {states}")
+        if check is not None:
+            await check()
+        try:
+            identifier = send(RunDirectory(Path(job.run_dir)), kind, count=count, by=principal.owner)
+        except RunDirectoryError as error:
+            detail = f"job {job.id} is {job.state} and has no driver yet; try again in a moment"
+            raise ProblemError(409, detail) from error
     api.meters.commands.labels(kind.value).inc()
     return CommandView(id=identifier, command=kind.value, count=count, job=await job_view(api, job))

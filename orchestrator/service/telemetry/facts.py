@@ -6,7 +6,7 @@ Invariant: every event is read once; asking again reads what has come since.
 import json
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,10 @@ class RunFacts:
     """The last: step, accuracy, silence_accuracy, …"""
     error: str | None = None
     """What ended the driver."""
-    commands: set[str] = field(default_factory=set)
-    """Ids of those carried out."""
+
+    def copy(self) -> "RunFacts":
+        """As of now, while this one goes on."""
+        return replace(self, workers=dict(self.workers), counts=dict(self.counts))
 
     def take(self, event: dict[str, Any]) -> None:
         """Go on by one event; of unknown ones only the kind counts."""
@@ -77,8 +79,6 @@ class RunFacts:
                 self.evaluation = {"step": event.get("step")} | dict(event.get("result") or {})
             case "error":
                 self.error = f"{event.get('error')}: {event.get('message')}"
-            case "command":
-                self.commands.add(str(event.get("id")))
             case "worker_left":
                 self.workers.pop(str(event.get("worker")), None)
             case _ if kind in _STATES:
@@ -112,7 +112,7 @@ class Facts:
         return run_dir / "events.jsonl" in self._kept
 
     def of(self, run_dir: Path) -> RunFacts:
-        """What the events of a run say; nothing where there are none. Not to be changed."""
+        """What the events of a run say; nothing where there are none."""
         path = run_dir / "events.jsonl"
         with self._lock:
             place, facts = self._kept.pop(path, (0, RunFacts()))
@@ -129,7 +129,7 @@ class Facts:
             self._kept[path] = (place, facts)
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
-            return facts
+            return facts.copy()
 
 
 def _event(line: bytes) -> dict[str, Any]:
