@@ -22,10 +22,13 @@ _STYLES = {
     JobState.CANCELLED: "dim",
 }
 
+_FOLDED = frozenset({"name", "owner", "cause", "node", "question", "answer", "said"})
+"""Columns of texts of any length; the others are as wide as what they hold."""
+
 
 def jobs_table(jobs: Sequence[JobView]) -> Table:
     """One line a job."""
-    table = _table("job", "name", "state", "step", "reward", "accuracy", "workers", "owner", "age")
+    table = _table("job", "name", "state", "step", "reward", "right", "workers", "owner", "age")
     for job in jobs:
         metrics = job.progress.metrics
         table.add_row(
@@ -100,7 +103,7 @@ def metrics_table(metrics: MetricsView) -> Table:
         greatest = [value for row in metrics.maxima or metrics.items if (value := row.get(name)) is not None]
         if values:
             ends = (min(least), max(greatest), values[-1])
-            table.add_row(name, sparkline(values, 24), *(number(value, ".5g") for value in ends))
+            table.add_row(name, sparkline(values, 24), *(number(value, ".4g") for value in ends))
     return table
 
 
@@ -139,5 +142,5 @@ def age(since: datetime) -> str:
 def _table(*titles: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for title in titles:
-        table.add_column(title, no_wrap=title in {"job", "state", "metric", "sample"}, overflow="fold")
+        table.add_column(title, no_wrap=title not in _FOLDED, overflow="fold")
     return table

@@ -108,9 +108,6 @@ def _plain(watched: Watched, every: float) -> JobDetail:
     shown, state = deque[str](maxlen=_EVENTS_SHOWN), None
     while True:
         watched.look()
-        if watched.job.state is not state:
-            state = watched.job.state
-            _say(f"{state}{': ' + watched.job.cause.splitlines()[0] if watched.job.cause else ''}")
         for event in watched.events:
             if event.cursor not in shown and event.kind != "state":
                 shown.append(event.cursor)
@@ -119,7 +116,10 @@ def _plain(watched: Watched, every: float) -> JobDetail:
             parts = [f"step {row['step']:.0f}/{watched.job.progress.steps}"]
             parts += [f"{title} {number(row[name], form)}" for title, name, form in _NUMBERS if name in row]
             _say("  ".join(parts))
-        if watched.job.state in ENDED:
+        if watched.job.state is not state:
+            state = watched.job.state
+            _say(f"{state}{': ' + watched.job.cause.splitlines()[0] if watched.job.cause else ''}")
+        if state in ENDED:
             return watched.job
         time.sleep(every)
 

@@ -49,7 +49,7 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **_context.get(),
         }
-        line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        line |= {name: value for name, value in vars(record).items() if name not in _STANDARD and name[0] != "_"}
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         try:
