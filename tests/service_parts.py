@@ -53,7 +53,7 @@ class Service:
         self.data = home / "data"
         self.data.mkdir(exist_ok=True)
         self.settings = ApiSettings(
-            roots=(self.data,), **{"request_burst": 1e6, "requests_per_second": 1e6, **settings}
+            **{"roots": (self.data,), "request_burst": 1e6, "requests_per_second": 1e6, **settings}
         )
         self.cluster = OneNode()
         self.app = create_app(store, self.settings, cluster=self.cluster)

@@ -5,7 +5,7 @@ of the allow-list, no weights in a format that runs code when it is read, and no
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from audio_qa.dataset import DatasetError, read_jsonl
@@ -18,15 +18,31 @@ from reward.registry import RewardError, check_name
 class Admission:
     """The rules of one service."""
 
-    def __init__(self, roots: Roots, reward_modules: Sequence[str]) -> None:
+    def __init__(self, roots: Roots, reward_modules: Sequence[str], data_dir: Path | None = None) -> None:
         self._roots, self._modules = roots, tuple(reward_modules)
+        self._data_dir = None if data_dir is None else data_dir.resolve()
 
-    async def admit(self, spec: JobSpec) -> JobSpec:
-        """The job with its paths resolved. Raises SpecError: one line that says what is not allowed."""
+    async def admit(self, spec: JobSpec, owns: Callable[[str], Awaitable[bool]]) -> JobSpec:
+        """The job with its paths resolved. Raises SpecError: one line that says what is not allowed.
+
+        Args:
+            owns: whether whoever submits sees the job of an id, whose run directory the job may then name.
+        """
         if spec.cluster.address is not None:
             raise SpecError("cluster.address: the service chooses the cluster; leave it out")
         self._check_rewards(spec)
-        return await asyncio.to_thread(self._resolved, spec)
+        spec = await asyncio.to_thread(self._resolved, spec)
+        named = {"model.path": spec.model.path, "data.train": spec.data.train, "data.evaluation": spec.data.evaluation}
+        for key, path in named.items():
+            if path is not None and not await self._may_be_named(Path(path), owns):
+                raise SpecError(f"{key}: {path!r} is the service's own, or belongs to a job that is not yours")
+        return spec
+
+    async def _may_be_named(self, path: Path, owns: Callable[[str], Awaitable[bool]]) -> bool:
+        if self._data_dir is None or not path.is_relative_to(self._data_dir):
+            return True
+        parts = path.relative_to(self._data_dir).parts
+        return len(parts) > 2 and parts[0] == "runs" and await owns(parts[1])
 
     def _check_rewards(self, spec: JobSpec) -> None:
         for module in spec.reward.allowed_modules:

@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from functools import lru_cache
 from typing import Any
 
 PREFIX = "earshot_"
@@ -29,6 +30,7 @@ def without_secrets(value: Any) -> Any:
     return [without_secrets(item) for item in value] if isinstance(value, list) else value
 
 
+@lru_cache(maxsize=4096)
 def _is_secret(key: str) -> bool:
     return (
         key.lower() in {"token", "auth"}

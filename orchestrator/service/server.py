@@ -31,6 +31,7 @@ from orchestrator.service.places import HOST, PORT, database_of, runs_of
 from orchestrator.service.retention import keep_tidy
 from orchestrator.service.store import Store, StoreUnavailableError
 from orchestrator.service.supervisor import Supervisor
+from orchestrator.service.tracing import TracingError, tracing_of_environment
 from orchestrator.spec import JobSpec
 
 _DATABASE_SECONDS = 60.0
@@ -108,12 +109,19 @@ async def _serve(settings: ServerSettings, store: Store, listener: socket.socket
     async def ready() -> str | None:
         return supervisor.trouble
 
+    try:
+        tracing = tracing_of_environment()
+    except TracingError as error:
+        raise ServeError(str(error)) from error
     app = create_app(
         store,
-        ApiSettings(local=local, roots=settings.roots, reward_modules=settings.reward_modules),
+        ApiSettings(
+            local=local, roots=settings.roots, reward_modules=settings.reward_modules, data_dir=settings.data_dir
+        ),
         cluster=RayCluster(connection),
         fits=fits,
         ready=ready,
+        tracing=tracing,
     )
     server = _Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=_STREAM_SECONDS))
     loop = asyncio.get_running_loop()

@@ -136,3 +136,18 @@ def test_secrets_are_in_no_view_and_no_log():
     assert token not in stream.getvalue()
     assert "geheim" not in stream.getvalue()
     assert "abc" not in stream.getvalue()
+
+
+async def test_a_job_names_no_file_of_the_services_and_no_run_of_somebody_else(tmp_path):
+    async with service(tmp_path, local=False, roots=(tmp_path,), data_dir=tmp_path) as made:
+        _, run = await made.running("ada")
+        folder = run.checkpoint(3)
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"")
+        (made.home / "model.safetensors").write_bytes(b"")
+        ada, bob = made.client(await made.token("ada")), made.client(await made.token("bob"))
+        body = {**SPEC, "model": {"path": str(folder)}}
+        assert "not yours" in check_problem(await bob.post("/v1/jobs", json=body), 422)["detail"]
+        assert (await ada.post("/v1/jobs", json=body)).status_code == 201
+        own = {**SPEC, "model": {"path": str(made.home)}}
+        assert "the service's own" in check_problem(await ada.post("/v1/jobs", json=own), 422)["detail"]

@@ -1,5 +1,6 @@
 """The service's API as one ASGI app."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from orchestrator.service.admission import Admission
 from orchestrator.service.api import job_routes, service_routes, stream_routes, telemetry_routes
 from orchestrator.service.api.gate import Gate
+from orchestrator.service.api.job_cache import JobCache
 from orchestrator.service.api.meters import Meters
 from orchestrator.service.api.models import ScaleBody
 from orchestrator.service.api.problems import ProblemDocument, answer_with_problems
@@ -24,6 +26,7 @@ from orchestrator.service.telemetry.columns import Metrics
 from orchestrator.service.telemetry.facts import Facts
 from orchestrator.service.telemetry.progress import Progress
 from orchestrator.service.telemetry.tail import Tails
+from orchestrator.service.tracing import Tracing
 from orchestrator.spec import JobSpec
 
 _DESCRIPTION = """
@@ -50,6 +53,7 @@ def create_app(
     fits: Fits = _fits,
     ready: Ready = _ready,
     lifespan: AbstractAsyncContextManager[Any] | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The app.
 
@@ -68,16 +72,19 @@ def create_app(
             async with lifespan:
                 yield
         await tails.stop()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.stop)
 
     roots = Roots(settings.readable)
     api = Api(
         store=store,
+        jobs=JobCache(store),
         settings=settings,
         cluster=cluster,
         fits=fits,
         ready=ready,
         roots=roots,
-        admission=Admission(roots, settings.reward_modules),
+        admission=Admission(roots, settings.reward_modules, settings.data_dir),
         metrics=Metrics(),
         facts=Facts(),
         progress=Progress(),
@@ -90,7 +97,7 @@ def create_app(
         title="Earshot", version="1", description=_DESCRIPTION, lifespan=living, docs_url=None, redoc_url=None
     )
     app.state.api = api
-    app.gate = Gate(app.inner, settings, api.meters)
+    app.gate = Gate(app.inner, settings, api.meters, tracing)
     answer_with_problems(app)
     v1 = APIRouter(prefix="/v1")
     for router in (job_routes.router, telemetry_routes.router, stream_routes.router, service_routes.cluster_router):

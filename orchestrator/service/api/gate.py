@@ -15,6 +15,7 @@ from orchestrator.service.api.meters import Meters
 from orchestrator.service.api.problems import MEDIA_TYPE, ProblemError, problem_response
 from orchestrator.service.api.settings import ApiSettings
 from orchestrator.service.json_log import job_id_of_path, log_context
+from orchestrator.service.tracing import Tracing
 
 _log = logging.getLogger("orchestrator.service.access")
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
@@ -24,8 +25,8 @@ _MOST_TARGET_BYTES = 8192
 class Gate:
     """ASGI middleware around the whole app."""
 
-    def __init__(self, app: ASGIApp, settings: ApiSettings, meters: Meters) -> None:
-        self._app, self._settings, self._meters = app, settings, meters
+    def __init__(self, app: ASGIApp, settings: ApiSettings, meters: Meters, tracing: Tracing | None = None) -> None:
+        self._app, self._settings, self._meters, self._tracing = app, settings, meters, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -33,6 +34,23 @@ class Gate:
             return
         passage = _Passage(scope, receive, send, self._settings.most_body_bytes)
         started = time.perf_counter()
+        if self._tracing is None:
+            await self._within(scope, receive, passage, started)
+            return
+        with self._tracing.request(scope["method"], Headers(scope=scope)) as span:
+            await self._within(scope, receive, passage, started)
+            span.update_name(f"{scope['method']} {_route(scope)}")
+            span.set_attributes(
+                {
+                    "http.request.method": scope["method"],
+                    "http.route": _route(scope),
+                    "http.response.status_code": passage.status,
+                    "earshot.job": job_id_of_path(scope["path"]) or "",
+                    "earshot.request": passage.id,
+                }
+            )
+
+    async def _within(self, scope: Scope, receive: Receive, passage: "_Passage", started: float) -> None:
         with log_context(request=passage.id, job=job_id_of_path(scope["path"])):
             try:
                 refusal = _refusal(scope, self._settings.most_body_bytes)
@@ -53,8 +71,7 @@ class Gate:
                 await problem_response(500, "an error of the service")(scope, passage.receive, passage.send)
 
     def _note(self, scope: Scope, passage: "_Passage", seconds: float) -> None:
-        # The route's pattern and not the path, of which there are as many as somebody likes.
-        route = getattr(scope.get("route"), "path", "none")
+        route = _route(scope)
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._meters.requests.labels(method, route, str(passage.status)).inc()
         if not passage.streamed:
@@ -74,6 +91,11 @@ class Gate:
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
+
+
+def _route(scope: Scope) -> str:
+    """The route's pattern and not the path, of which there are as many as somebody likes."""
+    return getattr(scope.get("route"), "path", "none")
 
 
 def _refusal(scope: Scope, most_body: int) -> tuple[int, str] | None:

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Path
+from fastapi import Depends, Path, Request
 
 from orchestrator.service.access import Role
 from orchestrator.service.api.principal import Current, Principal, require
@@ -18,10 +18,13 @@ JobId = Annotated[
 TheApi = Annotated[Api, Depends(api_of)]
 
 
-async def visible_job(job_id: JobId, principal: Current, api: TheApi) -> JobRecord:
+async def visible_job(request: Request, job_id: JobId, principal: Current, api: TheApi) -> JobRecord:
     """The job. Raises ProblemError: a job of somebody else's is not to be told from one that is not there."""
+    if request.method != "GET":
+        # What may be done depends on what is now.
+        api.jobs.forget(job_id)
     try:
-        job = await api.store.get(job_id)
+        job, _ = await api.jobs.get(job_id)
     except JobNotFoundError:
         job = None
     if job is None or not principal.sees(job):

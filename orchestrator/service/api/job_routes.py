@@ -15,10 +15,11 @@ from orchestrator.service.api.models import CommandView, JobDetail, JobView, Pag
 from orchestrator.service.api.principal import Current, Principal
 from orchestrator.service.api.problems import ProblemError, documented
 from orchestrator.service.api.state import Api
-from orchestrator.service.api.views import job_detail, job_view, job_views
+from orchestrator.service.api.views import job_detail, job_view, job_views, json_of
 from orchestrator.service.demand import gpus_of, scaled
 from orchestrator.service.jobs import ENDED, JobRecord, JobState
 from orchestrator.service.limits import NeverFitsError
+from orchestrator.service.store import JobNotFoundError
 from orchestrator.spec import JobSpec
 from orchestrator.spec_file import SpecError, parse_spec
 
@@ -73,8 +74,15 @@ async def submit(
     """Put a job in the queue. A job that can never run here is refused, with the reason."""
     value = await read_object(request, api.settings)
     await audited(api, principal, "job.submit", name=str(value.get("name", ""))[:64])
+
+    async def owns(job_id: str) -> bool:
+        try:
+            return principal.sees(await api.store.get(job_id))
+        except JobNotFoundError:
+            return False
+
     try:
-        spec = await api.admission.admit(parse_spec(value, "job"))
+        spec = await api.admission.admit(parse_spec(value, "job"), owns)
         await api.fits(spec, principal.owner)
     except (SpecError, NeverFitsError) as error:
         raise ProblemError(422, str(error)) from error
@@ -98,20 +106,21 @@ async def list_jobs(
     owner: Annotated[str | None, Query(max_length=128, description="Admins see jobs of others too.")] = None,
     cursor: Annotated[str | None, Query(max_length=200, description="next_cursor of the part before.")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
-) -> Page[JobView]:
+) -> Response:
     """Jobs, newest first: one's own, or everybody's for an admin."""
     if principal.role is not Role.ADMIN:
         if owner is not None and owner != principal.owner:
-            return Page[JobView](items=[], next_cursor=None)
+            return json_of(Page[JobView](items=[], next_cursor=None))
         owner = principal.owner
     page = await api.store.list(states=state or (), owner=owner, name=name, cursor=cursor, limit=limit)
-    return Page[JobView](items=await job_views(api, page.items), next_cursor=page.next_cursor)
+    return json_of(Page[JobView](items=await job_views(api, page.items), next_cursor=page.next_cursor))
 
 
 @router.get("/jobs/{job_id}", response_model=JobDetail, responses=documented(404), summary="Show a job")
-async def show(job: TheJob, api: TheApi) -> JobDetail:
+async def show(job: TheJob, api: TheApi) -> Response:
     """A job: its state and history, what it was asked to do, and how far it is."""
-    return await job_detail(api, job, await api.store.history(job.id))
+    found, history = await api.jobs.get(job.id)
+    return json_of(await job_detail(api, found, history))
 
 
 @router.post("/jobs/{job_id}/cancel", response_model=JobView, responses=documented(404, 409), summary="Cancel a job")
@@ -121,7 +130,9 @@ async def cancel(job: TheJob, principal: Current, api: TheApi) -> JobView:
     if job.state in ENDED and job.state is not JobState.CANCELLED:
         raise ProblemError(409, f"job {job.id} has ended: it {job.state}")
     api.meters.commands.labels("cancel").inc()
-    return await job_view(api, await api.store.request_cancel(job.id, f"cancelled by {principal.owner}"))
+    cancelled = await api.store.request_cancel(job.id, f"cancelled by {principal.owner}")
+    api.jobs.forget(job.id)
+    return await job_view(api, cancelled)
 
 
 @router.post(

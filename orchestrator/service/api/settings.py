@@ -14,6 +14,8 @@ class ApiSettings:
     """It listens on loopback only: who comes from this machine without a token is the local user, an admin."""
     roots: tuple[Path, ...] = (Path.home(),)
     """Folders under which models, questions and clips of jobs may lie; what is built in may always be used."""
+    data_dir: Path | None = None
+    """The service's own files: jobs may name run directories of their owner's there and nothing else."""
     reward_modules: tuple[str, ...] = ()
     """Modules and packages whose functions jobs may name as rewards."""
     most_body_bytes: int = 1024 * 1024

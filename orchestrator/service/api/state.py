@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from orchestrator.service.admission import Admission
+from orchestrator.service.api.job_cache import JobCache
 from orchestrator.service.api.meters import Meters
 from orchestrator.service.api.rate import Rate
 from orchestrator.service.api.settings import ApiSettings
@@ -30,6 +31,7 @@ class Api:
     """For use on one event loop."""
 
     store: Store
+    jobs: JobCache
     settings: ApiSettings
     cluster: Cluster | None
     fits: Fits

@@ -119,7 +119,8 @@ async def _answer(
 
     async def is_over() -> bool:
         try:
-            return (await api.store.get(job.id)).state in ENDED
+            found, _ = await api.jobs.get(job.id)
+            return found.state in ENDED
         except JobNotFoundError:
             return True
         except StoreUnavailableError:

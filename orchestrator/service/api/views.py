@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fastapi import Response
+from pydantic import BaseModel
+
 from orchestrator.service.api.models import (
     EvaluationView,
     JobDetail,
@@ -25,6 +28,11 @@ from orchestrator.service.telemetry.facts import RunFacts
 _ALIVE = frozenset({"serving", "draining"})
 
 
+def json_of(view: BaseModel) -> Response:
+    """An answer that is not checked against its own model again, which would take longer than to make it."""
+    return Response(view.__pydantic_serializer__.to_json(view), media_type="application/json")
+
+
 async def job_view(api: Api, job: JobRecord) -> JobView:
     """One job."""
     return (await job_views(api, [job]))[0]
@@ -40,12 +48,14 @@ async def job_views(api: Api, jobs: Sequence[JobRecord]) -> list[JobView]:
 
 async def job_detail(api: Api, job: JobRecord, history: Sequence[Transition]) -> JobDetail:
     """One job with its history."""
-    view = await job_view(api, job)
     changes = [
         TransitionView(from_state=change.from_state, to_state=change.to_state, at=change.at, cause=change.cause)
         for change in history
     ]
-    return JobDetail(**dict(view), history=changes)
+    if job.attempt == 0 or api.facts.knows(Path(job.run_dir)):
+        # What is new since the last time is little: to read it costs less than to have a thread do it.
+        return JobDetail(**_fields(api, job), history=changes)
+    return await asyncio.to_thread(lambda: JobDetail(**_fields(api, job), history=changes))
 
 
 def workers_view(job: JobRecord, facts: RunFacts) -> WorkerPage:

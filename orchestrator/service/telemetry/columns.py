@@ -102,20 +102,19 @@ class MetricColumns:
                 rest = piece[end:]
 
     def _take(self, data: bytes) -> None:
-        lines = data.splitlines(keepends=True)
         try:
-            records: list[dict[str, Any]] = from_json(b"[" + b",".join(lines) + b"]", allow_inf_nan=False)
-            if len(records) != len(lines):
+            # No line break stands within a JSON document of one line.
+            array = b"[" + data[:-1].replace(b"\n", b",") + b"]"
+            records: list[dict[str, Any]] = from_json(array, allow_inf_nan=False)
+            if len(records) != data.count(b"\n"):
                 raise ValueError("lines are no objects")
             added = np.array([record["step"] for record in records], np.int64)
-            names = dict.fromkeys(name for record in records for name in record)
-            del names["step"]
-            values = {name: _floats([record.get(name) for record in records]) for name in names}
+            values = _columns(records)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise RunDirectoryError(self._path, f"holds lines that are no metrics ({error})") from error
         self._append(added, values)
         self._place += len(data)
-        self._last_line = lines[-1]
+        self._last_line = data[data.rfind(b"\n", 0, -1) + 1 :]
 
     def _append(self, added: NDArray[np.int64], values: dict[str, Floats]) -> None:
         """Rows of steps that may go back: each takes the place of earlier ones of the same or a later step."""
@@ -160,6 +159,21 @@ def _grown(column: NDArray[Any], room: int, filler: float) -> NDArray[Any]:
     grown = np.full(room, filler, column.dtype)
     grown[: len(column)] = column
     return grown
+
+
+def _columns(records: list[dict[str, Any]]) -> dict[str, Floats]:
+    """The metrics of some steps by name, without the step."""
+    names = list(records[0])
+    if all(list(record) == names for record in records):
+        # As they are written, all alike: one table, which takes half the time.
+        try:
+            table = np.array([list(record.values()) for record in records], np.float64)
+        except (ValueError, TypeError):
+            pass
+        else:
+            return {name: table[:, i] for i, name in enumerate(names) if name != "step"}
+    found = dict.fromkeys(name for record in records for name in record if name != "step")
+    return {name: _floats([record.get(name) for record in records]) for name in found}
 
 
 def _floats(values: list[Any]) -> Floats:

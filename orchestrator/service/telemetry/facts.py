@@ -107,6 +107,10 @@ class Facts:
         self._lock = threading.Lock()
         self._kept: OrderedDict[Path, tuple[int, RunFacts]] = OrderedDict()
 
+    def knows(self, run_dir: Path) -> bool:
+        """Whether the run was asked for not long ago."""
+        return run_dir / "events.jsonl" in self._kept
+
     def of(self, run_dir: Path) -> RunFacts:
         """What the events of a run say; nothing where there are none. Not to be changed."""
         path = run_dir / "events.jsonl"
