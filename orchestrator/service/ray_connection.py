@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import requests
 from ray.exceptions import RayError
@@ -16,6 +16,7 @@ from orchestrator.service.local_ray import LocalRay, LocalRayError
 Result = TypeVar("Result")
 
 _DEADLINE_SECONDS = 30.0
+_REQUEST_SECONDS = 20.0
 # What Ray's clients raise for a cluster that is away, refuses a token, or answers with an error of its own.
 _TROUBLE = (ConnectionError, requests.RequestException, RayError, RayStateApiException, RuntimeError, LocalRayError)
 
@@ -30,7 +31,7 @@ class RayConnection:
         """
         self._cluster = cluster
         self._client: JobSubmissionClient | None = None
-        # Ray's client blocks and has no deadline of its own.
+        # Ray's client blocks.
         self._threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="ray")
 
     async def ask(self, action: Callable[[JobSubmissionClient], Result], seconds: float = _DEADLINE_SECONDS) -> Result:
@@ -49,5 +50,12 @@ class RayConnection:
         client = self._client
         if client is None:
             url = self._cluster if isinstance(self._cluster, str) else self._cluster.ensure()
-            client = self._client = JobSubmissionClient(url)
+            client = self._client = _Client(url)
         return client
+
+
+class _Client(JobSubmissionClient):  # type: ignore[misc]  # Ray has no types here
+    """Ray's client waits for ever, and a thread that does would keep the service from ending."""
+
+    def _do_request(self, *arguments: Any, **options: Any) -> Any:
+        return super()._do_request(*arguments, timeout=_REQUEST_SECONDS, **options)

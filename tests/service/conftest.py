@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from orchestrator.service.database import sqlite_url
@@ -45,6 +46,20 @@ class Postgres:
     def stop(self) -> None:
         """Connections break at once."""
         self._run("pg_ctl", "-D", self.folder / "data", "-m", "immediate", "-w", "-t", "30", "stop")
+
+    def freeze(self) -> None:
+        """Connections stay open and nobody answers, as behind a network that drops everything."""
+        for process in self._processes():
+            process.suspend()
+
+    def thaw(self) -> None:
+        """The opposite of `freeze`."""
+        for process in self._processes():
+            process.resume()
+
+    def _processes(self) -> list[psutil.Process]:
+        server = psutil.Process(int((self.folder / "data" / "postmaster.pid").read_text().split()[0]))
+        return [server, *server.children(recursive=True)]
 
     def new_database(self) -> str:
         """The URL of an empty database."""

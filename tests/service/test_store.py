@@ -1,6 +1,7 @@
 """The store, on SQLite and PostgreSQL."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -265,6 +266,24 @@ def test_a_lost_server_is_said_and_found_again(postgres: Postgres, tmp_path: Pat
             finally:
                 await asyncio.to_thread(postgres.start)
             assert await store.get(job.id) == job
+
+    asyncio.run(main())
+
+
+def test_a_server_that_does_not_answer_is_given_up_after_a_while(postgres: Postgres, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Store(postgres.new_database(), tmp_path) as store:
+            job, _ = await store.submit(small_spec(), owner="ann")
+            postgres.freeze()
+            try:
+                for _ in range(2):
+                    began = time.monotonic()
+                    with pytest.raises(StoreUnavailableError):
+                        await store.request_cancel(job.id, "by ann")
+                    assert time.monotonic() - began < 25
+            finally:
+                postgres.thaw()
+            assert (await store.request_cancel(job.id, "by ann")).state is JobState.CANCELLED
 
     asyncio.run(main())
 
