@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -26,11 +27,12 @@ import requests
 from orchestrator.run_directory import replace_file
 
 _START_SECONDS = 90.0
-_STOP_SECONDS = 40.0
+_STOP_SECONDS = 10.0
 _CPUS = max(64, 8 * (os.cpu_count() or 1))
 """Logical ones: workers and ranks take turns on the real ones, and how many jobs run is the service's to say."""
 _KEPT_BACK = frozenset({"EARSHOT_DATABASE_URL", "EARSHOT_TOKEN", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"})
 """Of the environment: drivers inherit the rest, and in them run users' reward functions."""
+_LONGEST_BACK_OFF_SECONDS = 60.0
 _SESSIONS = 2
 """Folders of earlier Rays that are kept."""
 _LONGEST_FOLDER = 40
@@ -58,7 +60,10 @@ class LocalRay:
     """Of one data directory."""
 
     def __init__(self, data_dir: Path) -> None:
+        """Sets the environment of this process, in which Ray's clients look for the token."""
         self._data_dir = data_dir
+        self._failures, self._not_before = 0, 0.0
+        _bring_token(data_dir / "ray_token")
         self._note = data_dir / "ray.json"
 
     def ensure(self) -> str:
@@ -66,7 +71,7 @@ class LocalRay:
         with self._alone():
             running = self._running()
             if running is None:
-                running = self._start()
+                running = self._try()
             return running.dashboard
 
     def stop(self) -> None:
@@ -90,6 +95,19 @@ class LocalRay:
         except (FileNotFoundError, ValueError, TypeError, psutil.NoSuchProcess):
             return None
         return noted if alive else None
+
+    def _try(self) -> _Process:
+        """Start a Ray; what fails again and again is given more time between attempts."""
+        if time.monotonic() < self._not_before:
+            raise LocalRayError(f"Ray did not start and is tried again soon; see {self._data_dir / 'ray.log'}")
+        try:
+            started = self._start()
+        except LocalRayError:
+            self._not_before = time.monotonic() + min(_LONGEST_BACK_OFF_SECONDS, 2**self._failures)
+            self._failures += 1
+            raise
+        self._failures = 0
+        return started
 
     def _start(self) -> _Process:
         self._end_unknown()
@@ -119,7 +137,8 @@ class LocalRay:
         deadline = time.monotonic() + _START_SECONDS
         while not answers(started.dashboard):
             if process.poll() is not None:
-                raise LocalRayError(f"Ray did not start; {log} says why")
+                last = log.read_text(errors="replace").strip().splitlines()[-1:]
+                raise LocalRayError(f"Ray did not start: {''.join(last)[:300]} ({log} says more)")
             if time.monotonic() > deadline:
                 os.killpg(process.pid, signal.SIGKILL)
                 raise LocalRayError(f"Ray did not answer within {_START_SECONDS:.0f} s; see {log}")
@@ -153,6 +172,19 @@ class LocalRay:
         with (self._data_dir / "ray.lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _bring_token(file: Path) -> None:
+    """Have Ray ask for a token and its clients bring it: the data directory's own, unless the user has another."""
+    if os.environ.setdefault("RAY_AUTH_MODE", "token") != "token":
+        return
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return
+    with suppress(FileExistsError):
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as new:
+            new.write(secrets.token_hex(32))
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(file)
 
 
 def answers(dashboard: str) -> bool:

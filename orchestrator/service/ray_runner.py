@@ -3,6 +3,7 @@
 Ray refuses a submission id that it knows: that is what keeps a driver from being started twice.
 """
 
+import math
 import shlex
 from pathlib import Path
 
@@ -29,12 +30,13 @@ _STATES = {
 class RayRunner:
     """On one cluster."""
 
-    def __init__(self, connection: RayConnection, *, python: str) -> None:
+    def __init__(self, connection: RayConnection, *, python: str, grows: bool = False) -> None:
         """
         Args:
             python: the interpreter that has Earshot installed, on the cluster's head node.
+            grows: the cluster starts nodes on demand: what it has now bounds nothing.
         """
-        self._connection, self._python = connection, python
+        self._connection, self._python, self._grows = connection, python, grows
 
     async def start(self, submission_id: str, run_dir: Path) -> None:
         """See Runner."""
@@ -87,6 +89,10 @@ class RayRunner:
         def ask(client: JobSubmissionClient) -> Capacity:
             nodes = list_nodes(address=client.get_address(), timeout=10, raise_on_missing_output=False)
             alive = [node.resources_total or {} for node in nodes if node.state == "ALIVE"]
+            if not alive:
+                raise RuntimeError("the cluster has no nodes yet")
+            if self._grows:
+                return Capacity(math.inf, math.inf)
             return Capacity(sum(n.get("CPU", 0) for n in alive), sum(n.get("GPU", 0) for n in alive))
 
         return await self._connection.ask(ask)

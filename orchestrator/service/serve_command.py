@@ -37,6 +37,9 @@ def register(app: typer.Typer) -> None:
                 help="The cluster's dashboard, http://HEAD:8265; by default a Ray on this machine is started.",
             ),
         ] = None,
+        autoscaling: Annotated[
+            bool, typer.Option(help="The cluster starts nodes on demand: what it has now bounds no job.")
+        ] = False,
         python: Annotated[str, typer.Option(help="Interpreter with Earshot on the cluster's head.")] = sys.executable,
         max_running: Annotated[int, typer.Option(min=1, help="Jobs at once.")] = 2,
         max_running_per_user: Annotated[int | None, typer.Option(min=1, help=f"Jobs at once; {_NO_LIMIT}.")] = None,
@@ -62,9 +65,6 @@ def register(app: typer.Typer) -> None:
         # Ray's client would follow these instead of what it is told.
         for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
             os.environ.pop(name, None)
-        if ray_address is None:
-            # A Ray that is started here asks for its token, and its client brings it only if told to.
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         from orchestrator.service.database import DatabaseUrlError, StoreUnavailableError  # noqa: PLC0415
         from orchestrator.service.json_log import log_as_json  # noqa: PLC0415
@@ -79,6 +79,7 @@ def register(app: typer.Typer) -> None:
             port=port,
             database_url=database_url,
             ray_address=ray_address,
+            autoscaling=autoscaling,
             python=python,
             limits=Limits(
                 running=max_running,

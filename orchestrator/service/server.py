@@ -58,6 +58,8 @@ class ServerSettings:
     """None: a file in the data directory."""
     ray_address: str | None = None
     """URL of a cluster's dashboard; None: a Ray on this machine."""
+    autoscaling: bool = False
+    """The cluster starts nodes on demand: what it has now bounds no job."""
     python: str = sys.executable
     """The interpreter with Earshot on the cluster's head node."""
     limits: Limits = field(default_factory=Limits)
@@ -100,7 +102,10 @@ async def _serve(settings: ServerSettings, store: Store, listener: socket.socket
     own = None if settings.ray_address else LocalRay(settings.data_dir)
     connection = RayConnection(settings.ray_address or own or "")
     supervisor = Supervisor(
-        store, RayRunner(connection, python=settings.python), settings.limits, preemption=settings.preemption
+        store,
+        RayRunner(connection, python=settings.python, grows=settings.autoscaling),
+        settings.limits,
+        preemption=settings.preemption,
     )
 
     async def fits(spec: JobSpec, owner: str) -> None:
