@@ -35,6 +35,7 @@ _KEPT_BACK = frozenset({"EARSHOT_DATABASE_URL", "EARSHOT_TOKEN", "RAY_ADDRESS", 
 _LONGEST_BACK_OFF_SECONDS = 60.0
 _SESSIONS = 2
 """Folders of earlier Rays that are kept."""
+_NICENESS = 5
 _LONGEST_FOLDER = 40
 """Bytes: behind it Ray puts sockets, whose whole path may have 107."""
 
@@ -114,7 +115,9 @@ class LocalRay:
         self._forget_sessions()
         dashboard, client = _free_ports(2)
         log = self._data_dir / "ray.log"
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+        # Jobs take every core there is: the service, which takes little, goes before them.
+        command = ["nice", "-n", str(_NICENESS)]
+        command += [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
         command += ["--port=0", f"--ray-client-server-port={client}", "--min-worker-port=0", "--max-worker-port=0"]
         command += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
         command += ["--dashboard-agent-listen-port=0", f"--num-cpus={_CPUS}", f"--temp-dir={self._folder()}"]
