@@ -61,7 +61,7 @@ class LocalRay:
     """Of one data directory."""
 
     def __init__(self, data_dir: Path) -> None:
-        """Sets the environment of this process, in which Ray's clients look for the token."""
+        """Sets the environment of this process, where Ray looks for the token while it is imported: not before this."""
         self._data_dir = data_dir
         self._failures, self._not_before = 0, 0.0
         _bring_token(data_dir / "ray_token")

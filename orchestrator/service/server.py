@@ -94,12 +94,12 @@ async def serve(settings: ServerSettings) -> None:
 
 
 async def _serve(settings: ServerSettings, store: Store, listener: socket.socket, *, local: bool) -> None:
-    # Ray takes a second to import: what is wrong with the arguments is said before.
+    own = None if settings.ray_address else LocalRay(settings.data_dir)
+    # Ray takes a second to import, and looks once, then, whether there is a token.
     from orchestrator.service.ray_cluster import RayCluster  # noqa: PLC0415
     from orchestrator.service.ray_connection import RayConnection  # noqa: PLC0415
     from orchestrator.service.ray_runner import RayRunner  # noqa: PLC0415
 
-    own = None if settings.ray_address else LocalRay(settings.data_dir)
     connection = RayConnection(settings.ray_address or own or "")
     supervisor = Supervisor(
         store,
