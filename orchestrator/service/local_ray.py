@@ -61,10 +61,8 @@ class LocalRay:
     """Of one data directory."""
 
     def __init__(self, data_dir: Path) -> None:
-        """Sets the environment of this process, where Ray looks for the token while it is imported: not before this."""
         self._data_dir = data_dir
         self._failures, self._not_before = 0, 0.0
-        _bring_token(data_dir / "ray_token")
         self._note = data_dir / "ray.json"
 
     def ensure(self) -> str:
@@ -177,8 +175,12 @@ class LocalRay:
             yield
 
 
-def _bring_token(file: Path) -> None:
-    """Have Ray ask for a token and its clients bring it: the data directory's own, unless the user has another."""
+def bring_token(data_dir: Path) -> None:
+    """Have Ray ask for a token and its clients bring it: the data directory's own, unless the user has another.
+
+    Sets the environment of this process, where Ray looks for it once, when it is imported: to be called before.
+    """
+    file = data_dir / "ray_token"
     if os.environ.setdefault("RAY_AUTH_MODE", "token") != "token":
         return
     if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:

@@ -26,7 +26,7 @@ from orchestrator.service.api.app import create_app
 from orchestrator.service.api.settings import ApiSettings
 from orchestrator.service.jobs import ACTIVE
 from orchestrator.service.limits import Limits, check_fits
-from orchestrator.service.local_ray import LocalRay
+from orchestrator.service.local_ray import LocalRay, bring_token
 from orchestrator.service.places import HOST, PORT, database_of, runs_of
 from orchestrator.service.retention import keep_tidy
 from orchestrator.service.store import Store, StoreUnavailableError
@@ -95,6 +95,8 @@ async def serve(settings: ServerSettings) -> None:
 
 async def _serve(settings: ServerSettings, store: Store, listener: socket.socket, *, local: bool) -> None:
     own = None if settings.ray_address else LocalRay(settings.data_dir)
+    if own is not None:
+        bring_token(settings.data_dir)
     # Ray takes a second to import, and looks once, then, whether there is a token.
     from orchestrator.service.ray_cluster import RayCluster  # noqa: PLC0415
     from orchestrator.service.ray_connection import RayConnection  # noqa: PLC0415
