@@ -6,7 +6,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint format bench lock clean
+.PHONY: help demo test chaos lint format bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -34,6 +34,9 @@ demo: $(READY) ## A tiny model learns to listen, on this machine, in about ten m
 test: $(READY) lint ## The linters, and every test on the real parts.
 	@# Two at a time: most tests wait for engines and ranks to start. What is started takes one thread each.
 	$(BIN)/pytest -n 2
+
+chaos: $(READY) ## Five minutes of killing and stopping whatever belongs to a job on several nodes.
+	EARSHOT_CHAOS_SECONDS=300 $(BIN)/pytest -s tests/chaos
 
 lint: $(READY) ## Format, lint, types and the arrows between packages.
 	$(BIN)/ruff format --check .
