@@ -20,10 +20,10 @@ SECONDS = float(os.environ.get("EARSHOT_CHAOS_SECONDS", "0"))
 STEPS = max(20, int(SECONDS))
 QUESTIONS, GROUP = 6, 4
 BETWEEN = (3.0, 7.0)
-LONGEST_SILENCE = 90.0
+LONGEST_SILENCE = 180.0
 """No deadline of the job is longer than this with its back-offs: so long it may be without a step."""
 LIMITS = {
-    "start_seconds": 60,
+    "start_seconds": 150,
     "request_seconds": 30,
     "update_seconds": 30,
     "lag_seconds": 3,
@@ -53,6 +53,14 @@ def shared_memory() -> set[str]:
     return {path.name for path in Path("/dev/shm").iterdir() if "plasma" not in path.name}
 
 
+def command(process: psutil.Process) -> str:
+    """Empty for one that has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
 class Disturber:
     """Kills and stops what belongs to one job."""
 
@@ -78,7 +86,7 @@ class Disturber:
         self.done.append(f"{how.name} {what}")
 
     def kill_reward(self, cluster_processes: list[psutil.Process]) -> None:
-        (actor,) = [p for p in cluster_processes if "ray::RewardActor" in " ".join(p.cmdline())]
+        (actor,) = [p for p in cluster_processes if "ray::RewardActor" in command(p)]
         actor.kill()
         self.done.append("reward")
 
@@ -110,7 +118,7 @@ def disturbed(nodes, job_file, tmp_path_factory):
     process = start_earshot("run", job, "--json", "--run-dir", home, stderr=folder / "stderr.txt", command=(EARSHOT,))
     here = psutil.Process()
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not (home / "metrics.jsonl").exists():
             assert process.poll() is None, (folder / "stderr.txt").read_text()[-3000:]
             assert time.monotonic() < deadline
@@ -140,9 +148,7 @@ def disturbed(nodes, job_file, tmp_path_factory):
             time.sleep(0.2)
         stdout = process.stdout.read()
         assert process.returncode == 0, (folder / "stderr.txt").read_text()[-3000:]
-        left = [
-            " ".join(p.cmdline())[:100] for p in here.children(recursive=True) if "RolloutWorker" in str(p.cmdline())
-        ]
+        left = [command(p) for p in here.children(recursive=True) if "RolloutWorker" in command(p)]
         yield (
             json.loads(stdout),
             run,
