@@ -88,8 +88,8 @@ def repeated(job_file, tmp_path_factory) -> dict[str, dict[str, Any]]:
         for name, command in commands.items()
     }
     try:
+        wait_for((folder / "killed" / "events.jsonl").exists, running["killed"], 60)
         killed = RunDirectory(folder / "killed")
-        wait_for((killed.path / "events.jsonl").exists, running["killed"], 60)
         wait_for(lambda: recoveries(killed) == len(FAULTS), running["killed"], 400)
         end(running["killed"])
         longer = folder / "longer.yaml"
