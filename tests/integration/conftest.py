@@ -88,15 +88,15 @@ def repeated(job_file, tmp_path_factory) -> dict[str, dict[str, Any]]:
         for name, command in commands.items()
     }
     try:
-        wait_for((folder / "killed" / "events.jsonl").exists, running["killed"], 60)
+        wait_for((folder / "killed" / "events.jsonl").exists, running["killed"], 120)
         killed = RunDirectory(folder / "killed")
-        wait_for(lambda: recoveries(killed) == len(FAULTS), running["killed"], 400)
+        wait_for(lambda: recoveries(killed) == len(FAULTS), running["killed"], 1000)
         end(running["killed"])
         longer = folder / "longer.yaml"
         longer.write_text(yaml.safe_dump(yaml.safe_load(killed.job_file.read_text()) | {"steps": 4}))
-        resumed = earshot("run", longer, "--resume", "--run-dir", killed.path, "--json", timeout=400)
+        resumed = earshot("run", longer, "--resume", "--run-dir", killed.path, "--json", timeout=1000)
         assert resumed.returncode == 0, resumed.stderr[-3000:]
-        stdout, _ = running["alone"].communicate(timeout=400)
+        stdout, _ = running["alone"].communicate(timeout=1000)
         assert running["alone"].returncode == 0, (folder / "alone.txt").read_text()[-3000:]
     finally:
         for process in running.values():
@@ -110,7 +110,7 @@ def recoveries(run: RunDirectory) -> int:
     return sum(e["kind"] == "state" and e["state"] == "recovering" for e in run.events())
 
 
-def earshot(*arguments: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+def earshot(*arguments: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     return subprocess.run(
         [EARSHOT, *map(str, arguments)],
