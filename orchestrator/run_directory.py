@@ -239,7 +239,7 @@ class RunDirectory:
 
 
 def whole_lines(file: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines up to one that is torn or being written: of the latter the rest would come next, as if it were a line."""
+    """The lines up to one that is torn or being written, whose rest would come next, as if it were a line."""
     return itertools.takewhile(lambda line: line.endswith(b"\n"), file)
 
 
