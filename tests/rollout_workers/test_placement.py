@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -44,7 +45,7 @@ class Node:
     async def joined(self, nodes):
         """Return once the cluster has so many nodes. Ray ends one whose agent is slow to start: it is started again."""
         async with asyncio.timeout(200):
-            while sum(node["Alive"] for node in ray.nodes()) < nodes:
+            while alive() < nodes:
                 if self._process.poll() is not None:
                     self._start()
                 await asyncio.sleep(0.2)
@@ -58,10 +59,14 @@ class Node:
         self._process.wait()
 
 
+def alive():
+    return sum(node["Alive"] for node in ray.nodes())
+
+
 @pytest.fixture
-def node():
+def node(cluster):
     """Adds nodes, and takes those away that are left."""
-    made = []
+    made, before = [], alive()
 
     def add():
         made.append(Node())
@@ -71,6 +76,11 @@ def node():
     for one in made:
         if one._process.poll() is None:
             one.lose()
+    # Until Ray takes a lost node for dead it places others' actors there.
+    deadline = time.monotonic() + 120
+    while alive() > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 @pytest.fixture
@@ -133,7 +143,7 @@ def test_a_worker_waits_for_room_and_a_lost_nodes_work_is_done_elsewhere(pool, n
     futures = run(pending())
     assert states(pool) == {"rollout-0": "pending"}
     assert (len(pool), pool.alive, pool.target) == (1, 0, 1)
-    first, nodes = node(), len(ray.nodes())
+    first, nodes = node(), alive()
 
     async def lose_it():
         await first.joined(nodes + 1)
@@ -145,6 +155,8 @@ def test_a_worker_waits_for_room_and_a_lost_nodes_work_is_done_elsewhere(pool, n
         first.lose()
         while not pool.counts["restarts"]:
             await asyncio.sleep(0.05)
+        while alive() > nodes:
+            await asyncio.sleep(0.2)
         await node().joined(nodes + 1)
         return done, where
 
