@@ -8,7 +8,7 @@ READY := .venv/.ready
 COMPILE := $(BIN)/uv pip compile --python-version 3.11 --no-emit-find-links --no-emit-index-url --no-header --no-annotate --quiet
 LOCKED := --extra dev --extra tracing --extra trackers --override requirements/overrides-trackers.txt
 
-.PHONY: help demo serve test lint format bench lock clean
+.PHONY: help demo serve test chaos lint format bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -39,6 +39,9 @@ serve: $(READY) ## The service on this machine: http://127.0.0.1:8420.
 test: $(READY) lint ## The linters, and every test on the real parts.
 	@# Two at a time: most tests wait for engines and ranks to start. What is started takes one thread each.
 	$(BIN)/pytest -n 2
+
+chaos: $(READY) ## Five minutes of killing and stopping whatever belongs to a job on several nodes.
+	EARSHOT_CHAOS_SECONDS=300 $(BIN)/pytest -s tests/chaos
 
 lint: $(READY) ## Format, lint, types and the arrows between packages.
 	$(BIN)/ruff format --check .

@@ -26,7 +26,7 @@ import ray
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from benchmarks.result import Result
-from protocol.rollout import Answer, RolloutRequest, Sampling, WorkerSettings
+from protocol.rollout import Answer, RolloutRequest, Sampling, WorkerSettings, WorkerStatus
 from rollout_workers.handle import ActorHandle
 from rollout_workers.limits import RolloutLimits
 from rollout_workers.pool import RolloutPool
@@ -64,8 +64,12 @@ class HostedHandle(ActorHandle):
             return super()._begin(method)
         return self._actor.call.remote(self._name, method, *arguments)
 
+    async def start(self) -> WorkerStatus:
+        """Its process is others' too, and not to be remembered for `kill`."""
+        return await self._call("start")  # type: ignore[no-any-return]
+
     def kill(self) -> None:
-        """Its process is others' too."""
+        """Likewise."""
         self._killed = True
 
 

@@ -1,7 +1,8 @@
 """What a running job is told: scale, pause, resume, checkpoint, cancel. One line a command in its run directory.
 
 Whoever can write to the run directory can tell the job, from another process or machine, and nobody has to listen on a
-port. Invariant: every command is carried out at most once, in the order given, and ends in an event that names it.
+port. Invariant: every command is carried out at most once, in the order given, and ends in an event that names it; a
+line that is no command ends in an event, too.
 """
 
 import json
@@ -9,7 +10,6 @@ import os
 import uuid
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from orchestrator.run_directory import RunDirectory, json_text
 
@@ -68,8 +68,10 @@ class Mailbox:
     """The commands of a run that are still to be carried out."""
 
     def __init__(self, run: RunDirectory) -> None:
-        self._path = run.path / FILE
-        self._done = {event["id"] for event in run.events() if event["kind"] == "command"}
+        self._run, self._path = run, run.path / FILE
+        events = run.events()
+        self._done = {event["id"] for event in events if event["kind"] == "command"}
+        self._refused = {event["line"] for event in events if event["kind"] == "bad_command"}
         self._offset = 0
 
     def take(self) -> list[Command]:
@@ -81,9 +83,19 @@ class Mailbox:
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
-        commands = [_command(json.loads(line)) for line in whole.splitlines()]
+        commands = [command for line in whole.splitlines() if (command := self._command(line)) is not None]
         return [command for command in commands if command.id not in self._done]
 
-
-def _command(record: dict[str, Any]) -> Command:
-    return Command(CommandKind(record["kind"]), record["count"], record["id"], record["by"])
+    def _command(self, line: bytes) -> Command | None:
+        """None for what is no command: whoever wrote it is told, and the job goes on."""
+        try:
+            record = json.loads(line)
+            command = Command(CommandKind(record["kind"]), record["count"], str(record["id"]), str(record["by"]))
+            command.check()
+        except (ValueError, TypeError, KeyError) as error:
+            shown = line[:200].decode(errors="replace")
+            if shown not in self._refused:
+                self._refused.add(shown)
+                self._run.append_event("bad_command", line=shown, problem=f"{type(error).__name__}: {error}")
+            return None
+        return command

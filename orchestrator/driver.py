@@ -94,6 +94,7 @@ async def _run(prepared: Prepared, run: RunDirectory, state: JobState, progress:
     control = Control(run)
     attempts = Attempts(prepared, run, state, progress, pool, reward.score if reward else None, control)
     obeying = asyncio.ensure_future(obey(Mailbox(run), run, pool, control))
+    obeying.add_done_callback(lambda done: _show_deafness(done, run, progress))
     tracking = asyncio.ensure_future(follow(run, spec))
     starting = asyncio.ensure_future(pool.start(spec.rollout.workers))
     try:
@@ -105,6 +106,13 @@ async def _run(prepared: Prepared, run: RunDirectory, state: JobState, progress:
         tracking.cancel()
         await end_all([part for part in (pool, attempts.learner, reward) if part is not None])
         await asyncio.wait([tracking])
+
+
+def _show_deafness(obeying: asyncio.Future[None], run: RunDirectory, progress: Progress) -> None:
+    """A job that hears no commands any more goes on, but not in silence."""
+    if not obeying.cancelled() and (error := obeying.exception()) is not None:
+        run.append_event("error", error=type(error).__name__, message=f"commands are not heard any more: {error}")
+        progress.message(f"commands are not heard any more: {error}")
 
 
 def run_job(

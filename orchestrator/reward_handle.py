@@ -4,6 +4,7 @@ Invariant: `score` answers every group or raises. Reward functions are pure: wha
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -60,7 +61,9 @@ class RewardHandle:
 
     async def stop(self) -> None:
         try:
-            await self._actor.close.remote()
+            # One that is dead has nothing left to close.
+            with contextlib.suppress(RayActorError):
+                await self._actor.close.remote()
         finally:
             ray.kill(self._actor)
 

@@ -8,6 +8,7 @@ One process writes a run directory at a time; any number may read it meanwhile.
 """
 
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -215,9 +216,8 @@ class RunDirectory:
         if not path.is_file():
             return
         with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.endswith(b"\n"):  # else torn, or being written
-                    yield _record(path, number, line)
+            for number, line in enumerate(whole_lines(file), start=1):
+                yield _record(path, number, line)
 
     def _append(self, name: str, records: Sequence[Mapping[str, object]]) -> None:
         path = self.path / name
@@ -236,6 +236,11 @@ class RunDirectory:
             if written != len(data):
                 os.truncate(path, before)
                 raise OSError(f"{str(path)!r}: only {written} of {len(data)} bytes could be written; the disk is full")
+
+
+def whole_lines(file: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines up to one that is torn or being written, whose rest would come next, as if it were a line."""
+    return itertools.takewhile(lambda line: line.endswith(b"\n"), file)
 
 
 def group_samples(

@@ -143,7 +143,8 @@ class RolloutSection(Section):
     weight_checksums: bool = False
     """Have every engine compare the bytes it is about to load with those the learner sent."""
     autoscale: AutoscaleSection | None = None
-    """Let the job choose how many workers it has; without this section it has `workers`."""
+    """Let the job choose how many workers it has; without this section it has `workers`. It gives some up only where
+    `max_staleness` is above 0."""
     limits: RolloutLimits = RolloutLimits()
     """Deadlines, and how often workers and questions may fail."""
 

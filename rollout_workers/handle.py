@@ -72,7 +72,8 @@ class ActorHandle:
     def __init__(self, actor: Any) -> None:
         self._actor = actor
         self._killed = False
-        self._status: WorkerStatus | None = None
+        self._process: int | None = None
+        """A descriptor of the actor's process, if it is on this machine: unlike its number, it is not given again."""
 
     async def placed(self) -> None:
         try:
@@ -84,7 +85,10 @@ class ActorHandle:
 
     async def start(self) -> WorkerStatus:
         status: WorkerStatus = await self._call("start")
-        self._status = status
+        if status.node == ray.get_runtime_context().get_node_id():
+            # It may have died since, as the next call will say; or the kernel has no such thing, and Ray ends it alone.
+            with contextlib.suppress(OSError):
+                self._process = os.pidfd_open(status.pid)
         return status
 
     async def generate(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Answer | NoAnswer]:
@@ -120,10 +124,12 @@ class ActorHandle:
     def kill(self) -> None:
         self._killed = True
         ray.kill(self._actor)
-        if self._status is not None and self._status.node == ray.get_runtime_context().get_node_id():
+        if self._process is not None:
             # A stopped process does not hear Ray, which would give it 5 s and may itself be ended before.
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._status.pid, signal.SIGKILL)
+                signal.pidfd_send_signal(self._process, signal.SIGKILL)
+            os.close(self._process)
+            self._process = None
 
     def _begin(self, method: str, *arguments: Any) -> Any:
         """Make a call; a reference to its result."""

@@ -30,7 +30,7 @@ _TOGETHER = {
 }
 
 
-class FileScheduling(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types here
+class FileScheduling(LoadScopeScheduling):
     """Files in their order to whichever process is free: a file's fixtures start engines and ranks once."""
 
     def _split_scope(self, nodeid: str) -> str:

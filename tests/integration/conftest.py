@@ -15,6 +15,8 @@ import psutil
 import pytest
 import yaml
 
+from orchestrator.run_directory import RunDirectory
+
 EARSHOT = Path(sys.executable).parent / "earshot"
 
 
@@ -59,8 +61,10 @@ FAULTS = [
 
 @pytest.fixture(scope="session")
 def repeated(job_file, tmp_path_factory) -> dict[str, dict[str, Any]]:
-    """A deterministic job with everything on, whose three steps are one epoch: left alone, and with ranks killed.
+    """A deterministic job with everything on, whose three steps are one epoch: left alone, and killed in every way.
 
+    The other one loses a rank at each of the `FAULTS`, then all its processes at once, and is resumed into the next
+    epoch.
     The two run side by side: what is deterministic does not depend on what else the machine does.
     """
     folder = tmp_path_factory.mktemp("repeated")
@@ -83,20 +87,30 @@ def repeated(job_file, tmp_path_factory) -> dict[str, dict[str, Any]]:
         )
         for name, command in commands.items()
     }
-    summaries = {}
     try:
-        for name, process in running.items():
-            stdout, _ = process.communicate(timeout=400)
-            assert process.returncode == 0, (folder / f"{name}.txt").read_text()[-3000:]
-            summaries[name] = json.loads(stdout)
+        wait_for((folder / "killed" / "events.jsonl").exists, running["killed"], 120)
+        killed = RunDirectory(folder / "killed")
+        wait_for(lambda: recoveries(killed) == len(FAULTS), running["killed"], 1000)
+        end(running["killed"])
+        longer = folder / "longer.yaml"
+        longer.write_text(yaml.safe_dump(yaml.safe_load(killed.job_file.read_text()) | {"steps": 4}))
+        resumed = earshot("run", longer, "--resume", "--run-dir", killed.path, "--json", timeout=1000)
+        assert resumed.returncode == 0, resumed.stderr[-3000:]
+        stdout, _ = running["alone"].communicate(timeout=1000)
+        assert running["alone"].returncode == 0, (folder / "alone.txt").read_text()[-3000:]
     finally:
         for process in running.values():
             end(process)
     assert faults.with_suffix(".done").read_text().split() == [fault["point"] for fault in FAULTS]
-    return summaries
+    return {"alone": json.loads(stdout), "killed": json.loads(resumed.stdout)}
 
 
-def earshot(*arguments: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+def recoveries(run: RunDirectory) -> int:
+    """How often a job has begun to start new learner ranks."""
+    return sum(e["kind"] == "state" and e["state"] == "recovering" for e in run.events())
+
+
+def earshot(*arguments: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     return subprocess.run(
         [EARSHOT, *map(str, arguments)],

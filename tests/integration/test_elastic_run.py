@@ -8,7 +8,7 @@ from integration.conftest import earshot, end, start_earshot, wait_for
 
 from orchestrator.run_directory import RunDirectory
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1500)
 
 STEPS = 60
 
@@ -22,7 +22,7 @@ class Job:
     def steps(self) -> int:
         return len(self.run.metrics())
 
-    def wait(self, condition, seconds=120) -> None:
+    def wait(self, condition, seconds=400) -> None:
         wait_for(condition, self.process, seconds)
 
     def tell(self, *arguments: object) -> None:
@@ -30,7 +30,7 @@ class Job:
         done = earshot(command, self.home, *rest, "--json")
         assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout)
-        self.wait(lambda: any(e.get("id") == told["id"] for e in self.events("command")), 30)
+        self.wait(lambda: any(e.get("id") == told["id"] for e in self.events("command")), 60)
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         return [e for e in self.run.events() if e["kind"] == kind]
@@ -52,7 +52,7 @@ def scaled(job_file, tmp_path_factory):
     home, seen = folder / "run", {}
     process = start_earshot("run", job, "--json", "--run-dir", home, stderr=folder / "stderr.txt")
     try:
-        wait_for((home / "events.jsonl").exists, process, 60)
+        wait_for((home / "events.jsonl").exists, process, 120)
         running = Job(process, home)
         running.wait(lambda: running.steps() >= 2)
 
@@ -78,7 +78,7 @@ def scaled(job_file, tmp_path_factory):
         running.wait(lambda: any(e["state"] == "paused" for e in running.events("state")))
         seen["paused at"] = running.steps()
         running.tell("resume")
-        stdout, _ = process.communicate(timeout=300)
+        stdout, _ = process.communicate(timeout=600)
     finally:
         end(process)
     assert process.returncode == 0, (folder / "stderr.txt").read_text()[-3000:]

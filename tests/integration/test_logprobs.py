@@ -81,14 +81,11 @@ def moved_a_little(folder: str, other: str) -> WeightUpdate:
         for name, parameter in family.named_parameters(model):
             if name.endswith(MOVED) and "visual" not in name:
                 parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) * 0.3)
-                start = sum(-(-slot.nbytes // 64) * 64 for slot in slots)
-                slots.append(TensorSlot(name, "float32", tuple(parameter.shape), start, parameter.nbytes))
-                values.append(parameter.detach().numpy())
+                slots.append(TensorSlot(name, "float32", tuple(parameter.shape), parameter.nbytes))
+                values.append(parameter.detach().numpy().reshape(-1).view(np.uint8))
     write_checkpoint(Path(other), family, model, load_processor(folder))
-    data = np.zeros(slots[-1].offset + slots[-1].nbytes, dtype=np.uint8)
-    for slot, value in zip(slots, values, strict=True):
-        data[slot.offset : slot.offset + slot.nbytes] = value.reshape(-1).view(np.uint8)
-    return WeightUpdate(1, (Bucket(tuple(slots), ray.put(data)),), audio_changed=True, nbytes=len(data))
+    nbytes = sum(slot.nbytes for slot in slots)
+    return WeightUpdate(1, (Bucket(tuple(slots), ray.put(values)),), audio_changed=True, nbytes=nbytes)
 
 
 @dataclass

@@ -1,19 +1,16 @@
 """Jobs that lose their learner ranks, or the whole machine, go on from the last checkpoint as if nothing happened."""
 
-import os
-import signal
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
-from integration.conftest import FAULTS, earshot, end, lines, start_earshot, timeless, wait_for
+from integration.conftest import FAULTS, earshot, lines, timeless
 
 from orchestrator.run_directory import RunDirectory
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(2000)
 
 
 def steps(home: Path, last: int) -> list[dict]:
@@ -28,72 +25,60 @@ def weights(home: Path, step: int) -> bytes:
     return (home / "checkpoints" / f"step-{step}" / "model.safetensors").read_bytes()
 
 
-def test_killed_ranks_change_nothing(repeated):
-    """SIGKILL in mid-forward, -publish, -backward, -save and -step: the same bytes as the run that was left alone."""
-    alone, killed = (Path(repeated[name]["run_dir"]) for name in ("alone", "killed"))
-    assert (alone / "samples.jsonl").read_bytes() == (killed / "samples.jsonl").read_bytes()
+def folders(repeated) -> tuple[Path, Path]:
+    return Path(repeated["alone"]["run_dir"]), Path(repeated["killed"]["run_dir"])
+
+
+def test_what_is_killed_changes_nothing(repeated):
+    """SIGKILL of a rank in mid-forward, -publish, -backward, -save and -step, and then of the whole job.
+
+    The same bytes as of the run that was left alone.
+    """
+    alone, killed = folders(repeated)
     assert steps(alone, 3) == steps(killed, 3)
+    assert samples(alone, 3) == samples(killed, 3)
     assert weights(alone, 3) == weights(killed, 3)
-    assert repeated["killed"]["questions"] == repeated["alone"]["questions"]
     assert (repeated["alone"]["restarts"], repeated["killed"]["restarts"]) == (0, len(FAULTS))
+
+
+def test_no_question_is_lost_or_trained_twice(repeated):
+    for name, drawn in (("alone", 18), ("killed", 24)):
+        counts = dict(repeated[name]["questions"])
+        assert counts.pop("drawn") == drawn == sum(counts.values())
+        assert counts["in_flight"] == 0
+        draws = Counter(s["draw"] for s in lines(Path(repeated[name]["run_dir"]) / "samples.jsonl"))
+        assert draws == dict.fromkeys(range(drawn), 4)
 
 
 def test_recovery_is_visible(repeated):
     events = RunDirectory(repeated["killed"]["run_dir"]).events()
     states = [e["state"] for e in events if e["kind"] == "state"]
     assert states[0] == "starting"
-    assert states[-1] == "succeeded"
+    assert states[-3:] == ["starting", "running", "succeeded"]
     assert states.count("recovering") == len(FAULTS)
     for before, after in pairwise(states):
-        assert before != "recovering" or after == "running"
+        assert before != "recovering" or after in ("running", "starting")
     causes = [e["cause"] for e in events if e["kind"] == "state" and e["state"] == "recovering"]
     assert all("rank died" in cause for cause in causes), causes
+    assert sum(e["kind"] == "resumed" for e in events) >= len(FAULTS)
 
 
 def test_nothing_of_a_torn_checkpoint_is_left(repeated):
-    for summary in repeated.values():
-        names = {p.name for p in (Path(summary["run_dir"]) / "checkpoints").iterdir()}
-        assert names == {"step-0", "step-1", "step-2", "step-3"}
+    for home, last in zip(folders(repeated), (3, 4), strict=True):
+        assert {p.name for p in (home / "checkpoints").iterdir()} == {f"step-{step}" for step in range(last + 1)}
 
 
-@pytest.fixture(scope="module")
-def resumed(repeated, tmp_path_factory) -> Path:
-    """The same job once more, killed as a whole behind its first checkpoint, and resumed into the next epoch."""
-    folder = tmp_path_factory.mktemp("resumed")
-    job, home = Path(repeated["alone"]["run_dir"]) / "job.yaml", folder / "run"
-    process = start_earshot("run", job, "--run-dir", home, stderr=folder / "stderr.txt")
-    try:
-        wait_for((home / "checkpoints" / "step-1").exists, process, 200)
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        for member in family:
-            os.kill(member.pid, signal.SIGKILL)
-        psutil.wait_procs(family, timeout=10)
-    finally:
-        end(process)
-    longer = folder / "longer.yaml"
-    longer.write_text(yaml.safe_dump(yaml.safe_load(job.read_text()) | {"steps": 4}))
-    result = earshot("run", longer, "--resume", "--run-dir", home, "--json")
-    assert result.returncode == 0, result.stderr[-3000:]
-    return home
-
-
-def test_a_resumed_run_is_the_one_that_was_never_stopped(repeated, resumed):
-    alone = Path(repeated["alone"]["run_dir"])
-    assert [m["step"] for m in lines(resumed / "metrics.jsonl")] == [1, 2, 3, 4]
-    assert steps(resumed, 3) == steps(alone, 3)
-    assert samples(resumed, 3) == samples(alone, 3)
-    assert weights(resumed, 3) == weights(alone, 3)
-
-
-def test_a_resumption_at_an_epochs_edge_trains_the_next_epoch(resumed):
-    metrics, by_step = lines(resumed / "metrics.jsonl"), Counter()
+def test_a_resumption_at_an_epochs_edge_trains_the_next_epoch(repeated):
+    _, killed = folders(repeated)
+    metrics, by_step = lines(killed / "metrics.jsonl"), Counter()
+    assert [m["step"] for m in metrics] == [1, 2, 3, 4]
     assert [m["epoch"] for m in metrics] == [6 / 18, 12 / 18, 1, 24 / 18]
-    for sample in lines(resumed / "samples.jsonl"):
+    for sample in lines(killed / "samples.jsonl"):
         by_step[sample["step"], sample["question_key"]] += 1
     first = [key for step, key in by_step if step <= 3]
     assert len(first) == len(set(first)) == 18
     assert len({key for step, key in by_step if step == 4}) == 6
-    assert weights(resumed, 3) != weights(resumed, 4)
+    assert weights(killed, 3) != weights(killed, 4)
 
 
 def test_a_finished_run_says_that_there_is_nothing_to_resume(repeated):

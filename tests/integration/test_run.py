@@ -14,7 +14,7 @@ from transformers import Qwen2AudioForConditionalGeneration
 
 from orchestrator.run_directory import METRIC_NAMES, RunDirectory
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(2000)
 
 
 @pytest.fixture(scope="module")

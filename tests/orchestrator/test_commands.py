@@ -47,3 +47,22 @@ def test_nonsense_is_refused_and_not_written(run, kind, count):
     with pytest.raises(CommandError):
         send(run, kind, count=count)
     assert not (run.path / FILE).exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "no JSON",
+        "[1]",
+        '{"kind": "scale"}',
+        '{"kind": "fly", "count": null, "id": "1", "by": ""}',
+        '{"kind": "scale", "count": null, "id": "1", "by": ""}',
+        '{"kind": "scale", "count": "three", "id": "1", "by": ""}',
+    ],
+)
+def test_a_line_that_is_no_command_is_shown_once_and_the_next_is_heard(run, line):
+    (run.path / FILE).write_text(f"{line}\n")
+    send(run, CommandKind.SCALE, count=2)
+    assert [c.count for c in Mailbox(run).take()] == [2]
+    assert [c.count for c in Mailbox(run).take()] == [2]
+    assert [(e["line"], bool(e["problem"])) for e in run.events() if e["kind"] == "bad_command"] == [(line, True)]

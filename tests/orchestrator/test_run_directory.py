@@ -19,6 +19,7 @@ from orchestrator.run_directory import (
     current_steps,
     group_samples,
     json_text,
+    whole_lines,
 )
 from protocol.reward import Score
 from protocol.rollout import Completion, Group, StopReason
@@ -206,6 +207,11 @@ while True:
     assert len(run.events()) > 5
 
 
+def test_the_rest_of_a_line_that_was_being_written_is_no_line() -> None:
+    """A reader at the end of the file is given a part of the line, and when the writer is done the rest."""
+    assert list(whole_lines([b'{"a": 1}\n', b'{"b', b'": 2}\n', b'{"c": 3}\n'])) == [b'{"a": 1}\n']
+
+
 def test_a_killed_writer_leaves_whole_lines(run: RunDirectory) -> None:
     program = f"""
 from orchestrator.run_directory import RunDirectory
@@ -217,9 +223,11 @@ for number in range(10**9):
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        while len(run.events()) < 20:
-            assert process.poll() is None
-        os.kill(process.pid, signal.SIGKILL)
+        try:
+            while len(run.events()) < 20:
+                assert process.poll() is None
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
     events = run.events()
     assert [event["number"] for event in events] == list(range(len(events)))
 

@@ -35,7 +35,7 @@ def events():
 
 @pytest.fixture(scope="module")
 def elastic(shared_memory, run, settings, events):
-    limits = RolloutLimits(silent_seconds=4, lag_seconds=1, drain_seconds=20)
+    limits = RolloutLimits(silent_seconds=10, lag_seconds=1, drain_seconds=20)
     pool = RolloutPool(settings, limits, on_event=lambda kind, **detail: events.append((kind, detail)))
     run(pool.start(1))
     yield pool

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -28,6 +29,9 @@ class Node:
     """Another machine of the cluster, which has room for one worker."""
 
     def __init__(self):
+        self._start()
+
+    def _start(self):
         command = [Path(sys.executable).with_name("ray"), "start", "--block", "--num-cpus=1"]
         options = ["--object-store-memory=80000000", '--resources={"ears": 1}', "--disable-usage-stats"]
         address = ray.get_runtime_context().gcs_address
@@ -38,6 +42,14 @@ class Node:
             start_new_session=True,
         )
 
+    async def joined(self, nodes):
+        """Return once the cluster has so many nodes. Ray ends one whose agent is slow to start: it is started again."""
+        async with asyncio.timeout(200):
+            while alive() < nodes:
+                if self._process.poll() is not None:
+                    self._start()
+                await asyncio.sleep(0.2)
+
     def lose(self):
         """All its processes at once."""
         family = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]
@@ -47,10 +59,14 @@ class Node:
         self._process.wait()
 
 
+def alive():
+    return sum(node["Alive"] for node in ray.nodes())
+
+
 @pytest.fixture
-def node():
+def node(cluster):
     """Adds nodes, and takes those away that are left."""
-    made = []
+    made, before = [], alive()
 
     def add():
         made.append(Node())
@@ -60,6 +76,11 @@ def node():
     for one in made:
         if one._process.poll() is None:
             one.lose()
+    # Until Ray takes a lost node for dead it places others' actors there.
+    deadline = time.monotonic() + 120
+    while alive() > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 @pytest.fixture
@@ -110,6 +131,7 @@ def test_an_actor_that_cannot_be_made_says_why(cluster, run):
         run(pool.start(1))
 
 
+@pytest.mark.timeout(600)
 def test_a_worker_waits_for_room_and_a_lost_nodes_work_is_done_elsewhere(pool, node, run, events):
     async def pending():
         pool.scale(1, "by hand")
@@ -121,18 +143,21 @@ def test_a_worker_waits_for_room_and_a_lost_nodes_work_is_done_elsewhere(pool, n
     futures = run(pending())
     assert states(pool) == {"rollout-0": "pending"}
     assert (len(pool), pool.alive, pool.target) == (1, 0, 1)
-    first = node()
+    first, nodes = node(), alive()
 
     async def lose_it():
+        await first.joined(nodes + 1)
         await pool.serving(1)
         await pool.update(WeightUpdate(4, (), audio_changed=False, nbytes=0))
         await asyncio.sleep(0.4)
         done = sum(future.done() for future in futures)
         where = pool.workers()[0].node
-        node()
         first.lose()
         while not pool.counts["restarts"]:
             await asyncio.sleep(0.05)
+        while alive() > nodes:
+            await asyncio.sleep(0.2)
+        await node().joined(nodes + 1)
         return done, where
 
     done, where = run(lose_it())

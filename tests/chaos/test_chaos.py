@@ -1,6 +1,6 @@
 """A job on a cluster of several nodes whose workers are killed and stopped, which loses a node and its reward actor.
 
-EARSHOT_CHAOS_SECONDS sets for how long; `make chaos` takes five minutes.
+`make chaos` disturbs it for five minutes; EARSHOT_CHAOS_SECONDS is another time. `make test` leaves it out.
 """
 
 import json
@@ -16,14 +16,14 @@ from integration.conftest import EARSHOT, end, start_earshot
 
 from orchestrator.run_directory import RunDirectory
 
-SECONDS = float(os.environ.get("EARSHOT_CHAOS_SECONDS", "45"))
+SECONDS = float(os.environ.get("EARSHOT_CHAOS_SECONDS", "0"))
 STEPS = max(20, int(SECONDS))
 QUESTIONS, GROUP = 6, 4
 BETWEEN = (3.0, 7.0)
-LONGEST_SILENCE = 90.0
+LONGEST_SILENCE = 180.0
 """No deadline of the job is longer than this with its back-offs: so long it may be without a step."""
 LIMITS = {
-    "start_seconds": 60,
+    "start_seconds": 150,
     "request_seconds": 30,
     "update_seconds": 30,
     "lag_seconds": 3,
@@ -32,7 +32,10 @@ LIMITS = {
     "max_restarts": 10_000,
 }
 
-pytestmark = pytest.mark.timeout(int(300 + 4 * SECONDS))
+pytestmark = [
+    pytest.mark.timeout(int(300 + 4 * SECONDS)),
+    pytest.mark.skipif(not SECONDS, reason="takes minutes: make chaos"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,14 @@ def nodes():
 def shared_memory() -> set[str]:
     """Segments that are not the object stores' own."""
     return {path.name for path in Path("/dev/shm").iterdir() if "plasma" not in path.name}
+
+
+def command(process: psutil.Process) -> str:
+    """Empty for one that has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 class Disturber:
@@ -75,7 +86,7 @@ class Disturber:
         self.done.append(f"{how.name} {what}")
 
     def kill_reward(self, cluster_processes: list[psutil.Process]) -> None:
-        (actor,) = [p for p in cluster_processes if "ray::RewardActor" in " ".join(p.cmdline())]
+        (actor,) = [p for p in cluster_processes if "ray::RewardActor" in command(p)]
         actor.kill()
         self.done.append("reward")
 
@@ -107,7 +118,7 @@ def disturbed(nodes, job_file, tmp_path_factory):
     process = start_earshot("run", job, "--json", "--run-dir", home, stderr=folder / "stderr.txt", command=(EARSHOT,))
     here = psutil.Process()
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not (home / "metrics.jsonl").exists():
             assert process.poll() is None, (folder / "stderr.txt").read_text()[-3000:]
             assert time.monotonic() < deadline
@@ -137,9 +148,7 @@ def disturbed(nodes, job_file, tmp_path_factory):
             time.sleep(0.2)
         stdout = process.stdout.read()
         assert process.returncode == 0, (folder / "stderr.txt").read_text()[-3000:]
-        left = [
-            " ".join(p.cmdline())[:100] for p in here.children(recursive=True) if "RolloutWorker" in str(p.cmdline())
-        ]
+        left = [command(p) for p in here.children(recursive=True) if "RolloutWorker" in command(p)]
         yield (
             json.loads(stdout),
             run,
