@@ -46,7 +46,8 @@ class Host:
     def __init__(self) -> None:
         self._workers: dict[str, SimulatedWorker] = {}
 
-    async def call(self, name: str, method: str, *arguments: Any) -> Any:
+    async def call(self, called: str, *arguments: Any) -> Any:
+        name, _, method = called.partition(".")
         if name not in self._workers:
             self._workers[name] = SimulatedWorker(name, PACE)
         return await getattr(self._workers[name], method)(*arguments)
@@ -62,7 +63,7 @@ class HostedHandle(ActorHandle):
     def _begin(self, method: str, *arguments: Any) -> Any:
         if method == "__ray_ready__":
             return super()._begin(method)
-        return self._actor.call.remote(self._name, method, *arguments)
+        return self._actor.call.remote(f"{self._name}.{method}", *arguments)
 
     async def start(self) -> WorkerStatus:
         """Its process is others' too, and not to be remembered for `kill`."""

@@ -7,6 +7,7 @@ every bit of it. Nothing else decides a sample: not the batch, the worker or the
 
 import asyncio
 import math
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from vllm import SamplingParams
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -31,6 +33,8 @@ from rollout_workers.segment import Arrays, shared
 from rollout_workers.vllm_models import adapt
 
 _SHUTDOWN_SECONDS = 10.0
+_NICENESS = 10
+"""Of engines on the CPU. Where a learner shares it, it goes first: engines that run ahead have the time it leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,8 @@ class Engine:
         """
         processor, facts = load_processor(settings.model), facts_of(settings.model)
         adapt()
+        if current_platform.is_cpu():
+            os.nice(_NICENESS)
         with engine_environment(settings):
             llm = AsyncLLM.from_engine_args(engine_args(settings, processor, facts))
         return cls(llm, settings, processor, facts)

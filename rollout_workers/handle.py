@@ -14,10 +14,11 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from protocol.rollout import Answer, NoAnswer, RolloutRequest, Sampling, WorkerSettings, WorkerStatus
+from protocol.rollout import RolloutRequest, Sampling, WorkerSettings, WorkerStatus
 from protocol.weights import WeightUpdate
 from rollout_workers.errors import WeightsUnavailableError, WorkerFailedError, WorkerLostError
 from rollout_workers.limits import RolloutLimits
+from rollout_workers.packed import Outcome, outcomes, packed
 from rollout_workers.worker import RolloutWorker
 
 
@@ -48,7 +49,7 @@ class WorkerHandle(WeightReceiver, Protocol):
     async def start(self) -> WorkerStatus:
         """Load the model; return once it has generated a token."""
 
-    async def generate(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Answer | NoAnswer]:
+    async def generate(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Outcome]:
         """One answer to each request, in order. Where this is cancelled, the worker stops working on them."""
 
     async def heartbeat(self) -> WorkerStatus:
@@ -91,8 +92,8 @@ class ActorHandle:
                 self._process = os.pidfd_open(status.pid)
         return status
 
-    async def generate(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Answer | NoAnswer]:
-        return await self._call("generate", requests, sampling)  # type: ignore[no-any-return]
+    async def generate(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Outcome]:
+        return outcomes(await self._call("answer", packed(requests, sampling)))
 
     async def update(self, update: WeightUpdate) -> int:
         return await self._call("update", update)  # type: ignore[no-any-return]

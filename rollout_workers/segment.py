@@ -9,11 +9,12 @@ import mmap
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from rollout_workers.plasma import locate
+from rollout_workers.plasma import is_store, locate
 
 Arrays = Sequence[npt.NDArray[np.uint8]]
 _ALIGNMENT = 64
@@ -58,14 +59,29 @@ def _write(descriptor: int, array: npt.NDArray[np.uint8], start: int) -> None:
         left, start = left[written:], start + written
 
 
-def mapped(path: str, first: int, end: int) -> tuple[mmap.mmap, int]:
-    """Map the bytes from `first` to `end` of what `shared` offers, and the byte that the mapping begins with.
+class Mapper:
+    """Maps what `shared` offers.
 
-    Private: what is written here, nobody else sees.
+    Ray's store is one file for as long as Ray runs: it is mapped as a whole and stays so, for each update's bytes lie
+    where an earlier one's did, and mapping their pages anew takes as long as copying them. It can be read only: who
+    wrote there would change others' objects, and dies of it.
     """
-    start = first // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return mmap.mmap(descriptor, end - start, access=mmap.ACCESS_COPY, offset=start), start
-    finally:
-        os.close(descriptor)
+
+    def __init__(self) -> None:
+        self._store: mmap.mmap | None = None
+        self._inode = 0
+
+    def map(self, path: str, first: int, end: int) -> tuple[mmap.mmap, int]:
+        """A mapping with the bytes from `first` to `end`, and the byte that it begins with."""
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            if not is_store(str(Path(path).readlink())):
+                start = first // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+                return mmap.mmap(descriptor, end - start, access=mmap.ACCESS_READ, offset=start), start
+            # While it is mapped, its number is not given to another file.
+            inode = os.fstat(descriptor).st_ino
+            if self._store is None or self._inode != inode or len(self._store) < end:
+                self._store, self._inode = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), inode
+            return self._store, 0
+        finally:
+            os.close(descriptor)

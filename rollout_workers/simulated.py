@@ -16,10 +16,8 @@ from typing import Any, TypeVar
 import ray
 
 from protocol.rollout import (
-    Answer,
     Completion,
     Group,
-    NoAnswer,
     RolloutRequest,
     Sampling,
     StopReason,
@@ -27,6 +25,7 @@ from protocol.rollout import (
 )
 from protocol.weights import WeightUpdate
 from rollout_workers.errors import WorkerLostError
+from rollout_workers.packed import Outcome, PackedWorker
 
 T = TypeVar("T")
 
@@ -51,7 +50,7 @@ class Pace:
         return self.group_seconds * (1 + self.spread * random.Random(request.seed).uniform(-1, 1))
 
 
-class SimulatedWorker:
+class SimulatedWorker(PackedWorker):
     """One worker; its methods are those of `rollout_workers.worker.RolloutWorker` and run on one event loop."""
 
     def __init__(self, name: str, pace: Pace) -> None:
@@ -65,7 +64,7 @@ class SimulatedWorker:
         await asyncio.sleep(self._pace.start_seconds)
         return await self.heartbeat()
 
-    async def generate(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Answer | NoAnswer]:
+    async def generate(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Outcome]:
         return list(await asyncio.gather(*(self._group(request, sampling) for request in requests)))
 
     async def update(self, update: WeightUpdate) -> int:
@@ -161,7 +160,7 @@ class SimulatedHandle:
     async def start(self) -> WorkerStatus:
         return await self._call(self.worker.start)
 
-    async def generate(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Answer | NoAnswer]:
+    async def generate(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Outcome]:
         return await self._call(self.worker.generate, requests, sampling)
 
     async def update(self, update: WeightUpdate) -> int:

@@ -30,6 +30,7 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 
 from protocol.weights import Carrier
 from rollout_workers.bucket import digest_of, tensors
+from rollout_workers.segment import Mapper
 
 _FUSED = {
     "q_proj": "qkv_proj",
@@ -71,6 +72,7 @@ class TransferEngine(WeightTransferEngine):  # type: ignore[misc]
         super().__init__(config, vllm_config, device, model)
         self._made_with = (config, vllm_config, device)
         self._backends: dict[Carrier, WeightTransferEngine] = {}
+        self._mapper = Mapper()
         self._digests: Mapping[str, str] = {}
         self._sent: set[str] = set()
         self._ever_sent: set[str] = set()
@@ -98,7 +100,7 @@ class TransferEngine(WeightTransferEngine):  # type: ignore[misc]
         self._digests = update_info.digests
         carrier = Carrier(update_info.carrier)
         if carrier is Carrier.OBJECT_STORE:
-            self.load_weights(tensors(update_info.info["path"], update_info.info["slots"]))
+            self.load_weights(tensors(self._mapper, update_info.info["path"], update_info.info["slots"]))
         else:
             info = dict(update_info.info)
             if carrier is Carrier.CUDA_IPC:

@@ -20,7 +20,6 @@ from ray.exceptions import RayError
 from audio_qa.audio import AudioError, Clip, load_audio, silence_like
 from audio_qa.chat import render
 from protocol.rollout import (
-    Answer,
     FailedQuestion,
     Failure,
     Group,
@@ -39,6 +38,7 @@ from rollout_workers.errors import (
 )
 from rollout_workers.gate import Gate
 from rollout_workers.limits import FETCH_SECONDS, HEALTH_SECONDS, RolloutLimits
+from rollout_workers.packed import Outcome, PackedWorker
 from rollout_workers.segment import Arrays
 
 if TYPE_CHECKING:
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 _SECONDS_TO_REPORT = 1.0
 
 _log = logging.getLogger(__name__)
-
-Outcome = Answer | NoAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,7 @@ class _Asked:
     truncated_seconds: float
 
 
-class RolloutWorker:
+class RolloutWorker(PackedWorker):
     """Made a Ray actor by `rollout_workers.handle`; its methods run concurrently on one event loop."""
 
     def __init__(self, name: str, settings: WorkerSettings, limits: RolloutLimits) -> None:

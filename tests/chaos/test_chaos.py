@@ -61,6 +61,14 @@ def command(process: psutil.Process) -> str:
         return ""
 
 
+def of_the_job(since: float) -> list[str]:
+    """Workers, engines, ranks and reward actors that were started since then, whoever is their parent by now."""
+    titles = ("RolloutWorker", "VLLM", "EngineCore", "LearnerActor", "RewardActor")
+    started = [p for p in psutil.process_iter(["create_time", "status"]) if p.info["create_time"] > since]
+    found = [(p.info["status"], command(p)) for p in started]
+    return [line for status, line in found if any(t in line for t in titles) and status != psutil.STATUS_ZOMBIE]
+
+
 class Disturber:
     """Kills and stops what belongs to one job."""
 
@@ -95,7 +103,7 @@ class Disturber:
 def disturbed(nodes, job_file, tmp_path_factory):
     cluster, add_node = nodes
     folder = tmp_path_factory.mktemp("chaos")
-    segments = shared_memory()
+    segments, before = shared_memory(), time.time()
     spare = [add_node(), add_node()]
     job = job_file(
         folder,
@@ -123,6 +131,9 @@ def disturbed(nodes, job_file, tmp_path_factory):
             assert process.poll() is None, (folder / "stderr.txt").read_text()[-3000:]
             assert time.monotonic() < deadline
             time.sleep(0.2)
+        running = " ".join(of_the_job(before))
+        assert all(title in running for title in ("RolloutWorker", "LearnerActor", "RewardActor")), running
+        assert "EngineCore" in running or "VLLM" in running, running
         run = RunDirectory(home)
         disturber, begun = Disturber(run, seed=0), time.monotonic()
         due = [(SECONDS / 4, "node"), (SECONDS / 2, "reward"), (SECONDS * 0.6, "back")]
@@ -148,7 +159,7 @@ def disturbed(nodes, job_file, tmp_path_factory):
             time.sleep(0.2)
         stdout = process.stdout.read()
         assert process.returncode == 0, (folder / "stderr.txt").read_text()[-3000:]
-        left = [command(p) for p in here.children(recursive=True) if "RolloutWorker" in command(p)]
+        left = of_the_job(before)
         yield (
             json.loads(stdout),
             run,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import ray
 
-from rollout_workers.segment import copied, mapped, shared
+from rollout_workers.segment import Mapper, copied, shared
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def arrays():
 
 def read(path, offsets, sizes):
     """As the engine does: one mapping for all of them."""
-    memory, start = mapped(path, min(offsets), max(o + s for o, s in zip(offsets, sizes, strict=True)))
+    memory, start = Mapper().map(path, min(offsets), max(o + s for o, s in zip(offsets, sizes, strict=True)))
     return [np.frombuffer(memory, np.uint8, size, offset - start) for offset, size in zip(offsets, sizes, strict=True)]
 
 
