@@ -226,7 +226,8 @@ class Engine:
 
     def shutdown(self) -> None:
         """End the engine's processes."""
-        self._llm.shutdown(timeout=_SHUTDOWN_SECONDS)
+        # On the CPU it holds nothing that has to be given back, and ending in order takes it five seconds of computing.
+        self._llm.shutdown(timeout=0.0 if current_platform.is_cpu() else _SHUTDOWN_SECONDS)
 
     @property
     def sequences(self) -> int:

@@ -6,6 +6,7 @@ are undefined ends its process: Ray would otherwise hand work to it for ever.
 """
 
 import asyncio
+import gc
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -74,9 +75,13 @@ class RolloutWorker(PackedWorker):
 
     async def start(self) -> WorkerStatus:
         """Start the engine with the checkpoint's weights, version 0, and generate a token with it."""
-        # vLLM takes seconds to import: only the actor's own process does.
+        # vLLM takes seconds to import: only the actor's own process does. Looking for garbage among what is imported
+        # would take a sixth of that, and every later look as long as a step.
+        gc.disable()
         from rollout_workers.engine import Engine  # noqa: PLC0415
 
+        gc.freeze()
+        gc.enable()
         # On the event loop's own thread: the engine is tied to the life of the thread that starts it.
         self._engine = Engine.start(self._settings)
         await self._engine.label(0)
