@@ -40,7 +40,7 @@ test: $(READY) lint ## The linters, and every test on the real parts.
 	@# Two at a time: most tests wait for engines and ranks to start. What is started takes one thread each.
 	$(BIN)/pytest -n 2
 
-chaos: $(READY) ## Five minutes of killing and stopping whatever belongs to a job on several nodes.
+chaos: $(READY) ## Killing and stopping whatever belongs to jobs on several nodes, and the service.
 	EARSHOT_CHAOS_SECONDS=300 $(BIN)/pytest -s tests/chaos
 
 lint: $(READY) ## Format, lint, types and the arrows between packages.
