@@ -5,8 +5,10 @@ TORCH := $(shell sed -n 's/^torch==//p' $(LOCK))
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 READY := .venv/.ready
+COMPILE := $(BIN)/uv pip compile --python-version 3.11 --no-emit-find-links --no-emit-index-url --no-header --no-annotate --quiet
+LOCKED := --extra dev --extra tracing --extra trackers --override requirements/overrides-trackers.txt
 
-.PHONY: help demo test chaos lint format bench lock clean
+.PHONY: help demo serve test chaos lint format bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -31,11 +33,14 @@ $(READY): $(LOCK) pyproject.toml
 demo: $(READY) ## A tiny model learns to listen, on this machine, in about ten minutes.
 	$(BIN)/earshot demo
 
+serve: $(READY) ## The service on this machine: http://127.0.0.1:8420.
+	$(BIN)/earshot serve
+
 test: $(READY) lint ## The linters, and every test on the real parts.
 	@# Two at a time: most tests wait for engines and ranks to start. What is started takes one thread each.
 	$(BIN)/pytest -n 2
 
-chaos: $(READY) ## Five minutes of killing and stopping whatever belongs to a job on several nodes.
+chaos: $(READY) ## Killing and stopping whatever belongs to jobs on several nodes, and the service.
 	EARSHOT_CHAOS_SECONDS=300 $(BIN)/pytest -s tests/chaos
 
 lint: $(READY) ## Format, lint, types and the arrows between packages.
@@ -52,12 +57,9 @@ bench: $(READY) ## The benchmarks; results in benchmarks/results.
 	$(BIN)/python -m benchmarks
 
 lock: $(READY) ## Resolve the pins again.
-	$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dev --override requirements/overrides.txt --python-version 3.11 \
-		--no-emit-find-links --no-emit-index-url --no-header --no-annotate --quiet -o requirements/cpu.lock
-	$(BIN)/uv pip compile pyproject.toml --extra gpu --extra dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
-		--no-emit-find-links --no-emit-index-url --no-header --no-annotate --quiet -o requirements/gpu.lock
-	$(BIN)/uv pip compile benchmarks/peers/trl.in --constraint requirements/cpu.lock --python-version 3.11 \
-		--no-emit-find-links --no-emit-index-url --no-header --no-annotate --quiet -o benchmarks/peers/trl.lock
+	$(COMPILE) pyproject.toml --extra cpu $(LOCKED) --override requirements/overrides.txt -o requirements/cpu.lock
+	$(COMPILE) pyproject.toml --extra gpu $(LOCKED) --python-platform x86_64-manylinux_2_28 -o requirements/gpu.lock
+	$(COMPILE) benchmarks/peers/trl.in --constraint requirements/cpu.lock -o benchmarks/peers/trl.lock
 
 clean: ## Remove the environment and the caches of the tools.
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -8,6 +8,7 @@ from benchmarks import (
     learner_vs_trl,
     pool_scale,
     rollout_efficiency,
+    service_load,
     weight_sync,
 )
 
@@ -20,6 +21,7 @@ BENCHMARKS = (
     pool_scale,
     async_speedup,
     demo_learns,
+    service_load,
 )
 
 if __name__ == "__main__":

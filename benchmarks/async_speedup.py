@@ -1,8 +1,9 @@
 """How much faster is a job whose rollouts go on while the learner works? Steps a second, asynchronous over synchronous.
 
 Two loads. Balanced: the product's loop and pool on simulated workers and a simulated learner that take equally long, so
-that 2 is the most there can be; this is the value. Real: whole jobs with `earshot run`, real engines and a real learner
-on the tiny model and this machine's cores, in turns; they share the cores, so that there is less to gain.
+that 2 is the most there can be; this is the value. Real: two whole jobs with `earshot run`, real engines and a real
+learner on the tiny model and this machine's cores, of which one is paused while the other makes some steps, in turns;
+they share the cores, so that there is less to gain.
 
 `passed` says whether the balanced load is at least 1.7 times as fast, and the real one no slower.
 """
@@ -10,11 +11,12 @@ on the tiny model and this machine's cores, in turns; they share the cores, so t
 import argparse
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -41,7 +43,8 @@ from rollout_workers.simulated import Pace, SimulatedHandle
 EARSHOT = Path(sys.executable).parent / "earshot"
 BALANCED_NEEDED, REAL_NEEDED = 1.7, 1.0
 WORKERS, GROUPS_AT_ONCE, SECONDS = 4, 4, 0.5
-REAL_STEPS, WARM_UP = 24, 4
+REAL_STEPS, WARM_UP = 10, 5
+LONGEST_SECONDS = 600.0
 MAX_STALENESS = 2
 
 
@@ -134,26 +137,78 @@ async def _at_once() -> None:
     """All workers are there."""
 
 
-def real(max_staleness: int, folder: Path) -> dict[str, float]:
-    """Seconds a step of a whole job, behind its first steps."""
-    job = {
-        "name": "real",
-        "seed": 0,
-        "steps": REAL_STEPS,
-        "model": {"path": "builtin:tiny-qwen2-audio", "max_context": 256},
-        "data": {"train": "builtin:synthetic", "prompt": "2"},
-        "rollout": {"workers": 2, "group_size": 8, "questions_per_step": 32, "max_tokens": 24}
-        | {"max_staleness": max_staleness},
-        "learner": {"optimizer": {"learning_rate": 1e-5}},
-        "checkpoint": {"every": 0},
-    }
-    path = folder / f"job-{time.monotonic_ns()}.yaml"
-    path.write_text(yaml.safe_dump(job))
-    home = path.with_suffix("")
-    subprocess.run(
-        [EARSHOT, "run", path, "--json", "--run-dir", home], check=True, stdout=subprocess.DEVNULL, timeout=1200
-    )
-    metrics = RunDirectory(home).metrics()[WARM_UP:]
+class Job:
+    """A whole job in processes of its own, that makes steps when it is told to and else waits."""
+
+    def __init__(self, max_staleness: int, folder: Path) -> None:
+        job = {
+            "name": "real",
+            "seed": 0,
+            "steps": 10_000,
+            "model": {"path": "builtin:tiny-qwen2-audio", "max_context": 256},
+            "data": {"train": "builtin:synthetic", "prompt": "2"},
+            "rollout": {"workers": 2, "group_size": 8, "questions_per_step": 32, "max_tokens": 24}
+            | {"max_staleness": max_staleness},
+            "learner": {"optimizer": {"learning_rate": 1e-5}},
+            "checkpoint": {"every": 0},
+        }
+        path = folder / f"real-{max_staleness}.yaml"
+        path.write_text(yaml.safe_dump(job))
+        self._run = RunDirectory(path.with_suffix(""))
+        command = [EARSHOT, "run", path, "--json", "--run-dir", self._run.path]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    def make(self, steps: int) -> list[dict[str, Any]]:
+        """The metrics of so many steps more, behind which it waits."""
+        before = len(self._metrics())
+        if before:
+            self._tell("resume")
+        self._until(lambda: len(self._metrics()) >= before + steps)
+        self._tell("pause")
+        self._until(lambda: self._state() == "paused")
+        return self._metrics()[before : before + steps]
+
+    def end(self) -> None:
+        """As Ctrl-C does."""
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(timeout=60)
+
+    def _metrics(self) -> list[dict[str, Any]]:
+        return self._run.metrics() if (self._run.path / "metrics.jsonl").exists() else []
+
+    def _state(self) -> str:
+        return str([event["state"] for event in self._run.events() if event["kind"] == "state"][-1])
+
+    def _tell(self, what: str) -> None:
+        subprocess.run([EARSHOT, what, self._run.path, "--json"], check=True, stdout=subprocess.DEVNULL, timeout=60)
+
+    def _until(self, true: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + LONGEST_SECONDS
+        while not true():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"the job in {self._run.path} ended or made no steps")
+            time.sleep(0.1)
+
+
+def real(rounds: int, folder: Path) -> list[dict[str, dict[str, float]]]:
+    """Seconds a step of two whole jobs, of which one waits while the other goes on, in turns."""
+    jobs: dict[str, Job] = {}
+    try:
+        for bound in (0, MAX_STALENESS):
+            jobs[str(bound)] = Job(bound, folder)
+            jobs[str(bound)].make(WARM_UP)
+        measured = []
+        for _ in range(rounds):
+            measured.append({bound: _figures(job.make(WARM_UP + REAL_STEPS)[WARM_UP:]) for bound, job in jobs.items()})
+            print(json.dumps(measured[-1]), file=sys.stderr, flush=True)
+    finally:
+        for job in jobs.values():
+            job.end()
+    return measured
+
+
+def _figures(metrics: list[dict[str, Any]]) -> dict[str, float]:
+    """Of the steps behind those that find what was generated while the job waited."""
     return {
         "seconds_per_step": sum(m["time/step"] for m in metrics) / len(metrics),
         "tokens_per_step": sum(m["tokens/generated"] for m in metrics) / len(metrics),
@@ -163,7 +218,7 @@ def real(max_staleness: int, folder: Path) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="real jobs of each kind")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of the real jobs")
     parser.add_argument("--steps", type=int, default=40, help="steps of the simulated jobs")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="earshot-bench-") as name:
@@ -173,10 +228,7 @@ def main() -> None:
             for bound in (0, MAX_STALENESS)
         }
         print(json.dumps(simulated), file=sys.stderr, flush=True)
-        rounds = []
-        for _ in range(arguments.rounds):
-            rounds.append({str(bound): real(bound, folder) for bound in (0, MAX_STALENESS)})
-            print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
+        rounds = real(arguments.rounds, folder)
     value = _speedup(simulated)
     ratios = [round(_speedup(one), 3) for one in rounds]
     bounds = {

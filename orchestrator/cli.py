@@ -16,11 +16,12 @@ import typer
 from rich.console import Console
 
 from audio_qa.prompt import PromptTemplate
-from orchestrator.job_commands import register
+from orchestrator import job_commands, service_commands, telemetry_commands, token_commands
 from orchestrator.plan import describe, plan
 from orchestrator.preflight import BAD_INPUT, Report, check_model_folder, model_context, prepare
 from orchestrator.progress import Progress, make_progress
 from orchestrator.run_directory import RunDirectory, RunDirectoryError
+from orchestrator.service import serve_command
 from orchestrator.spec import TINY_CONTEXT, TINY_MODEL, JobSpec
 from orchestrator.spec_file import dump_spec, parse_spec, read_spec, resolve_paths
 
@@ -134,7 +135,8 @@ def evaluate(
         show_evaluation(result, Console())
 
 
-register(app)
+for commands in (serve_command, service_commands, telemetry_commands, job_commands, token_commands):
+    commands.register(app)
 
 
 def _context(model: str) -> int:

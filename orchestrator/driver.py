@@ -25,6 +25,7 @@ from orchestrator.report import write_report
 from orchestrator.reward_handle import RewardHandle
 from orchestrator.run_directory import RunDirectory
 from orchestrator.spec import JobSpec, Method
+from orchestrator.tracking.following import follow
 from protocol.rollout import WorkerSettings
 from rollout_workers.pool import RolloutPool
 
@@ -94,6 +95,7 @@ async def _run(prepared: Prepared, run: RunDirectory, state: JobState, progress:
     attempts = Attempts(prepared, run, state, progress, pool, reward.score if reward else None, control)
     obeying = asyncio.ensure_future(obey(Mailbox(run), run, pool, control))
     obeying.add_done_callback(lambda done: _show_deafness(done, run, progress))
+    tracking = asyncio.ensure_future(follow(run, spec))
     starting = asyncio.ensure_future(pool.start(spec.rollout.workers))
     try:
         progress.phase("starting workers")
@@ -101,7 +103,9 @@ async def _run(prepared: Prepared, run: RunDirectory, state: JobState, progress:
     finally:
         starting.cancel()
         obeying.cancel()
+        tracking.cancel()
         await end_all([part for part in (pool, attempts.learner, reward) if part is not None])
+        await asyncio.wait([tracking])
 
 
 def _show_deafness(obeying: asyncio.Future[None], run: RunDirectory, progress: Progress) -> None:

@@ -15,6 +15,7 @@ from audio_qa.synthetic.benchmark import load_split, make_benchmark
 from orchestrator.cache import cache_directory
 from orchestrator.spec import SYNTHETIC, TINY_MODEL, JobSpec
 from orchestrator.spec_file import SpecError
+from orchestrator.tracking.following import check_tracking
 from reward.registry import RewardError, check_name
 
 Report = Callable[[str, int, int], None]
@@ -98,6 +99,7 @@ def prepare(spec: JobSpec, report: Report) -> Prepared:
     """
     for name in spec.reward.functions:
         check_name(name, spec.reward.allowed_modules)
+    check_tracking(spec)
     if spec.model.path != TINY_MODEL:
         check_model_folder(spec.model.path)
         check_context(spec)

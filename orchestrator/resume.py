@@ -15,6 +15,7 @@ _FREE = (
     "evaluation.every",
     "checkpoint",
     "cluster",
+    "tracking",
     "learner.timeout_seconds",
     "learner.max_restarts",
     "learner.max_nonfinite_steps",

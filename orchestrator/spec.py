@@ -9,6 +9,7 @@ from audio_qa.prompt import PromptTemplate
 from learner.losses.settings import CorrectionLevel
 from learner.schedule import Schedule
 from learner.settings import LearnerSettings, OptimizerSettings
+from orchestrator.tracking.settings import TrackingSettings
 from protocol.weights import Carrier
 from reward.settings import RewardSettings
 from rollout_workers.limits import RolloutLimits
@@ -218,6 +219,7 @@ class JobSpec(Section):
     evaluation: EvaluationSection = EvaluationSection()
     checkpoint: CheckpointSection = CheckpointSection()
     cluster: ClusterSection = ClusterSection()
+    tracking: TrackingSettings = TrackingSettings()
 
     @model_validator(mode="wrap")
     @classmethod

@@ -1,0 +1,96 @@
+"""Which jobs the service takes: everything a job names must be the service's to use.
+
+Invariant: a job that is admitted names no model, question file or clip outside of the roots, no reward function outside
+of the allow-list, no weights in a format that runs code when it is read, and no cluster of its own choice.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from audio_qa.dataset import DatasetError, read_jsonl
+from orchestrator.service.roots import OutsideRootsError, Roots
+from orchestrator.spec import SYNTHETIC, TINY_MODEL, JobSpec
+from orchestrator.spec_file import SpecError
+from reward.registry import RewardError, check_name
+
+
+class Admission:
+    """The rules of one service."""
+
+    def __init__(self, roots: Roots, reward_modules: Sequence[str], data_dir: Path | None = None) -> None:
+        self._roots, self._modules = roots, tuple(reward_modules)
+        self._data_dir = None if data_dir is None else data_dir.resolve()
+
+    async def admit(self, spec: JobSpec, owns: Callable[[str], Awaitable[bool]]) -> JobSpec:
+        """The job with its paths resolved. Raises SpecError: one line that says what is not allowed.
+
+        Args:
+            owns: whether whoever submits sees the job of an id, whose run directory the job may then name.
+        """
+        if spec.cluster.address is not None:
+            raise SpecError("cluster.address: the service chooses the cluster; leave it out")
+        self._check_rewards(spec)
+        spec = await asyncio.to_thread(self._resolved, spec)
+        named = {"model.path": spec.model.path, "data.train": spec.data.train, "data.evaluation": spec.data.evaluation}
+        for key, path in named.items():
+            if path is not None and not await self._may_be_named(Path(path), owns):
+                raise SpecError(f"{key}: {path!r} is the service's own, or belongs to a job that is not yours")
+        return spec
+
+    async def _may_be_named(self, path: Path, owns: Callable[[str], Awaitable[bool]]) -> bool:
+        if self._data_dir is None or not path.is_relative_to(self._data_dir):
+            return True
+        parts = path.relative_to(self._data_dir).parts
+        return len(parts) > 2 and parts[0] == "runs" and await owns(parts[1])
+
+    def _check_rewards(self, spec: JobSpec) -> None:
+        for module in spec.reward.allowed_modules:
+            if not any(module == allowed or module.startswith(f"{allowed}.") for allowed in self._modules):
+                known = ", ".join(self._modules) or "none"
+                raise SpecError(f"reward.allowed_modules: this service does not allow {module!r} (allowed: {known})")
+        for name in spec.reward.functions:
+            try:
+                check_name(name, self._modules)
+            except RewardError as error:
+                raise SpecError(f"reward.functions: {error}") from error
+
+    def _resolved(self, spec: JobSpec) -> JobSpec:
+        model = spec.model.path
+        if model != TINY_MODEL:
+            model = str(self._model(model))
+        data = spec.data.model_copy(
+            update={
+                "train": self._questions("data.train", spec.data.train),
+                "evaluation": spec.data.evaluation and self._questions("data.evaluation", spec.data.evaluation),
+            }
+        )
+        return spec.model_copy(update={"data": data, "model": spec.model.model_copy(update={"path": model})})
+
+    def _model(self, path: str) -> Path:
+        if path.startswith("builtin:"):
+            raise SpecError(f"model.path: {path!r} is not built in; {TINY_MODEL} is")
+        try:
+            folder = self._roots.folder(path)
+            weights = list(folder.glob("*.safetensors"))
+            for file in weights:
+                self._roots.file(str(file))
+        except OutsideRootsError as error:
+            raise SpecError(f"model.path: {error}") from error
+        if not weights:
+            raise SpecError(f"model.path: {path!r} holds no *.safetensors, the only weights that are read here")
+        return folder
+
+    def _questions(self, key: str, path: str) -> str:
+        if path == SYNTHETIC:
+            return path
+        if path.startswith("builtin:"):
+            raise SpecError(f"{key}: {path!r} is not built in; {SYNTHETIC} is")
+        try:
+            file = self._roots.file(path)
+            # Where the file's folder is named, the paths in it start.
+            for audio in {question.audio for question in read_jsonl(file, check_audio=False)}:
+                self._roots.file(audio)
+        except (OutsideRootsError, DatasetError) as error:
+            raise SpecError(f"{key}: {error}") from error
+        return str(file)

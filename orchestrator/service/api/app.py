@@ -1,0 +1,137 @@
+"""The service's API as one ASGI app."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.types import Receive, Scope, Send
+
+from orchestrator.service.admission import Admission
+from orchestrator.service.api import job_routes, service_routes, stream_routes, telemetry_routes
+from orchestrator.service.api.gate import Gate
+from orchestrator.service.api.job_cache import JobCache
+from orchestrator.service.api.meters import Meters
+from orchestrator.service.api.models import ScaleBody
+from orchestrator.service.api.problems import ProblemDocument, answer_with_problems
+from orchestrator.service.api.rate import Rate
+from orchestrator.service.api.settings import ApiSettings
+from orchestrator.service.api.state import Api, Fits, Ready
+from orchestrator.service.cluster import Cluster
+from orchestrator.service.roots import Roots
+from orchestrator.service.store import Store
+from orchestrator.service.telemetry.columns import Metrics
+from orchestrator.service.telemetry.facts import Facts
+from orchestrator.service.telemetry.progress import Progress
+from orchestrator.service.telemetry.tail import Tails
+from orchestrator.service.tracing import Tracing
+from orchestrator.spec import JobSpec
+
+_DESCRIPTION = """
+Submit jobs that post-train audio language models, follow them, and scale their rollout workers while they run.
+
+Errors are problem documents (RFC 9457) with one line in `detail` that says what is wrong. Lists are `{items,
+next_cursor}`; `cursor` asks for the next part. Requests with an `Idempotency-Key` may be sent again.
+"""
+
+
+async def _fits(spec: JobSpec, owner: str) -> None:
+    """Where nothing is known of the cluster every job fits."""
+
+
+async def _ready() -> str | None:
+    return None
+
+
+def create_app(
+    store: Store,
+    settings: ApiSettings | None = None,
+    *,
+    cluster: Cluster | None = None,
+    fits: Fits = _fits,
+    ready: Ready = _ready,
+    lifespan: AbstractAsyncContextManager[Any] | None = None,
+    tracing: Tracing | None = None,
+) -> FastAPI:
+    """The app.
+
+    Args:
+        store: opened before the first request and closed behind the last, by `lifespan` or by whoever calls.
+        lifespan: entered when the server starts, left when it stops.
+    """
+    settings = settings or ApiSettings()
+    tails = Tails(heartbeat_seconds=settings.heartbeat_seconds, longest_seconds=settings.longest_stream_seconds)
+
+    @asynccontextmanager
+    async def living(app: FastAPI) -> AsyncIterator[None]:
+        if lifespan is None:
+            yield
+        else:
+            async with lifespan:
+                yield
+        await tails.stop()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.stop)
+
+    roots = Roots(settings.readable)
+    api = Api(
+        store=store,
+        jobs=JobCache(store),
+        settings=settings,
+        cluster=cluster,
+        fits=fits,
+        ready=ready,
+        roots=roots,
+        admission=Admission(roots, settings.reward_modules, settings.data_dir),
+        metrics=Metrics(),
+        facts=Facts(),
+        progress=Progress(),
+        tails=tails,
+        rate=Rate(settings.requests_per_second, settings.request_burst),
+        refusals=Rate(settings.refusals_per_second, 10 * settings.refusals_per_second),
+        meters=Meters(),
+    )
+    app = _GatedApp(
+        title="Earshot", version="1", description=_DESCRIPTION, lifespan=living, docs_url=None, redoc_url=None
+    )
+    app.state.api = api
+    app.gate = Gate(app.inner, settings, api.meters, tracing)
+    answer_with_problems(app)
+    v1 = APIRouter(prefix="/v1")
+    for router in (job_routes.router, telemetry_routes.router, stream_routes.router, service_routes.cluster_router):
+        v1.include_router(router)
+    app.include_router(v1)
+    app.include_router(service_routes.router)
+    return app
+
+
+class _GatedApp(FastAPI):
+    """FastAPI behind the gate, outside of everything else: also what its own middleware answers passes the gate."""
+
+    gate: Gate
+
+    async def inner(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The app itself."""
+        await super().__call__(scope, receive, send)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        await self.gate(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, with the models that routes read by themselves."""
+        if not self.openapi_schema:
+            document = get_openapi(
+                title=self.title, version=self.version, description=self.description, routes=self.routes
+            )
+            schemas = document["components"]["schemas"]
+            for model in (JobSpec, ScaleBody, ProblemDocument):
+                schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas.update(schema.pop("$defs", {}))
+                schemas[model.__name__] = schema
+            schemas.pop("HTTPValidationError", None)
+            schemas.pop("ValidationError", None)
+            self.openapi_schema = document
+        return self.openapi_schema

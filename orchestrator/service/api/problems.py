@@ -1,0 +1,146 @@
+"""Every error of the API is a problem document (RFC 9457), the framework's too, and none tells of the inside."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from orchestrator.run_directory import RunDirectoryError, json_text
+from orchestrator.service.store import CursorError, IdempotencyError, JobNotFoundError, StoreUnavailableError
+from orchestrator.service.telemetry.lines import PlaceError
+
+MEDIA_TYPE = "application/problem+json"
+
+_TITLES = {
+    400: "The request cannot be read",
+    401: "A valid token is needed",
+    403: "Not allowed",
+    404: "Not found",
+    405: "This path has no such method",
+    406: "No such representation",
+    409: "The state does not allow it",
+    413: "The request is too large",
+    414: "The path or query is too long",
+    415: "This kind of content is not taken",
+    416: "There are no such bytes",
+    422: "The request is not valid",
+    429: "Too many requests",
+    500: "The service failed",
+    503: "Not available now",
+}
+
+_log = logging.getLogger(__name__)
+
+
+class FieldProblem(BaseModel):
+    """What is wrong with one part of a request."""
+
+    field: str = Field(examples=["query.limit"])
+    problem: str = Field(examples=["Input should be less than or equal to 500"])
+
+
+class ProblemDocument(BaseModel):
+    """An error (RFC 9457)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"type": "about:blank", "title": "Not found", "status": 404, "detail": "there is no job '5f0c'"}
+            ]
+        }
+    )
+
+    type: str = "about:blank"
+    title: str
+    """The same for every error of this status."""
+    status: int
+    detail: str
+    """One line: what is wrong, and how to mend it."""
+    errors: list[FieldProblem] | None = None
+    """Each part of the request that is not valid."""
+
+
+class ProblemError(Exception):
+    """An error to answer with."""
+
+    def __init__(self, status: int, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.headers = status, detail, headers
+
+
+def problem_response(
+    status: int, detail: str, *, headers: Mapping[str, str] | None = None, errors: list[dict[str, str]] | None = None
+) -> Response:
+    """A problem document."""
+    document: dict[str, Any] = {
+        "type": "about:blank",
+        "title": _TITLES.get(status, "The request failed"),
+        "status": status,
+        "detail": " ".join(detail.split())[:2000],
+    }
+    if errors:
+        document["errors"] = errors
+    return Response(json_text(document), status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The errors of a route, for the OpenAPI document: these, and those of every route."""
+    return {
+        status: {
+            "description": _TITLES[status],
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
+        }
+        for status in sorted({400, 401, 403, 413, 414, 422, 429, 503, *statuses})
+    }
+
+
+def answer_with_problems(app: FastAPI) -> None:
+    """Have every error become a problem document."""
+
+    @app.exception_handler(ProblemError)
+    async def _problem(request: Request, error: ProblemError) -> Response:
+        return problem_response(error.status, error.detail, headers=error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        detail = f"{request.method} {request.url.path[:200]}: {str(error.detail).lower()}"
+        return problem_response(error.status_code, detail, headers=error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> Response:
+        errors = [
+            {"field": ".".join(str(part) for part in item["loc"])[:200], "problem": str(item["msg"])[:500]}
+            for item in error.errors()[:20]
+        ]
+        return problem_response(422, "; ".join(f"{e['field']}: {e['problem']}" for e in errors), errors=errors)
+
+    @app.exception_handler(Exception)
+    async def _bug(request: Request, error: Exception) -> Response:
+        return problem_response(500, "an error of the service; its log tells more under this request's X-Request-Id")
+
+    _translate(app, JobNotFoundError, 404)
+    _translate(app, CursorError, 400)
+    _translate(app, PlaceError, 400)
+    _translate(app, IdempotencyError, 409)
+
+    @app.exception_handler(RunDirectoryError)
+    async def _run(request: Request, error: RunDirectoryError) -> Response:
+        # Names a path of the service's.
+        _log.warning("run directory: %s", error)
+        return problem_response(409, "the files of this job's run cannot be read")
+
+    @app.exception_handler(StoreUnavailableError)
+    async def _store(request: Request, error: StoreUnavailableError) -> Response:
+        _log.error("store: %s", error)
+        return problem_response(503, "the database cannot be reached; try again", headers={"Retry-After": "2"})
+
+
+def _translate(app: FastAPI, kind: type[Exception], status: int) -> None:
+    @app.exception_handler(kind)
+    async def _handle(request: Request, error: Exception) -> Response:
+        return problem_response(status, str(error))

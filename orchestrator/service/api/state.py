@@ -1,0 +1,53 @@
+"""What the routes work with: one object for each app."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from orchestrator.service.admission import Admission
+from orchestrator.service.api.job_cache import JobCache
+from orchestrator.service.api.meters import Meters
+from orchestrator.service.api.rate import Rate
+from orchestrator.service.api.settings import ApiSettings
+from orchestrator.service.cluster import Cluster
+from orchestrator.service.roots import Roots
+from orchestrator.service.store import Store
+from orchestrator.service.telemetry.columns import Metrics
+from orchestrator.service.telemetry.facts import Facts
+from orchestrator.service.telemetry.progress import Progress
+from orchestrator.service.telemetry.tail import Tails
+from orchestrator.spec import JobSpec
+
+Fits = Callable[[JobSpec, str], Awaitable[None]]
+"""Called with a job and its owner; raises NeverFitsError, with the reason, for one that can never run here."""
+
+Ready = Callable[[], Awaitable[str | None]]
+"""Why the service cannot run jobs now; None where it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """For use on one event loop."""
+
+    store: Store
+    jobs: JobCache
+    settings: ApiSettings
+    cluster: Cluster | None
+    fits: Fits
+    ready: Ready
+    roots: Roots
+    admission: Admission
+    metrics: Metrics
+    facts: Facts
+    progress: Progress
+    tails: Tails
+    rate: Rate
+    refusals: Rate
+    meters: Meters
+
+
+def api_of(request: Request) -> Api:
+    """Of the app that answers the request."""
+    api: Api = request.app.state.api
+    return api

@@ -1,0 +1,143 @@
+"""The service's database: SQLite in a file by default, PostgreSQL by URL. Opening it brings its tables up to date.
+
+Invariant: `write` is one transaction, all of it or nothing, and no two on SQLite at a time. A database that cannot be
+reached is a StoreUnavailableError within `_TIMEOUT_SECONDS`, whatever the driver calls it; anything else is a bug.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, event, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+_TIMEOUT_SECONDS = 10.0
+_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+# Classes of SQLSTATE: connection, deadlock or serialization, resources, a server that shuts down or comes up.
+_AWAY = ("08", "40", "53", "57P")
+
+
+class StoreUnavailableError(RuntimeError):
+    """The database cannot be reached now; what was asked for did not happen, or it is not known whether it did."""
+
+
+class DatabaseUrlError(ValueError):
+    """A database URL that cannot be used; one line."""
+
+
+def database_url(text: str) -> URL:
+    """A URL with the asynchronous driver of its database. Raises DatabaseUrlError for any but SQLite or PostgreSQL."""
+    try:
+        url = make_url(text)
+    except ArgumentError as error:
+        raise DatabaseUrlError("the database URL cannot be read; write sqlite:///PATH or postgresql://…") from error
+    driver = _DRIVERS.get(url.get_backend_name())
+    if driver is None:
+        raise DatabaseUrlError(f"a {url.get_backend_name()} database is not supported; use sqlite or postgresql")
+    return url.set(drivername=driver)
+
+
+def sqlite_url(file: Path) -> str:
+    """The URL of a database in a file."""
+    return f"sqlite:///{file.absolute()}"
+
+
+class Database:
+    """Connections to one database; for use on one event loop."""
+
+    def __init__(self, url: str) -> None:
+        """Connects to nothing yet. Raises DatabaseUrlError."""
+        self._url = database_url(url)
+        self._engine = _engine(self._url)
+
+    async def open(self) -> None:
+        """Make the database if it is a file, and its tables, or bring them up to date. Raises StoreUnavailableError."""
+        if self._url.get_backend_name() == "sqlite" and self._url.database:
+            await asyncio.to_thread(Path(self._url.database).parent.mkdir, parents=True, exist_ok=True)
+        async with self.write() as connection:
+            if connection.dialect.name == "postgresql":
+                # Two that open it at once take turns, as they do on SQLite.
+                await connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7270001)")
+            await connection.run_sync(migrate)
+
+    async def close(self) -> None:
+        """Give all connections back."""
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A connection to read from. Raises StoreUnavailableError."""
+        with _unavailable():
+            async with self._engine.connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction; it is undone if its block raises. Raises StoreUnavailableError."""
+        with _unavailable():
+            async with self._engine.connect() as connection:
+                await connection.execution_options(sqlite_begin="BEGIN IMMEDIATE")
+                async with connection.begin():
+                    yield connection
+
+
+def migrate(connection: Connection) -> None:
+    """Bring the tables up to date, in the connection's transaction."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _engine(url: URL) -> AsyncEngine:
+    if url.get_backend_name() == "postgresql":
+        # A connection that the server has dropped is found and replaced before it is used.
+        return create_async_engine(
+            url,
+            pool_pre_ping=True,
+            pool_timeout=_TIMEOUT_SECONDS,
+            connect_args={"timeout": _TIMEOUT_SECONDS, "command_timeout": _TIMEOUT_SECONDS},
+        )
+    engine = create_async_engine(url, pool_timeout=_TIMEOUT_SECONDS, connect_args={"timeout": _TIMEOUT_SECONDS})
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _set_up(connection: Any, _: object) -> None:
+        # Transactions are begun below: sqlite3 begins them late, and as readers that may not become writers.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        # FULL: what was acknowledged survives a power cut too.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
+
+    return engine
+
+
+@contextmanager
+def _unavailable() -> Iterator[None]:
+    """Give every way of not reaching a database one name."""
+    try:
+        yield
+    except (OperationalError, InterfaceError, PoolTimeoutError, ConnectionError, TimeoutError, OSError) as error:
+        raise StoreUnavailableError(f"the database cannot be reached: {_first_line(error)}") from error
+    except DBAPIError as error:
+        state = getattr(error.orig, "sqlstate", None) or ""
+        if not error.connection_invalidated and not state.startswith(_AWAY):
+            raise
+        raise StoreUnavailableError(f"the database cannot be used now: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    cause = getattr(error, "orig", None) or error
+    return (str(cause).splitlines() or [type(cause).__name__])[0]

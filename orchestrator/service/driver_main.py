@@ -1,0 +1,143 @@
+"""A job's driver under the service: `python -m orchestrator.service.driver_main RUN_DIR SUBMISSION_ID`.
+
+It runs the job of a run directory to its end, from its last checkpoint if an earlier driver began it, and says what
+came of it by its exit code (`orchestrator.service.driver_exit`). Invariant: two drivers never write one run directory.
+"""
+
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from orchestrator.commands import CommandKind, send
+from orchestrator.job_state import JobState
+from orchestrator.preflight import BAD_INPUT, prepare
+from orchestrator.progress import Progress, make_progress
+from orchestrator.run_directory import RunDirectory, RunDirectoryError
+from orchestrator.service import driver_exit
+from orchestrator.service.run_view import ATTEMPT, PREEMPTION
+from orchestrator.spec_file import read_spec
+
+_LOCK_SECONDS = 60.0
+"""An earlier driver that the cluster lost sight of gets this long to end."""
+
+
+def main(path: Path, submission_id: str) -> int:
+    """The exit code."""
+    run = RunDirectory(path)
+    try:
+        with _lock(run):
+            first = not any(event["kind"] == ATTEMPT for event in run.events())
+            run.append_event(ATTEMPT, submission_id=submission_id, pid=os.getpid())
+    except TimeoutError as error:
+        print(f"earshot: {error}", file=sys.stderr)
+        return driver_exit.LOST
+    try:
+        with make_progress("plain", sys.stderr) as progress:
+            return _run(run, progress, first=first)
+    except KeyboardInterrupt:
+        return driver_exit.CANCELLED
+    except (*BAD_INPUT, RunDirectoryError) as error:
+        print(f"earshot: {error}", file=sys.stderr)
+        run.append_event("error", error=type(error).__name__, message=str(error)[:4000])
+        return driver_exit.BAD_INPUT
+    except Exception as error:
+        traceback.print_exc()
+        return driver_exit.LOST if _is_infrastructure(error) else driver_exit.FAILED
+
+
+def _run(run: RunDirectory, progress: Progress, *, first: bool) -> int:
+    # torch and Ray take seconds to import: what is wrong with the arguments is said before.
+    from orchestrator.driver import run_job, summarise  # noqa: PLC0415
+    from orchestrator.recovery import checkpoints_of  # noqa: PLC0415
+    from orchestrator.report import write_report  # noqa: PLC0415
+    from orchestrator.resume import resume  # noqa: PLC0415
+
+    started = time.perf_counter()
+    spec = read_spec(run.job_file)
+
+    def report(what: str, done: int, total: int) -> None:
+        progress.phase(f"{what} {done}/{total}" if total > 1 else what)
+
+    prepared = prepare(spec, report)
+    state = JobState()
+    if not first:
+        last = checkpoints_of(run, spec).latest()
+        with run.written():
+            state = resume(run, spec, run.job_file.read_text())
+            if last is not None and last >= spec.steps:
+                # The earlier driver died behind its last checkpoint: all that is left is to say so.
+                run.append_event("state", state="succeeded")
+                run.write_summary(summarise(prepared, run, "succeeded", state, time.perf_counter() - started))
+                write_report(run)
+                return driver_exit.SUCCEEDED
+        _tell_again(run)
+    run_job(prepared, run, progress, started, state)
+    return driver_exit.SUCCEEDED
+
+
+def _tell_again(run: RunDirectory) -> None:
+    """Have the new driver scale and pause as the earlier one was told."""
+    told = [e for e in run.events() if e["kind"] == "command" and e["by"] != PREEMPTION]
+    scaled = [event["count"] for event in told if event["command"] == CommandKind.SCALE]
+    if scaled:
+        send(run, CommandKind.SCALE, count=scaled[-1], by="restart")
+    held = [event["command"] for event in told if event["command"] in (CommandKind.PAUSE, CommandKind.RESUME)]
+    if held and held[-1] == CommandKind.PAUSE:
+        send(run, CommandKind.PAUSE, by="restart")
+
+
+@contextmanager
+def _lock(run: RunDirectory) -> Iterator[None]:
+    """`run.written()`, waiting for a driver that is about to end. Raises TimeoutError."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while run.is_written():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"another process has been writing {run.path} for {_LOCK_SECONDS:.0f} s")
+        time.sleep(0.5)
+    with run.written():
+        yield
+
+
+def _is_infrastructure(error: BaseException) -> bool:
+    from ray.exceptions import RayError  # noqa: PLC0415
+
+    return isinstance(error, RayError | ConnectionError)
+
+
+def _obey_signals() -> None:
+    """SIGTERM, with which Ray stops a job, ends it as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        # Through SIGINT's own handler, so that asyncio cancels the job instead of dying in the middle of it.
+        signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def start() -> NoReturn:
+    """As a program."""
+    _obey_signals()
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if len(sys.argv) != 3:
+        print("usage: python -m orchestrator.service.driver_main RUN_DIR SUBMISSION_ID", file=sys.stderr)
+        raise SystemExit(driver_exit.BAD_INPUT)
+    try:
+        raise SystemExit(main(Path(sys.argv[1]), sys.argv[2]))
+    except RunDirectoryError as error:
+        print(f"earshot: {error}", file=sys.stderr)
+        raise SystemExit(driver_exit.BAD_INPUT) from error
+    except KeyboardInterrupt as error:
+        raise SystemExit(driver_exit.CANCELLED) from error
+
+
+if __name__ == "__main__":
+    start()

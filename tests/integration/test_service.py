@@ -1,0 +1,230 @@
+"""The service as it is used: the real command, a real Ray, real drivers of a tiny model; and each of them is killed."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from integration.conftest import EARSHOT, end, lines
+
+from orchestrator.run_directory import RunDirectory
+from orchestrator.service.local_ray import LocalRay
+
+STEPS = 60
+
+
+class Service:
+    """`earshot serve` on one data directory, started as often as it is killed."""
+
+    def __init__(self, data_dir: Path, root: Path) -> None:
+        self.data_dir, self._root = data_dir, root
+        self._log = data_dir.with_suffix(".log")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._http: httpx.Client | None = None
+
+    def start(self, *options: str) -> None:
+        """Returns when the API answers."""
+        before = len(self.log()) if self._log.exists() else 0
+        command = [EARSHOT, "serve", "--port", "0", "--data-dir", self.data_dir, "--root", self._root]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen([*command, "--max-running", "1", *options], stdout=log, stderr=log)
+        deadline = time.monotonic() + 60
+        while not (found := re.search(r"serving (http://[\d.:]+)", self.log()[before:])):
+            assert self._process.poll() is None, self.log()[before:]
+            assert time.monotonic() < deadline, self.log()[before:]
+            time.sleep(0.1)
+        self._http = httpx.Client(
+            # A connection that was idle for some seconds may be closed just when it is used again.
+            base_url=f"{found[1]}/v1",
+            timeout=30,
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(timeout=10)
+
+    def stop(self) -> int:
+        """As a service manager does; the exit code."""
+        assert self._process is not None
+        self._process.terminate()
+        return self._process.wait(timeout=60)
+
+    def end(self) -> None:
+        """Leave nothing, however the test went."""
+        if self._process is not None:
+            end(self._process)
+        LocalRay(self.data_dir).stop()
+
+    def log(self) -> str:
+        return "".join(line for line in self._log.open() if '"message": "request"' not in line)
+
+    def said(self) -> str:
+        """The end of what the service, its drivers and their events say."""
+        files = sorted(path for name in ("driver.log", "events.jsonl") for path in self.data_dir.glob(f"runs/*/{name}"))
+        return "\n\n".join([self.log()[-2000:], *(f"{path}\n{path.read_text()[-1500:]}" for path in files)])
+
+    def submit(self, job: dict[str, Any], priority: int = 0, **headers: str) -> str:
+        assert self._http is not None
+        answer = self._http.post("/jobs", json=job, headers=headers, params={"priority": priority})
+        assert answer.is_success, answer.text
+        return str(answer.json()["id"])
+
+    def get(self, path: str) -> Any:
+        assert self._http is not None
+        answer = self._http.get(path)
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    def cancel(self, job: str) -> None:
+        assert self._http is not None
+        assert self._http.post(f"/jobs/{job}/cancel").is_success
+
+    def run(self, job: str) -> RunDirectory:
+        return RunDirectory(self.data_dir / "runs" / job)
+
+    def until(self, job: str, *states: str, seconds: float = 240) -> dict[str, Any]:
+        def there() -> bool:
+            return self.get(f"/jobs/{job}")["state"] in states
+
+        self.wait(there, seconds)
+        found: dict[str, Any] = self.get(f"/jobs/{job}")
+        return found
+
+    def wait(self, condition: Callable[[], bool], seconds: float = 240) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"nothing happened in time\n{self.said()}"
+            time.sleep(0.2)
+
+    def processes(self) -> list[int]:
+        """Whatever runs on the data directory."""
+        found = psutil.process_iter(["cmdline"])
+        return [p.pid for p in found if str(self.data_dir) in " ".join(p.info["cmdline"] or ())]
+
+    def driver(self, job: str) -> psutil.Process:
+        """Of the current attempt."""
+        return psutil.Process([e for e in self.run(job).events() if e["kind"] == "attempt"][-1]["pid"])
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    # Ray puts sockets below it, whose paths have to be short.
+    folder = Path(tempfile.mkdtemp(prefix="earshot-", dir="/tmp"))
+    service = Service(folder / "data", tmp_path)
+    try:
+        yield service
+    finally:
+        service.end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def job(benchmark_home: Path, tiny_folder: Path, tmp_path: Path) -> dict[str, Any]:
+    """A minute of work, most of it the start, with everything under the service's root."""
+    shutil.copytree(benchmark_home, tmp_path / "data")
+    shutil.copytree(tiny_folder, tmp_path / "tiny")
+    return {
+        "name": "small",
+        "seed": 5,
+        "steps": STEPS,
+        "model": {"path": str(tmp_path / "tiny"), "max_context": 256},
+        "data": {"train": str(tmp_path / "data" / "train.jsonl")},
+        "rollout": {"workers": 1, "group_size": 4, "questions_per_step": 4, "max_tokens": 8, "threads": 1},
+        "learner": {"optimizer": {"learning_rate": 1.0e-3}, "threads": 1},
+        "checkpoint": {"every": 2, "keep_last": 2},
+    }
+
+
+@pytest.mark.timeout(900)
+def test_jobs_outlive_service_and_driver(service: Service, job: dict[str, Any]) -> None:
+    service.start()
+    first = service.submit(job, **{"Idempotency-Key": "first"})
+    second = service.submit(job)
+    assert service.submit(job, **{"Idempotency-Key": "first"}) == first
+    service.until(first, "running")
+
+    # The service is killed: the job does not notice.
+    service.kill()
+    driver = service.driver(first)
+    done = len(service.run(first).metrics())
+    service.wait(lambda: len(service.run(first).metrics()) > done + 2)
+    service.start()
+    assert service.get(f"/jobs/{first}")["state"] == "running"
+    assert service.get(f"/jobs/{second}")["state"] == "queued"
+    assert service.driver(first) == driver
+    assert driver.is_running()
+    (use,) = service.get("/cluster")["nodes"][0]["uses"]
+    assert use["job"] == first
+
+    # Its driver is killed: another goes on from the last checkpoint.
+    service.wait(lambda: any(event["kind"] == "checkpoint" for event in service.run(first).events()))
+    driver.kill()
+    assert "killed by signal 9" in service.until(first, "recovering", seconds=60)["cause"]
+    service.cancel(second)
+    assert service.get(f"/jobs/{second}")["state"] == "cancelled"
+    service.until(first, "running")
+    # The service is killed again, and the job ends while there is none.
+    service.kill()
+    service.wait(lambda: service.run(first).summary() is not None)
+    service.start()
+    record = service.until(first, "succeeded", seconds=60)
+    assert (record["attempt"], record["restarts"]) == (2, 1)
+    run = service.run(first)
+    assert [e["kind"] for e in run.events()].count("attempt") == 2
+    (resumed,) = [e for e in run.events() if e["kind"] == "resumed"]
+    assert resumed["step"] >= 2
+    assert [m["step"] for m in lines(run.path / "metrics.jsonl")] == list(range(1, STEPS + 1))
+    questions = run.summary()["questions"]
+    assert questions["drawn"] == STEPS * 4
+    assert sum(count for name, count in questions.items() if name != "drawn" and isinstance(count, int)) == STEPS * 4
+
+    # Nothing runs any more: the service ends and takes its Ray along.
+    assert service.stop() == 0
+    assert service.processes() == []
+
+
+@pytest.mark.timeout(900)
+def test_jobs_give_way_and_outlive_ray(service: Service, job: dict[str, Any]) -> None:
+    service.start("--preemption")
+    low = service.submit({**job, "steps": 10_000})
+    service.until(low, "running")
+    service.wait(lambda: len(service.run(low).metrics()) > 2)
+
+    # A job of higher priority takes its place.
+    high = service.submit({**job, "steps": 10_000}, priority=1)
+    assert high in service.until(low, "queued")["cause"]
+    events = service.run(low).events()
+    (asked,) = [i for i, event in enumerate(events) if event["kind"] == "command"]
+    assert "checkpoint" in [event["kind"] for event in events[asked:]]
+    service.until(high, "running")
+
+    # Ray is killed under it: the service starts another, and the job goes on there.
+    os.kill(json.loads((service.data_dir / "ray.json").read_text())["pid"], signal.SIGKILL)
+    assert service.until(high, "recovering")["attempt"] == 1
+    record = service.until(high, "running")
+    assert (record["attempt"], record["restarts"]) == (2, 1)
+
+    # The job that gave way goes on from its checkpoint.
+    service.cancel(high)
+    service.until(high, "cancelled", seconds=60)
+    record = service.until(low, "running")
+    assert (record["attempt"], record["restarts"]) == (2, 0)
+    (resumed,) = [event for event in service.run(low).events() if event["kind"] == "resumed"]
+    assert resumed["step"] >= 2
+    service.cancel(low)
+    service.until(low, "cancelled", seconds=60)
+    service.wait(lambda: not service.get("/cluster")["nodes"][0]["uses"], 30)
+    assert service.stop() == 0
+    assert service.processes() == []
