@@ -155,7 +155,7 @@ class Job:
         path = folder / f"real-{max_staleness}.yaml"
         path.write_text(yaml.safe_dump(job))
         self._run = RunDirectory(path.with_suffix(""))
-        command = [EARSHOT, "run", path, "--json", "--run-dir", self._run.path]
+        command = [str(EARSHOT), "run", str(path), "--json", "--run-dir", str(self._run.path)]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
     def make(self, steps: int) -> list[dict[str, Any]]:

@@ -37,7 +37,9 @@ def test_three_jobs_run_on_and_five_wait(service, job):
         time.sleep(moments.uniform(0, 3))
         done = [len(service.run(one).metrics()) for one in running]
         service.kill()
-        service.wait(lambda done=done: all(len(service.run(o).metrics()) > n for o, n in zip(running, done, strict=True)))
+        service.wait(
+            lambda done=done: all(len(service.run(o).metrics()) > n for o, n in zip(running, done, strict=True))
+        )
         service.start("--max-running", "3")
     states = [service.get(f"/jobs/{one}") for one in jobs]
     assert [state["state"] for state in states] == ["running"] * 3 + ["queued"] * 5
