@@ -8,7 +8,7 @@ READY := .venv/.ready
 COMPILE := $(BIN)/uv pip compile --python-version 3.11 --no-emit-find-links --no-emit-index-url --no-header --no-annotate --quiet
 LOCKED := --extra dev --extra tracing --extra trackers --override requirements/overrides-trackers.txt
 
-.PHONY: help demo serve test chaos lint format bench lock clean
+.PHONY: help demo serve test slow chaos lint format bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -38,7 +38,10 @@ serve: $(READY) ## The service on this machine: http://127.0.0.1:8420.
 
 test: $(READY) lint ## The linters, and every test on the real parts.
 	@# Two at a time: most tests wait for engines and ranks to start. What is started takes one thread each.
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 -m "not slow"
+
+slow: $(READY) ## The tests that run whole jobs for minutes: scaled jobs, and a service that is killed under them.
+	$(BIN)/pytest -n 2 -m slow
 
 chaos: $(READY) ## Killing and stopping whatever belongs to jobs on several nodes, and the service.
 	EARSHOT_CHAOS_SECONDS=300 $(BIN)/pytest -s tests/chaos

@@ -8,7 +8,7 @@ from integration.conftest import earshot, end, start_earshot, wait_for
 
 from orchestrator.run_directory import RunDirectory
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 STEPS = 60
 

@@ -147,6 +147,7 @@ def job(benchmark_home: Path, tiny_folder: Path, tmp_path: Path) -> dict[str, An
     }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_jobs_outlive_service_and_driver(service: Service, job: dict[str, Any]) -> None:
     service.start()
@@ -195,6 +196,7 @@ def test_jobs_outlive_service_and_driver(service: Service, job: dict[str, Any]) 
     assert service.processes() == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_jobs_give_way_and_outlive_ray(service: Service, job: dict[str, Any]) -> None:
     service.start("--preemption")
