@@ -23,7 +23,7 @@ VERSION = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(),
 # An image with a registry or not, and a tag that is a version: `latest`, `main` and the like move.
 _IMAGE = re.compile(r"[a-z0-9./_-]+:v?\d+(\.\d+)+[A-Za-z0-9._-]*(@sha256:[0-9a-f]{64})?")
 _SECRET = re.compile(
-    r"earshot_[A-Za-z0-9_-]{20,}|-----BEGIN|[0-9a-f]{64}|://[^:/@\s$]+:[^@/\s$]+@|(?i:password|token|secret)\s*[:=]\s*['\"]?[a-z0-9]{12,}"
+    r"earshot_[A-Za-z0-9_-]{40,}|-----BEGIN|[0-9a-f]{64}|://[^:/@\s$]+:[^@/\s$]+@|(?i:password|token|secret)\s*[:=]\s*['\"]?[a-z0-9]{12,}"
 )
 
 

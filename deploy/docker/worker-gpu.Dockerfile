@@ -34,9 +34,9 @@ COPY --from=build /opt/earshot /opt/earshot
 RUN ln -s /opt/earshot/bin/ray /opt/earshot/bin/earshot /usr/local/bin/
 ENV PATH=/opt/earshot/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0 \
     OMP_WAIT_POLICY=PASSIVE VLLM_NO_USAGE_STATS=1 EARSHOT_CACHE=/data/cache
-# NVIDIA's container runtime reads the first two. DeepSpeed asks CUDA_HOME for a compiler's version when it is imported.
-ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \
-    CUDA_HOME=/opt/earshot/lib/python3.11/site-packages/nvidia/cu13
+# NVIDIA's container runtime reads the first; which GPUs there are says whoever starts the container. DeepSpeed asks
+# CUDA_HOME for a compiler's version when it is imported.
+ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility CUDA_HOME=/opt/earshot/lib/python3.11/site-packages/nvidia/cu13
 USER 10001:10001
 WORKDIR /home/earshot
 # Ray's agent on every node answers this without a token, on its default port.
