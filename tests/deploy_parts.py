@@ -23,7 +23,7 @@ VERSION = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(),
 # An image with a registry or not, and a tag that is a version: `latest`, `main` and the like move.
 _IMAGE = re.compile(r"[a-z0-9./_-]+:v?\d+(\.\d+)+[A-Za-z0-9._-]*(@sha256:[0-9a-f]{64})?")
 _SECRET = re.compile(
-    r"earshot_[A-Za-z0-9_-]{40,}|-----BEGIN|[0-9a-f]{64}|://[^:/@\s$]+:[^@/\s$]+@|(?i:password|token|secret)\s*[:=]\s*['\"]?[a-z0-9]{12,}"
+    r"earshot_[A-Za-z0-9_-]{40,}|-----BEGIN|[0-9a-f]{64}|://[^:/@\s$]+:[^@/\s$%]+@|(?i:password|token|secret)\s*[:=]\s*['\"]?[a-z0-9]{12,}"
 )
 
 
@@ -90,3 +90,14 @@ def walk(value: Any) -> Iterator[dict[str, Any]]:
     elif isinstance(value, list):
         for item in value:
             yield from walk(item)
+
+
+def check_ray_start(command: Sequence[str]) -> dict[str, str]:
+    """That `ray start` has these options, read from its source; the options and their values."""
+    assert list(command[:2]) == ["ray", "start"]
+    spec = find_spec("ray")
+    assert spec and spec.origin
+    known = set(re.findall(r'"(--[a-z][a-z-]+)"', (Path(spec.origin).parent / "scripts" / "scripts.py").read_text()))
+    options = dict(word.partition("=")[::2] for word in command[2:])
+    assert options.keys() <= known, options.keys() - known
+    return options
