@@ -56,9 +56,7 @@ def test_options_that_are_named_exist() -> None:
 
     from orchestrator.cli import app
 
-    known = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "300"}).output
-    known += "".join(
-        CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "300"}).output for name in ("run", "backup")
-    )
+    commands = (["serve"], ["run"], ["backup"], ["cluster", "up"])
+    known = "".join(CliRunner().invoke(app, [*c, "--help"], env={"COLUMNS": "300"}).output for c in commands)
     for option in re.findall(r"`(?:earshot serve )?(--[a-z-]+)`", TEXT):
         assert option in known, option
