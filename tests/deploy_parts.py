@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,11 @@ def check_earshot(arguments: Sequence[str]) -> dict[str, Any]:
     return parameters
 
 
-def service_routes(home: Path) -> set[str]:
+@cache
+def service_routes() -> set[str]:
     """Paths of the API's GET routes."""
-    made = create_app(Store(sqlite_url(home / "unused.db"), home / "runs"))
+    # Nothing is opened.
+    made = create_app(Store(sqlite_url(Path("unused.db")), Path("runs")))
     return {path for path, methods in made.openapi()["paths"].items() if "get" in methods}
 
 

@@ -101,14 +101,14 @@ def test_every_package_is_copied(dockerfile: Path) -> None:
     assert {*json.loads(wheel[1]), "examples"} <= copied
 
 
-def test_health_is_asked_where_something_answers(dockerfile: Path, tmp_path: Path) -> None:
+def test_health_is_asked_where_something_answers(dockerfile: Path) -> None:
     (check,) = (rest for word, rest in last_stage(dockerfile) if word == "HEALTHCHECK")
     found = re.search(r"http://[^'\"]+", check.partition(" CMD ")[2])
     assert found
     url = urlsplit(found[0])
     assert url.hostname == "127.0.0.1"
     if "service" in dockerfile.name:
-        assert url.path in service_routes(tmp_path)
+        assert url.path in service_routes()
         command = json.loads(of(dockerfile, "CMD")[-1])
         assert check_earshot(command)["port"] == url.port
         assert str(url.port) in of(dockerfile, "EXPOSE")

@@ -180,7 +180,7 @@ def _selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
 
 
 @pytest.mark.parametrize("folder", [KUBERAY / "base", *OVERLAYS], ids=lambda folder: folder.name)
-def test_the_services_command_and_probes_are_real(folder: Path, tmp_path: Path) -> None:
+def test_the_services_command_and_probes_are_real(folder: Path) -> None:
     manifests = render(folder)
     (container,) = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
     options = check_earshot(container["args"])
@@ -189,7 +189,7 @@ def test_the_services_command_and_probes_are_real(folder: Path, tmp_path: Path) 
     assert options["port"] == ports["http"] == one(manifests, "Service")["spec"]["ports"][0]["port"]
     assert str(options["data_dir"]).startswith("/data/") and all(str(r).startswith("/data/") for r in options["root"])
     assert options["ray_address"] == f"http://{one(manifests, 'RayCluster')['metadata']['name']}-head-svc:8265"
-    routes = service_routes(tmp_path)
+    routes = service_routes()
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         get = container[probe]["httpGet"]
         assert get["path"] in routes and ports[get["port"]]
@@ -259,10 +259,10 @@ def test_the_rayjob_runs_a_job_that_is_valid() -> None:
     assert needed <= most
 
 
-def test_the_service_monitor_asks_for_metrics_with_a_token(tmp_path: Path) -> None:
+def test_the_service_monitor_asks_for_metrics_with_a_token() -> None:
     manifests = render(OVERLAYS[0].parent / "one-node")
     (endpoint,) = one(manifests, "ServiceMonitor")["spec"]["endpoints"]
-    assert endpoint["path"] in service_routes(tmp_path)
+    assert endpoint["path"] in service_routes()
     assert endpoint["port"] in {port["name"] for port in one(manifests, "Service")["spec"]["ports"]}
     assert endpoint["honorLabels"], "jobs' metrics have a label `job` of their own"
     assert endpoint["authorization"]["credentials"] == {"name": "earshot-metrics", "key": "token"}
