@@ -30,7 +30,7 @@ _START_SECONDS = 90.0
 _STOP_SECONDS = 10.0
 _CPUS = max(64, 8 * (os.cpu_count() or 1))
 """Logical ones: workers and ranks take turns on the real ones, and how many jobs run is the service's to say."""
-_KEPT_BACK = frozenset({"EARSHOT_DATABASE_URL", "EARSHOT_TOKEN", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"})
+KEPT_BACK = frozenset({"EARSHOT_DATABASE_URL", "EARSHOT_TOKEN", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"})
 """Of the environment: drivers inherit the rest, and in them run users' reward functions."""
 _LONGEST_BACK_OFF_SECONDS = 60.0
 _SESSIONS = 2
@@ -119,7 +119,7 @@ class LocalRay:
         command += ["--port=0", f"--ray-client-server-port={client}", "--min-worker-port=0", "--max-worker-port=0"]
         command += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
         command += ["--dashboard-agent-listen-port=0", f"--num-cpus={_CPUS}", f"--temp-dir={self._folder()}"]
-        environment = {name: value for name, value in os.environ.items() if name not in _KEPT_BACK}
+        environment = {name: value for name, value in os.environ.items() if name not in KEPT_BACK}
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         with log.open("ab") as output:
             # A session of its own: a Ctrl-C meant for the service does not reach it.

@@ -5,6 +5,8 @@ from pathlib import Path
 
 HOST = "127.0.0.1"
 PORT = 8420
+RAY_PORT, RAY_DASHBOARD_PORT = 6379, 8265
+"""Of the head of a cluster that `earshot cluster` starts: Ray's own."""
 
 
 def data_directory() -> Path:

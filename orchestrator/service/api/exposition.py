@@ -14,7 +14,7 @@ from orchestrator.service.api.state import Api
 from orchestrator.service.jobs import ACTIVE, JobRecord, JobState
 
 # Of a job's last step: its metric, Prometheus' name, what it is.
-_STEP_METRICS = (
+STEP_METRICS = (
     ("reward/mean", "earshot_job_reward_mean", "Mean reward."),
     ("reward/accuracy", "earshot_job_reward_accuracy", "Share of right answers."),
     ("eval/accuracy", "earshot_job_eval_accuracy", "Accuracy on held-out questions."),
@@ -33,7 +33,7 @@ _STEP_METRICS = (
     ("staleness/max", "earshot_rollout_staleness_max", "Versions between sampling and learning, greatest."),
 )
 # Of a run's events: their kind, Prometheus' name, what it is.
-_EVENTS = (
+EVENTS = (
     ("worker_lost", "earshot_workers_lost", "Rollout workers that died, hung or failed."),
     ("worker_restart", "earshot_worker_restarts", "Rollout workers that were replaced."),
     ("update_late", "earshot_weight_updates_late", "Weight updates that workers had late."),
@@ -88,8 +88,8 @@ def _jobs(api: Api, jobs: Sequence[JobRecord]) -> list[Metric]:
     restarts = CounterMetricFamily("earshot_job_restarts", "Drivers that died and were replaced.", labels=_LABELS)
     target = GaugeMetricFamily("earshot_workers_target", "Rollout workers that are wanted.", labels=_LABELS)
     workers = GaugeMetricFamily("earshot_workers", "Rollout workers by state.", labels=[*_LABELS, "state"])
-    metrics = {name: GaugeMetricFamily(to, what, labels=_LABELS) for name, to, what in _STEP_METRICS}
-    events = {kind: CounterMetricFamily(to, what, labels=_LABELS) for kind, to, what in _EVENTS}
+    metrics = {name: GaugeMetricFamily(to, what, labels=_LABELS) for name, to, what in STEP_METRICS}
+    events = {kind: CounterMetricFamily(to, what, labels=_LABELS) for kind, to, what in EVENTS}
     for job in active:
         labels, run_dir = [job.id, job.name], Path(job.run_dir)
         last, facts = api.progress.of(run_dir), api.facts.of(run_dir)

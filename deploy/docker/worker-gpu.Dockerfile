@@ -1,0 +1,45 @@
+# A Ray node with NVIDIA GPUs. CUDA's libraries and compiler come with the packages; the host has the driver.
+#   docker build -f deploy/docker/worker-gpu.Dockerfile -t earshot/worker-gpu:0.1.0 .
+# PYTHON_DIGEST=@sha256:… pins the base to its bytes. Every version that is installed is one of requirements/gpu.lock.
+ARG PYTHON_TAG=3.11.14-slim-bookworm
+ARG PYTHON_DIGEST=
+
+FROM python:${PYTHON_TAG}${PYTHON_DIGEST} AS build
+ENV UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+COPY requirements requirements
+RUN pip install --no-deps "$(grep '^uv==' requirements/gpu.lock)" && uv venv --no-cache /opt/earshot
+COPY pyproject.toml README.md ./
+RUN uv pip install --no-cache --python /opt/earshot --constraint requirements/gpu.lock \
+    --override requirements/overrides-trackers.txt \
+    -r pyproject.toml --extra gpu --extra tracing --extra trackers
+COPY audio_qa audio_qa
+COPY protocol protocol
+COPY rollout_workers rollout_workers
+COPY reward reward
+COPY learner learner
+COPY orchestrator orchestrator
+COPY examples examples
+RUN uv pip install --no-cache --python /opt/earshot --no-deps .
+
+FROM python:${PYTHON_TAG}${PYTHON_DIGEST}
+LABEL org.opencontainers.image.title="Earshot: GPU worker"
+# g++: vLLM and torch compile kernels when they start. wget: KubeRay's probes call it.
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ wget && rm -rf /var/lib/apt/lists/*
+# One number in all images: what one of them writes on shared storage the others may read.
+RUN groupadd --gid 10001 earshot && useradd --uid 10001 --gid earshot --create-home earshot \
+    && install -d -o earshot -g earshot /data
+COPY --from=build /opt/earshot /opt/earshot
+# A login shell, in which older KubeRays start Ray, forgets PATH but not this folder.
+RUN ln -s /opt/earshot/bin/ray /opt/earshot/bin/earshot /usr/local/bin/
+ENV PATH=/opt/earshot/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0 \
+    OMP_WAIT_POLICY=PASSIVE VLLM_NO_USAGE_STATS=1 EARSHOT_CACHE=/data/cache
+# NVIDIA's container runtime reads the first; which GPUs there are says whoever starts the container. DeepSpeed asks
+# CUDA_HOME for a compiler's version when it is imported.
+ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility CUDA_HOME=/opt/earshot/lib/python3.11/site-packages/nvidia/cu13
+USER 10001:10001
+WORKDIR /home/earshot
+# Ray's agent on every node answers this without a token, on its default port.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=120s --retries=4 \
+    CMD ["wget", "--quiet", "--timeout=4", "--tries=1", "--output-document=-", "http://127.0.0.1:52365/api/local_raylet_healthz"]
+CMD ["earshot", "--help"]

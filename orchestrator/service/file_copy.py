@@ -1,0 +1,77 @@
+"""Copies of a run's files while a job may write them, with what they are known by afterwards: size and digest."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path, PurePosixPath
+
+Files = dict[str, tuple[int, str]]
+"""By name: bytes, and SHA-256."""
+_BLOCK = 2**22
+
+
+def copy_run(run: Path, to: Path, name: str) -> Files:
+    """A run directory; the names begin with `name`, which has two parts.
+
+    Checkpoints first: what is appended meanwhile may be ahead of them, and never behind.
+    """
+    copied: Files = {}
+    to.mkdir(parents=True)
+    for checkpoint in sorted((run / "checkpoints").glob("step-*")):
+        place = f"checkpoints/{checkpoint.name}"
+        try:
+            made = _copy_tree(checkpoint, to / place, f"{name}/{place}")
+            whole = {file for file, _ in all_files(checkpoint)} == {checkpoint / _below(file, 4) for file in made}
+        except FileNotFoundError:
+            whole = False
+        if whole:
+            copied |= made
+        else:
+            # The job threw it away meanwhile: it has newer ones.
+            shutil.rmtree(to / place, ignore_errors=True)
+    for file, _ in all_files(run):
+        inside = file.relative_to(run)
+        if inside.parts[0] != "checkpoints":
+            try:
+                copied[f"{name}/{inside.as_posix()}"] = copy_file(file, to / inside)
+            except FileNotFoundError:
+                # Written under another name and renamed meanwhile.
+                (to / inside).unlink(missing_ok=True)
+    return copied
+
+
+def _below(name: str, levels: int) -> str:
+    return str(PurePosixPath(*PurePosixPath(name).parts[levels:]))
+
+
+def _copy_tree(folder: Path, to: Path, name: str) -> Files:
+    return {
+        f"{name}/{file.relative_to(folder).as_posix()}": copy_file(file, to / file.relative_to(folder))
+        for file, _ in all_files(folder)
+    }
+
+
+def all_files(folder: Path) -> list[tuple[Path, int]]:
+    """Files below a folder and their sizes, in order; links to folders are not followed."""
+    found = [Path(place) / name for place, _, names in os.walk(folder) for name in names]
+    return sorted((file, file.stat().st_size) for file in found if file.is_file())
+
+
+def copy_file(file: Path, to: Path) -> tuple[int, str]:
+    """Bytes that the file had when it was opened, and their digest."""
+    digest = hashlib.sha256()
+    with file.open("rb") as read:
+        left = size = os.fstat(read.fileno()).st_size
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with to.open("wb") as written:
+            while left and (block := read.read(min(left, _BLOCK))):
+                digest.update(block)
+                written.write(block)
+                left -= len(block)
+    return size - left, digest.hexdigest()
+
+
+def digest_of(file: Path) -> tuple[int, str]:
+    """Bytes and digest of a file."""
+    with file.open("rb") as read:
+        return file.stat().st_size, hashlib.file_digest(read, "sha256").hexdigest()

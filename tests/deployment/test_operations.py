@@ -1,0 +1,62 @@
+"""docs/operations.md: every alert has a section, its figures are the code's, its commands are real."""
+
+import re
+import shlex
+
+import pytest
+from deploy_parts import DEPLOY, ROOT, check_earshot
+
+from deploy.alerts import ALERTS
+from orchestrator.plan import learner_bytes
+from orchestrator.spec import JobSpec
+
+TEXT = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "docs" / "operations.md", *sorted(DEPLOY.glob("*/README.md"))]
+
+
+def test_every_alert_has_a_section_and_no_other() -> None:
+    sections = dict(re.findall(r"^### (Earshot\w+)\n\n(.+?)(?=\n\n#|\Z)", TEXT, re.MULTILINE | re.DOTALL))
+    assert list(sections) == [alert.name for alert in ALERTS]
+    assert all(len(section) > 100 for section in sections.values())
+
+
+def test_sizes_are_those_of_the_plan() -> None:
+    rows = re.findall(r"^\| ([\d.]+) B \| (\d+) \| (\d) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", TEXT, re.MULTILINE)
+    assert len(rows) == 7
+    for billions, ranks, stage, beta, of_a_rank, of_an_engine in rows:
+        learner = {"dtype": "bfloat16", "ranks": int(ranks), "zero_stage": int(stage), "beta": float(beta)}
+        least = {"model": {"path": "builtin:tiny-qwen2-audio"}, "data": {"train": "builtin:synthetic"}}
+        spec = JobSpec.model_validate({**least, "learner": learner})
+        parameters = int(float(billions) * 1e9)
+        assert round(learner_bytes(spec, parameters) / 2**30, 1) == float(of_a_rank)
+        assert round(2 * parameters / 2**30, 1) == float(of_an_engine)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_commands_and_folders_are_real(page) -> None:
+    text = page.read_text(encoding="utf-8")
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+    for command in re.findall(r"(?:^|-- )earshot ([^|>\n]+)", blocks, re.MULTILINE):
+        check_earshot(shlex.split(command))
+    for folder in re.findall(r"(?:apply -k|-f) (deploy/[\w/.-]+)", text):
+        assert (ROOT / folder).exists(), folder
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_sections_that_are_linked_are_there() -> None:
+    for page, anchor in re.findall(r"\]\(([\w.-]+\.md)#([\w-]+)\)", TEXT):
+        titles = re.findall(r"^#+ (.+)$", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.MULTILINE)
+        anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+        assert anchor in anchors, (page, anchor)
+
+
+def test_options_that_are_named_exist() -> None:
+    from typer.testing import CliRunner
+
+    from orchestrator.cli import app
+
+    commands = (["serve"], ["run"], ["backup"], ["cluster", "up"])
+    known = "".join(CliRunner().invoke(app, [*c, "--help"], env={"COLUMNS": "300"}).output for c in commands)
+    for option in re.findall(r"`(?:earshot serve )?(--[a-z-]+)`", TEXT):
+        assert option in known, option
