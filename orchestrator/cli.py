@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from audio_qa.prompt import PromptTemplate
-from orchestrator import job_commands, service_commands, telemetry_commands, token_commands
+from orchestrator import data_commands, job_commands, service_commands, telemetry_commands, token_commands
 from orchestrator.plan import describe, plan
 from orchestrator.preflight import BAD_INPUT, Report, check_model_folder, model_context, prepare
 from orchestrator.progress import Progress, make_progress
@@ -135,7 +135,7 @@ def evaluate(
         show_evaluation(result, Console())
 
 
-for commands in (serve_command, service_commands, telemetry_commands, job_commands, token_commands):
+for commands in (serve_command, service_commands, telemetry_commands, job_commands, data_commands, token_commands):
     commands.register(app)
 
 

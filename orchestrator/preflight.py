@@ -6,13 +6,15 @@ from pathlib import Path
 
 from audio_qa.audio import AudioError, probe
 from audio_qa.chat import ChatError, render
-from audio_qa.dataset import DatasetError, read_jsonl
+from audio_qa.dataset import DatasetError
 from audio_qa.families import FACTS, facts_of, mel_frames, read_config
+from audio_qa.formats.question_set import summary
 from audio_qa.processor import load_processor
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from audio_qa.synthetic.benchmark import load_split, make_benchmark
 from orchestrator.cache import cache_directory
+from orchestrator.questions import Split, read_split, refuse_overlap
 from orchestrator.spec import SYNTHETIC, TINY_MODEL, JobSpec
 from orchestrator.spec_file import SpecError
 from orchestrator.tracking.following import check_tracking
@@ -131,24 +133,24 @@ def _questions(spec: JobSpec, report: Report) -> tuple[list[Question], list[Ques
             cache_directory() / "data", seed=spec.seed, train=data.synthetic_train, heldout=data.synthetic_evaluation
         )
 
-    def read(source: str, split: str) -> list[Question]:
+    def read(source: str, split: Split, built_in: str) -> list[Question]:
         if source == SYNTHETIC and synthetic is not None:
-            return load_split(synthetic, split)
-        if source.startswith("builtin:"):
-            raise SpecError(f"data: {source!r} is not built in; choose {SYNTHETIC} or a JSON-lines file")
-        return read_jsonl(source)
+            return load_split(synthetic, built_in)
+        report("reading questions and clips", 0, 1)
+        return list(read_split(data, split).accepted())
 
-    train = read(data.train, "train")
-    held_out = read(data.evaluation, "heldout") if data.evaluation is not None else []
+    train = read(data.train, "train", "train")
+    held_out = read(data.evaluation, "evaluation", "heldout") if data.evaluation is not None else []
     if spec.evaluation.questions:
         held_out = held_out[: spec.evaluation.questions]
+    refuse_overlap(spec, train, held_out)
     return train, held_out
 
 
 def check_prompts(
     questions: Sequence[Question], folder: str, template: PromptTemplate, *, room: int, truncate: bool, report: Report
 ) -> int:
-    """Tokens of the longest prompt; raises SpecError for one that does not fit, or a clip the model cannot hear whole.
+    """Tokens of the longest prompt; raises SpecError for those that do not fit, or clips the model cannot hear whole.
 
     Args:
         room: tokens a prompt may have: the context less the longest completion.
@@ -162,27 +164,31 @@ def check_prompts(
             f"model.path: {folder!r}: its processor cannot be loaded: {' '.join(str(error).split())}"
         ) from error
     hears = facts.hears_seconds(extractor)
-    longest = 0
+    longest, problems = 0, list[str]()
     for i, question in enumerate(questions):
         seconds = probe(question.audio).seconds
         if seconds > hears and not truncate:
-            raise SpecError(
+            problems.append(
                 f"{question.audio}: question {question.key}: the clip has {seconds:.1f} s and the model hears "
                 f"{hears:.0f} s; cut the clip, leave the question out, or set model.too_long to truncate"
             )
+            continue
         try:
             text = len(tokenizer(render(processor, question, template))["input_ids"])
         except ChatError as error:
-            raise SpecError(str(error)) from error
+            problems.append(str(error))
+            continue
         frames = mel_frames(int(min(seconds, hears) * extractor.sampling_rate), extractor.hop_length)
         # The one placeholder in the text becomes the clip's tokens.
         length = text - 1 + facts.audio_tokens(frames)
         if length > room:
-            raise SpecError(
+            problems.append(
                 f"question {question.key}: its prompt has {length} tokens, {room} fit beside the longest completion; "
                 "raise model.max_context or lower rollout.max_tokens"
             )
         longest = max(longest, length)
         if i % 200 == 0 or i + 1 == len(questions):
             report("checking questions", i + 1, len(questions))
+    if problems:
+        raise SpecError(summary(problems))
     return longest

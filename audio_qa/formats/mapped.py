@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 
 from audio_qa.formats.item import Draft, Item, ItemError, checked_choices
 
@@ -9,6 +10,16 @@ REQUIRED = ("audio", "question", "choices", "answer")
 OPTIONAL = ("id", "task", "category", "sub_category", "difficulty")
 Columns = Mapping[str, str | Sequence[str]]
 """By key of Earshot's schema: the file's column, or for `choices` several columns with one choice each."""
+
+
+def check_columns(columns: Columns) -> None:
+    """Raise ValueError for a mapping of a key that questions do not have, or of another key than choices to several."""
+    for key, column in columns.items():
+        if key not in (*REQUIRED, *OPTIONAL):
+            near = get_close_matches(key, (*REQUIRED, *OPTIONAL), n=1, cutoff=0.0)[0]
+            raise ValueError(f"unknown key {key!r}: did you mean {near!r}?")
+        if not column or (not isinstance(column, str) and key != "choices"):
+            raise ValueError(f"key {key!r} needs the name of one column")
 
 
 class Mapped:

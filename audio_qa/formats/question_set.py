@@ -71,6 +71,8 @@ class QuestionSet:
     records: tuple[Mapping[str, object], ...]
     """The record of each question, whole, as the file has it."""
     problems: tuple[Problem, ...]
+    seconds: Mapping[str, float]
+    """Length of each clip by its path; empty where clips were not looked at."""
 
     @property
     def refused(self) -> list[Problem]:

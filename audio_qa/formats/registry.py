@@ -49,6 +49,11 @@ _BY_NAME = {known.name: known for known in _PUBLISHED}
 NAMES = (AUTO, EARSHOT, *_BY_NAME, MAPPED)
 
 
+def may_lack_clips(name: str) -> bool:
+    """Whether the clips of a format may be missing: their questions are left out."""
+    return name in _BY_NAME and not _BY_NAME[name].missing_audio_refused
+
+
 def choose(name: str, columns: Columns | None, first: Mapping[str, object]) -> Format | None:
     """The format of that name, or the one that a file's first record shows; None for Earshot's own.
 
