@@ -79,7 +79,15 @@ def is_job_file(location: str) -> bool:
 
 def data_section(location: str, format: str, columns: list[str], audio_root: str | None) -> Any:
     """The `data` section of a job that has one question file, paths absolute. Raises SpecError."""
-    from orchestrator.spec_file import SpecError, parse_spec, resolve_paths  # noqa: PLC0415
+    from orchestrator.spec_file import parse_spec, resolve_paths  # noqa: PLC0415
+
+    value = {"train": location, "format": format, "columns": column_mapping(columns), "audio_root": audio_root}
+    return resolve_paths(parse_spec({"model": {"path": "."}, "data": value}, "earshot"), Path.cwd()).data
+
+
+def column_mapping(columns: list[str]) -> dict[str, str | list[str]]:
+    """The mapping in some KEY=COLUMN. Raises SpecError."""
+    from orchestrator.spec_file import SpecError  # noqa: PLC0415
 
     mapping: dict[str, str | list[str]] = {}
     for text in columns:
@@ -87,8 +95,7 @@ def data_section(location: str, format: str, columns: list[str], audio_root: str
         if not found:
             raise SpecError(f"--column {text!r}: write KEY=COLUMN, as in question=prompt")
         mapping[key] = column.split(",") if "," in column else column
-    value = {"train": location, "format": format, "columns": mapping, "audio_root": audio_root}
-    return resolve_paths(parse_spec({"model": {"path": "."}, "data": value}, "data check"), Path.cwd()).data
+    return mapping
 
 
 def _show(found: "DataCheck") -> None:
@@ -111,6 +118,8 @@ def _table(name: str, split: "CheckedSplit") -> Any:
 
     source, told = split.found.source, split.statistics
     table = Table(title=name, show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     table.add_row("format", f"{source.format} {source.version}".strip())
     table.add_row("sha256", source.sha256)
     table.add_row("questions", f"{told.questions:,} about {told.clips:,} clips")

@@ -73,6 +73,8 @@ class QuestionSet:
     problems: tuple[Problem, ...]
     seconds: Mapping[str, float]
     """Length of each clip by its path; empty where clips were not looked at."""
+    described: tuple[Question, ...] = ()
+    """Every question whose text is in order, whether or not its clip is."""
 
     @property
     def refused(self) -> list[Problem]:

@@ -69,7 +69,8 @@ def read_questions(
         raise DatasetError(f"{location!r}: every item is left out ({kinds}), first {problems[0]}")
     found = EARSHOT if chosen is None else chosen.name
     source = Source(location, found, sha256, "" if chosen is None else chosen.version(sha256))
-    return QuestionSet(source, tuple(questions), tuple(records), tuple(problems), seconds)
+    described = tuple(entry.question for entry in reading.found if isinstance(entry, _Candidate))
+    return QuestionSet(source, tuple(questions), tuple(records), tuple(problems), seconds, described)
 
 
 def _local(location: str, cache: Path | None) -> Path:

@@ -31,8 +31,8 @@ class Statistics:
 
 
 def statistics(found: QuestionSet) -> Statistics:
-    """The statistics of the questions that were read."""
-    questions = found.questions
+    """The statistics of the questions that were read, those with a missing clip included."""
+    questions = found.described
     clips = {question.audio for question in questions}
     seconds = [found.seconds[clip] for clip in clips if clip in found.seconds] or [0.0]
     return Statistics(

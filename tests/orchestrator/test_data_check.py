@@ -131,12 +131,15 @@ def test_missing_clips_of_avqa_are_listed_and_taken(home):
     found = check(home / "avqa.jsonl", code=0)
     (split,) = found["splits"].values()
     assert [(p["kind"], p["refused"]) for p in split["problems"]] == [("missing_audio", False)]
-    assert split["statistics"]["questions"] == 1
+    assert split["statistics"]["questions"] == 2
 
 
 def test_the_real_file_without_its_clips_is_refused_with_all_of_them():
     found = check(shared_file("mmau-test-mini.json"), code=2)
     assert found["refused"] == 1000
+    (split,) = found["splits"].values()
+    assert split["statistics"]["by_choices"] == {"2": 27, "4": 948, "5": 24, "8": 1}
+    assert split["statistics"]["repeated_choices"] == 27
 
 
 def test_a_job_knows_the_formats_that_there_are():

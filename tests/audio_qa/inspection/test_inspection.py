@@ -61,7 +61,7 @@ def test_every_contaminated_question_is_named_with_one_it_meets(tmp_path):
 
 
 def question_set(*questions: Question, **seconds: float) -> QuestionSet:
-    return QuestionSet(Source("d", "earshot", "", ""), questions, ({},) * len(questions), (), seconds)
+    return QuestionSet(Source("d", "earshot", "", ""), questions, ({},) * len(questions), (), seconds, questions)
 
 
 def test_statistics_count_questions_and_clips():
