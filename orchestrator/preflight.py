@@ -1,8 +1,9 @@
 """Everything that can be wrong with a job is found here, before anything is started or written."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from audio_qa.audio import AudioError, probe
 from audio_qa.chat import ChatError, render
@@ -14,7 +15,7 @@ from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from audio_qa.synthetic.benchmark import load_split, make_benchmark
 from orchestrator.cache import cache_directory
-from orchestrator.questions import Split, read_split, refuse_overlap
+from orchestrator.questions import Split, described, read_split, refuse_overlap
 from orchestrator.spec import SYNTHETIC, TINY_MODEL, JobSpec
 from orchestrator.spec_file import SpecError
 from orchestrator.tracking.following import check_tracking
@@ -46,6 +47,8 @@ class Prepared:
     base_cached: bool
     longest_prompt: int
     """Tokens of the longest prompt, audio included."""
+    data: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By split, where its questions come from (`questions.described`); nothing of what is built in."""
 
 
 def check_model_folder(folder: str) -> None:
@@ -105,7 +108,7 @@ def prepare(spec: JobSpec, report: Report) -> Prepared:
     if spec.model.path != TINY_MODEL:
         check_model_folder(spec.model.path)
         check_context(spec)
-    train, held_out = _questions(spec, report)
+    train, held_out, data = _questions(spec, report)
     base_seconds, base_cached, folder = None, True, spec.model.path
     if folder == TINY_MODEL:
         # The tiny model is made with torch, which the base install does not have.
@@ -121,11 +124,15 @@ def prepare(spec: JobSpec, report: Report) -> Prepared:
         truncate=spec.model.too_long == "truncate",
         report=report,
     )
-    return Prepared(spec, folder, tuple(train), tuple(held_out), base_seconds, base_cached, longest)
+    return Prepared(spec, folder, tuple(train), tuple(held_out), base_seconds, base_cached, longest, data)
 
 
-def _questions(spec: JobSpec, report: Report) -> tuple[list[Question], list[Question]]:
+def _questions(
+    spec: JobSpec, report: Report
+) -> tuple[Sequence[Question], Sequence[Question], dict[str, dict[str, Any]]]:
+    """Training questions, held-out questions, and where they come from."""
     data = spec.data
+    sources: dict[str, dict[str, Any]] = {}
     synthetic: Path | None = None
     if SYNTHETIC in (data.train, data.evaluation):
         report("making the synthetic benchmark", 0, 1)
@@ -133,18 +140,20 @@ def _questions(spec: JobSpec, report: Report) -> tuple[list[Question], list[Ques
             cache_directory() / "data", seed=spec.seed, train=data.synthetic_train, heldout=data.synthetic_evaluation
         )
 
-    def read(source: str, split: Split, built_in: str) -> list[Question]:
+    def read(source: str, split: Split, built_in: str) -> Sequence[Question]:
         if source == SYNTHETIC and synthetic is not None:
             return load_split(synthetic, built_in)
         report("reading questions and clips", 0, 1)
-        return list(read_split(data, split).accepted())
+        found = read_split(data, split)
+        sources[split] = described(found)
+        return found.accepted()
 
     train = read(data.train, "train", "train")
     held_out = read(data.evaluation, "evaluation", "heldout") if data.evaluation is not None else []
     if spec.evaluation.questions:
         held_out = held_out[: spec.evaluation.questions]
     refuse_overlap(spec, train, held_out)
-    return train, held_out
+    return train, held_out, sources
 
 
 def check_prompts(

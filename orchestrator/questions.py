@@ -1,7 +1,8 @@
 """The questions of a job: where they come from, and what is wrong with them, before anything is started."""
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import asdict
+from typing import Any, Literal
 
 from audio_qa.formats.question_set import QuestionSet, refuse
 from audio_qa.formats.reader import read_questions
@@ -39,6 +40,11 @@ def read_split(data: DataSection, split: Split, *, check_audio: bool = True, rem
         check_audio=check_audio,
         cache=cache_directory() / "clips" if remote else None,
     )
+
+
+def described(found: QuestionSet) -> dict[str, Any]:
+    """Where questions come from and how many there are, as plans and events hold it."""
+    return {**asdict(found.source), "questions": len(found.questions), "left_out": found.left_out()}
 
 
 def trains(spec: JobSpec) -> bool:

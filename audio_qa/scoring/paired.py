@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from math import comb
 
 from audio_qa.scoring.intervals import RESAMPLES, Interval, difference_interval
@@ -31,8 +32,8 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
         raise ValueError(f"counts are not negative, as {only_first} and {only_second} are")
     differing = only_first + only_second
     tail = sum(comb(differing, i) for i in range(min(only_first, only_second) + 1))
-    # Whole numbers: 2**differing is beyond a float for a few thousand differences.
-    return min(1.0, 2 * tail / 2**differing)
+    # Whole numbers until here: 2**differing is beyond a float for a few thousand differences.
+    return float(min(Fraction(1), Fraction(2 * tail, 2**differing)))
 
 
 def compare(first: Sequence[bool], second: Sequence[bool], *, seed: int, resamples: int = RESAMPLES) -> Comparison:

@@ -64,7 +64,9 @@ def test_sound_data_is_told_in_numbers(home):
     assert [found["splits"][s]["statistics"]["questions"] for s in ("train", "evaluation")] == [4, 2]
     assert found["splits"]["train"]["statistics"]["seconds_total"] == 2.0
     assert found["splits"]["train"]["statistics"]["by_task"] == {"sound": 4}
-    assert plan(job(home))["training_questions"] == 4
+    planned = plan(job(home))
+    assert planned["training_questions"] == 4
+    assert planned["data"]["train"] == found["splits"]["train"]["source"] | {"questions": 4, "left_out": {}}
 
 
 def test_every_problem_is_listed_and_the_job_is_refused(home):
