@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from audio_qa.audio import AudioError, probe
+from audio_qa.audio import AudioError, is_file, probe
 from audio_qa.dataset import DatasetError, Line
 from audio_qa.formats.hugging_face import is_dataset, read_rows
 from audio_qa.formats.item import Item, ItemError
@@ -214,6 +214,6 @@ class _Clips:
         try:
             self.seconds[path] = probe(path).seconds
         except AudioError as error:
-            missing = not Path(path).is_file()
+            missing = not is_file(path)
             return path, ProblemKind.MISSING_AUDIO if missing else ProblemKind.UNREADABLE_AUDIO, str(error)
         return path, None, ""

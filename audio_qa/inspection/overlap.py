@@ -11,6 +11,7 @@ from pathlib import Path
 
 import soundfile
 
+from audio_qa.audio import is_file
 from audio_qa.formats.question_set import Problem, ProblemKind
 from audio_qa.question import Question
 
@@ -70,7 +71,7 @@ def _header(path: str) -> Hashable:
     try:
         info = soundfile.info(path)
     except (soundfile.SoundFileError, OSError, TypeError):
-        return "bytes", Path(path).stat().st_size if Path(path).is_file() else -1
+        return "bytes", Path(path).stat().st_size if is_file(path) else -1
     return info.frames, info.samplerate, info.channels
 
 
@@ -92,7 +93,7 @@ def _decoded(path: str, frames: int) -> Hashable:
                 digest.update(block.tobytes())
                 left -= len(block)
     except (soundfile.SoundFileError, OSError, TypeError):
-        if not Path(path).is_file():
+        if not is_file(path):
             return "missing", path
         with Path(path).open("rb") as raw:
             return "bytes", hashlib.file_digest(raw, "sha256").hexdigest()

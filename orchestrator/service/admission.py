@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+from audio_qa.audio import is_file
 from audio_qa.dataset import DatasetError
 from audio_qa.formats.registry import may_lack_clips
 from orchestrator.questions import Split, read_split
@@ -109,7 +110,7 @@ class Admission:
             found = read_split(data.model_copy(update={split: str(file)}), split, check_audio=False, remote=False)
             optional = may_lack_clips(found.source.format)
             for audio in {question.audio for question in found.accepted()}:
-                if optional and not Path(audio).exists():
+                if optional and not is_file(audio):
                     self._roots.place(audio)
                 else:
                     self._roots.file(audio)

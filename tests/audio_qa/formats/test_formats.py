@@ -247,3 +247,10 @@ def test_a_file_without_items_is_refused(home, content):
         read_questions(home / "empty.json")
     with pytest.raises(DatasetError, match="no such file"):
         read_questions(home / "nowhere.json")
+
+
+@pytest.mark.parametrize("path", ["\0", "x" * 5000, "a/" * 3000, "clips", "clips/1.wav/2.wav"])
+def test_a_path_that_leads_to_no_file_is_a_missing_clip(home, path):
+    for item, key in ((MMAU, "audio_id"), (AVQA, "audio_path")):
+        (problem,) = read(home, item, item | {"id": "other", key: path}).problems
+        assert problem.kind is ProblemKind.MISSING_AUDIO
