@@ -91,17 +91,17 @@ class QuestionSet:
         return self.questions
 
 
-def summary(problems: Sequence[str]) -> str:
-    """One line for some problems: the first ones, and how many there are."""
+def summary(problems: Sequence[str], hint: str = "") -> str:
+    """One line for some problems: the first ones, how many there are, and where they are all to be seen."""
     if len(problems) == 1:
         return problems[0]
     more = len(problems) - SHOWN
     shown = " | ".join(problems[:SHOWN])
-    rest = f" | and {more} more; `earshot data check` lists them all" if more > 0 else ""
+    rest = f" | and {more} more{hint}" if more > 0 else ""
     return f"{len(problems)} problems: {shown}{rest}"
 
 
 def refuse(problems: Sequence[str]) -> None:
     """Raise DatasetError for problems, if there are any."""
     if problems:
-        raise DatasetError(" ".join(summary(problems).split()))
+        raise DatasetError(" ".join(summary(problems, "; `earshot data check` lists them all").split()))
