@@ -57,10 +57,18 @@ def _error(path: Path, problem: str) -> AudioError:
     return AudioError(f"{str(path)!r}: {problem}")
 
 
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a file; also of a path that none can have, such as one that is too long."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """The open soundfile of `path`; every way to fail becomes an AudioError, also while the body decodes."""
-    if not path.is_file():
+    if not is_file(path):
         raise _error(path, "no such file; correct the path or put the file there")
     try:
         with soundfile.SoundFile(path) as file:

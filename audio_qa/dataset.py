@@ -2,7 +2,8 @@
 
     {"id": "q1", "audio": "clips/1.wav", "question": "What is heard?", "choices": ["a dog", "a cat"], "answer": "a dog"}
 
-`task`, `category` and `difficulty` may be added. Audio paths are absolute, or relative to the file's own directory.
+`task`, `category`, `sub_category` and `difficulty` may be added. Audio paths are absolute, or relative to the file's
+own directory.
 """
 
 import json
@@ -16,7 +17,7 @@ from audio_qa.audio import AudioError, probe
 from audio_qa.question import Question
 
 _REQUIRED = ("id", "audio", "question", "choices", "answer")
-_OPTIONAL = ("task", "category", "difficulty")
+_OPTIONAL = ("task", "category", "sub_category", "difficulty")
 _KEYS = _REQUIRED + _OPTIONAL
 
 
@@ -44,7 +45,9 @@ def read_jsonl(path: str | os.PathLike[str], *, name: str | None = None, check_a
     questions: list[Question] = []
     line_of_id: dict[str, int] = {}
     probed: set[str] = set()
-    for line in _lines(path):
+    for line in read_lines(path):
+        if isinstance(line, BadLine):
+            raise _error(path, line.number, line.detail)
         question = line.question(dataset, len(questions), base)
         line.refuse_second(question.id, line_of_id)
         if check_audio and question.audio not in probed:
@@ -81,7 +84,7 @@ def write_jsonl(path: str | os.PathLike[str], questions: Sequence[Question]) -> 
             "choices": list(question.choices),
             "answer": question.answer,
         } | {key: getattr(question, key) for key in _OPTIONAL if getattr(question, key)}
-        line = _Line(path, number, record)
+        line = Line(path, number, record)
         line.refuse_second(line.question(question.dataset, question.index, base).id, line_of_id)
         texts.append(json.dumps(record, ensure_ascii=False) + "\n")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -96,7 +99,7 @@ def write_jsonl(path: str | os.PathLike[str], questions: Sequence[Question]) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
+class Line:
     """One JSON object of a dataset and where it stands."""
 
     path: Path
@@ -108,6 +111,7 @@ class _Line:
         return _error(self.path, self.number, problem)
 
     def question(self, dataset: str, index: int, base: Path) -> Question:
+        """The question in Earshot's own schema; audio paths start at `base`. Raises DatasetError."""
         for key in self.record:
             if key not in _KEYS:
                 near = get_close_matches(key, _KEYS, n=1, cutoff=0.0)[0]
@@ -131,6 +135,7 @@ class _Line:
             task=self._text("task", default=""),
             category=self._text("category", default=""),
             difficulty=self._text("difficulty", default=""),
+            sub_category=self._text("sub_category", default=""),
         )
 
     def refuse_second(self, question_id: str, line_of_id: dict[str, int]) -> None:
@@ -148,7 +153,7 @@ class _Line:
     def _choices(self) -> tuple[str, ...]:
         value = self.record["choices"]
         if not isinstance(value, list):
-            raise self.error(f"'choices' is {_kind(value)}; write a list of strings")
+            raise self.error(f"'choices' is {kind_of(value)}; write a list of strings")
         choices = tuple(self._string(choice, "a choice") for choice in value)
         if len(choices) < 2:
             raise self.error(f"{len(choices)} choice(s); give at least 2")
@@ -159,7 +164,7 @@ class _Line:
 
     def _string(self, value: object, what: str) -> str:
         if not isinstance(value, str):
-            raise self.error(f"{what} is {_kind(value)}; write a string")
+            raise self.error(f"{what} is {kind_of(value)}; write a string")
         if not value.strip():
             raise self.error(f"{what} is blank; write something")
         if not value.isprintable() and any("\ud800" <= character <= "\udfff" for character in value):
@@ -167,13 +172,26 @@ class _Line:
         return value
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """What a JSON value is, in words."""
     kinds = {dict: "an object", list: "a list", bool: "a truth value", int: "a number", float: "a number"}
     return "null" if value is None else kinds.get(type(value), "a string")
 
 
-def _lines(path: Path) -> Iterator[_Line]:
-    """The JSON objects of a file."""
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line that is no JSON object."""
+
+    number: int
+    detail: str
+    """What is wrong and how to mend it."""
+
+
+def read_lines(path: Path) -> Iterator[Line | BadLine]:
+    """The JSON objects of a file, one a line, and what is wrong with other lines. Blank lines are left out.
+
+    Raises DatasetError where there is no such file.
+    """
     if not path.is_file():
         raise _error(path, None, "no such file; correct the path")
     with path.open("rb") as file:  # bytes: JSON strings may hold characters that a text file would break lines at
@@ -182,11 +200,14 @@ def _lines(path: Path) -> Iterator[_Line]:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 record = json.loads(text) if text else None
             except UnicodeDecodeError as error:
-                raise _error(path, number, f"not UTF-8 ({error.reason}); save the file as UTF-8") from error
+                yield BadLine(number, f"not UTF-8 ({error.reason}); save the file as UTF-8")
+                continue
             except (ValueError, RecursionError) as error:
-                raise _error(path, number, f"not JSON ({error}); write one JSON object per line") from error
+                yield BadLine(number, f"not JSON ({error}); write one JSON object per line")
+                continue
             if not text:
                 continue
             if not isinstance(record, dict):
-                raise _error(path, number, f"{_kind(record)}, not an object; write {{...}} on each line")
-            yield _Line(path, number, record)
+                yield BadLine(number, f"{kind_of(record)}, not an object; write {{...}} on each line")
+                continue
+            yield Line(path, number, record)

@@ -20,6 +20,7 @@ class Question:
     """Path of the audio file, absolute once a dataset was read."""
     text: str
     choices: tuple[str, ...]
+    """As the dataset has them, in its order. Some benchmarks have a choice twice."""
     answer: str
     """The right choice, word for word one of `choices`."""
     task: str = ""
@@ -27,7 +28,14 @@ class Question:
     category: str = ""
     """Finer than `task`: the type of question."""
     difficulty: str = ""
+    sub_category: str = ""
+    """Finer than `category`, where a dataset has both."""
 
     @property
     def key(self) -> str:
         return f"{self.dataset}:{self.index}"
+
+    @property
+    def chance(self) -> float:
+        """Probability that a choice drawn at random is right."""
+        return self.choices.count(self.answer) / len(self.choices)

@@ -148,7 +148,7 @@ def _default(field: FieldInfo) -> str:
         changed = {k: v for k, v in value if own[k] != v}
         return "its own" if not changed else ", ".join(f"`{k}: {_plain(v)}`" for k, v in changed.items())
     if isinstance(value, dict):
-        return ", ".join(f"`{key}: {_plain(item)}`" for key, item in value.items())
+        return ", ".join(f"`{key}: {_plain(item)}`" for key, item in value.items()) or "none"
     return f"`{_plain(value)}`"
 
 

@@ -19,6 +19,8 @@ from audio_qa.prompt import PromptTemplate
 from orchestrator import (
     backup_commands,
     cluster_commands,
+    data_commands,
+    evaluation_commands,
     job_commands,
     service_commands,
     telemetry_commands,
@@ -107,8 +109,11 @@ def demo(
 def evaluate(
     model: Annotated[str, typer.Argument(help="A checkpoint: a run's checkpoints/step-N, or a model's folder.")],
     data: Annotated[
-        str, typer.Option(help="Questions: a JSON-lines file, or builtin:synthetic.")
+        str, typer.Option(help="Questions: a question file or its URL, hf:OWNER/NAME#SPLIT, or builtin:synthetic.")
     ] = "builtin:synthetic",
+    format: data_commands.FormatOption = "auto",
+    column: data_commands.ColumnOption = None,
+    audio_root: data_commands.AudioRootOption = None,
     prompt: Annotated[PromptTemplate, typer.Option(help="The paper's prompt 1, 2 or 3.")] = PromptTemplate.ANSWER,
     seed: Annotated[int, typer.Option(help="Of builtin:synthetic.")] = 0,
     questions: Annotated[int, typer.Option(help="How many of the questions; 0 asks all.")] = 0,
@@ -118,15 +123,26 @@ def evaluate(
     max_context: Annotated[
         int, typer.Option(help="Longest prompt plus answer, in tokens; 0: what the model holds, up to 2048.")
     ] = 0,
+    too_long: Annotated[str, typer.Option(help="Clips longer than the model hears: refuse or truncate.")] = "refuse",
+    samples: Annotated[int, typer.Option(min=1, help="Answers a question; of several, the majority's counts.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0, help="Of several answers; one is greedy by default.")] = 0,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Write the predictions here, in the benchmark's own format.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask a model questions, with their clips and with silence, and report both accuracies."""
+    """Ask a model questions, with their clips and with silence, and report both accuracies and the official score."""
+    if samples > 1 and temperature == 0:
+        _fail("--samples above 1 needs --temperature above 0: greedy answers are all the same", 2)
+    columns = _guarded(lambda: data_commands.column_mapping(column or []))
     value = {
         "name": "evaluate",
         "seed": seed,
         "steps": 0,
-        "model": {"path": model, "max_context": max_context or _context(model)},
-        "data": {"train": data, "evaluation": data, "prompt": prompt},
+        "model": {"path": model, "max_context": max_context or _context(model), "too_long": too_long},
+        "data": {"train": data, "evaluation": data, "prompt": prompt}
+        | {"format": format, "columns": columns, "audio_root": audio_root}
+        | {"evaluation_format": format, "evaluation_columns": columns, "evaluation_audio_root": audio_root},
         "evaluation": {"questions": questions},
         "rollout": {"workers": workers, "gpus": gpus, "max_tokens": max_tokens},
     }
@@ -135,7 +151,11 @@ def evaluate(
 
     with _at_work(), make_progress("plain" if as_json else "auto") as progress:
         prepared = _guarded(lambda: prepare(spec, _reporter(progress)))
-        result = _failing(lambda: evaluate_model(prepared, progress))
+        result = _failing(
+            lambda: evaluate_model(
+                prepared, progress, samples=samples, temperature=temperature, predictions=predictions
+            )
+        )
     if as_json:
         print(json.dumps(result))
     else:
@@ -147,6 +167,8 @@ for commands in (
     service_commands,
     telemetry_commands,
     job_commands,
+    data_commands,
+    evaluation_commands,
     token_commands,
     backup_commands,
     cluster_commands,

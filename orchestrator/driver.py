@@ -132,6 +132,8 @@ def run_job(
         LearnerError, LedgerError, …
     """
     run.append_event("state", state="starting")
+    if prepared.data:
+        run.append_event("data", **prepared.data)
     outcome, state = "failed", state or JobState()
     try:
         with run.written(), cluster(prepared.spec):

@@ -2,26 +2,51 @@
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from audio_qa.scoring.rules import rule_of
+from audio_qa.scoring.submission import write_predictions
 from orchestrator.driver import cluster, end_all, worker_settings
-from orchestrator.evaluation import evaluate
+from orchestrator.evaluation import Evaluation, evaluate
 from orchestrator.preflight import Prepared
 from orchestrator.progress import Progress
+from orchestrator.scores import held_out_set, predictions_of, scored, show_scores
 from protocol.rollout import FailedQuestion, Group, RolloutRequest, Sampling
 from rollout_workers.pool import RolloutPool
 
 
-def evaluate_model(prepared: Prepared, progress: Progress) -> dict[str, Any]:
-    """Start the job's rollout workers, ask all held-out questions, and end the workers. Returns plain data."""
-    with cluster(prepared.spec):
-        return asyncio.run(_evaluate(prepared, progress))
+def evaluate_model(
+    prepared: Prepared,
+    progress: Progress,
+    *,
+    samples: int = 1,
+    temperature: float = 0.0,
+    predictions: Path | None = None,
+) -> dict[str, Any]:
+    """Start the job's rollout workers, ask all held-out questions, and end the workers.
+
+    Args:
+        samples, temperature: as in `orchestrator.evaluation.evaluate`.
+        predictions: a file to write the predictions to, in the benchmark's own format.
+
+    Returns plain data: the figures, the benchmark's scores and every answer.
+    """
+    spec = prepared.spec
+    with cluster(spec):
+        result = asyncio.run(_evaluate(prepared, progress, samples, temperature))
+    found = held_out_set(spec, prepared.held_out)
+    if predictions is not None:
+        rule = rule_of(found.source.format)
+        write_predictions(predictions, found, predictions_of(found, result.answers, rule), rule)
+    scores = scored(found, result.answers, seed=spec.seed)
+    return {"model": spec.model.path, "data": spec.data.evaluation, **result.as_event(), **scores}
 
 
-async def _evaluate(prepared: Prepared, progress: Progress) -> dict[str, Any]:
+async def _evaluate(prepared: Prepared, progress: Progress, samples: int, temperature: float) -> Evaluation:
     spec = prepared.spec
     pool = RolloutPool(worker_settings(prepared), spec.rollout.limits, gpus_per_worker=spec.rollout.gpus)
     try:
@@ -32,10 +57,16 @@ async def _evaluate(prepared: Prepared, progress: Progress) -> dict[str, Any]:
         async def generate(requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Group | FailedQuestion]:
             return await pool.generate(requests, sampling, by_rule=False)
 
-        result = await evaluate(generate, prepared.held_out, spec.data.prompt, spec.rollout.max_tokens)
+        return await evaluate(
+            generate,
+            prepared.held_out,
+            spec.data.prompt,
+            spec.rollout.max_tokens,
+            samples=samples,
+            temperature=temperature,
+        )
     finally:
         await end_all([pool])
-    return {"model": spec.model.path, "data": spec.data.evaluation, **result.as_event()}
 
 
 def show_evaluation(result: dict[str, Any], console: Console) -> None:
@@ -49,3 +80,4 @@ def show_evaluation(result: dict[str, Any], console: Console) -> None:
         shares = (f"{row[key]:.1%}" for key in ("accuracy", "silence_accuracy", "chance_accuracy"))
         table.add_row(name, *shares, str(row["count"]), str(row["failed"]))
     console.print(table)
+    show_scores(result, console)

@@ -1,12 +1,13 @@
-"""Greedy answers to held-out questions, and the control that the model listens: the same with silence for the clip."""
+"""Answers to held-out questions, and the control that the model listens: the same with silence for the clip."""
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from audio_qa.answer import is_correct
+from audio_qa.answer import extract_answer, is_correct
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
+from audio_qa.scoring.sampling import majority_vote
 from protocol.rollout import FailedQuestion, Group, RolloutRequest, Sampling
 
 Generate = Callable[[Sequence[RolloutRequest], Sampling], Awaitable[list[Group | FailedQuestion]]]
@@ -34,9 +35,11 @@ class Evaluation:
     total: Accuracy
     by_task: dict[str, Accuracy]
     by_category: dict[str, Accuracy]
+    answers: tuple[tuple[str, ...] | None, ...] = ()
+    """What was answered to each question, hearing its clip: its completions; None where it could not be asked."""
 
     def as_event(self) -> dict[str, object]:
-        """Plain data, as events and results hold it."""
+        """Plain data, as events and results hold it; the figures without the answers."""
         return {
             **asdict(self.total),
             "by_task": {k: asdict(v) for k, v in self.by_task.items()},
@@ -45,11 +48,22 @@ class Evaluation:
 
 
 async def evaluate(
-    generate: Generate, questions: Sequence[Question], template: PromptTemplate, max_tokens: int
+    generate: Generate,
+    questions: Sequence[Question],
+    template: PromptTemplate,
+    max_tokens: int,
+    *,
+    samples: int = 1,
+    temperature: float = 0.0,
 ) -> Evaluation:
-    """Ask every question twice, with its clip and with silence, and judge by the paper's rule."""
+    """Ask every question twice, with its clip and with silence, and judge by the paper's rule.
+
+    Args:
+        samples: completions a question; of several, the majority's answer counts.
+        temperature: 0 answers greedily, which several samples make no sense with.
+    """
     requests = [RolloutRequest(q, template, seed=0, silent=silent) for silent in (False, True) for q in questions]
-    answers = await generate(requests, Sampling(group_size=1, max_tokens=max_tokens, temperature=0.0))
+    answers = await generate(requests, Sampling(group_size=samples, max_tokens=max_tokens, temperature=temperature))
     heard, silent = answers[: len(questions)], answers[len(questions) :]
     right = [_is_right(answer) for answer in heard]
     right_silent = [_is_right(answer) for answer in silent]
@@ -65,7 +79,7 @@ async def evaluate(
         return Accuracy(
             sum(right[i] for i in places) / n,
             sum(right_silent[i] for i in places) / n,
-            sum(1 / len(questions[i].choices) for i in places) / n,
+            sum(questions[i].chance for i in places) / n,
             n,
             sum(failed[i] for i in places),
         )
@@ -74,8 +88,17 @@ async def evaluate(
         accuracy(range(len(questions))),
         {name: accuracy(places) for name, places in sorted(by_task.items())},
         {name: accuracy(places) for name, places in sorted(by_category.items())},
+        tuple(_texts(answer) for answer in heard),
     )
 
 
 def _is_right(answer: Group | FailedQuestion) -> bool:
-    return isinstance(answer, Group) and is_correct(answer.completions[0].text, answer.question.answer)
+    texts = _texts(answer)
+    if texts is None:
+        return False
+    said = texts[0] if len(texts) == 1 else majority_vote([extract_answer(text) for text in texts])
+    return is_correct(said, answer.question.answer)
+
+
+def _texts(answer: Group | FailedQuestion) -> tuple[str, ...] | None:
+    return tuple(completion.text for completion in answer.completions) if isinstance(answer, Group) else None

@@ -1,16 +1,18 @@
 """What a job would do, worked out without starting it: `earshot run --dry-run`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from audio_qa.dataset import read_jsonl
 from audio_qa.families import facts_of
+from audio_qa.question import Question
 from orchestrator.preflight import check_context, check_model_folder
-from orchestrator.spec import TINY_MODEL, JobSpec
+from orchestrator.questions import Split, described, read_split, refuse_overlap
+from orchestrator.spec import SYNTHETIC, TINY_MODEL, JobSpec
 from orchestrator.spec_file import dump_spec
 from protocol.weights import Carrier
 from reward.registry import check_name
@@ -29,11 +31,13 @@ def plan(spec: JobSpec) -> dict[str, Any]:
         check_model_folder(spec.model.path)
         check_context(spec)
         parameters = count_parameters(Path(spec.model.path), facts_of(spec.model.path).weights)
+    train, held_out, data = count_questions(spec)
     return {
         "name": spec.name,
         "model": spec.model.path,
-        "training_questions": count_questions(spec.data.train, spec.data.synthetic_train),
-        "evaluation_questions": count_questions(spec.data.evaluation, spec.data.synthetic_evaluation),
+        "training_questions": train,
+        "evaluation_questions": held_out,
+        "data": data,
         "parameters": parameters,
         "steps": spec.steps,
         "completions_per_step": spec.rollout.questions_per_step * spec.rollout.group_size,
@@ -57,11 +61,27 @@ def gpus(spec: JobSpec) -> float:
     return spec.rollout.workers * spec.rollout.gpus + spec.learner.ranks * of_a_rank
 
 
-def count_questions(source: str | None, built_in: int) -> int:
-    """Questions of a dataset, every one of which is read and its clip looked at; raises DatasetError."""
-    if source is None:
-        return 0
-    return built_in if source.startswith("builtin:") else len(read_jsonl(source))
+def count_questions(spec: JobSpec) -> tuple[int, int, dict[str, dict[str, Any]]]:
+    """How many training and held-out questions there are, and where they come from.
+
+    Every one is read and its clip looked at; raises DatasetError.
+    """
+    sources: dict[str, dict[str, Any]] = {}
+
+    def read(source: str | None, split: Split) -> Sequence[Question]:
+        if source in (None, SYNTHETIC):
+            return ()
+        found = read_split(spec.data, split)
+        sources[split] = described(found)
+        return found.accepted()
+
+    train, held_out = read(spec.data.train, "train"), read(spec.data.evaluation, "evaluation")
+    refuse_overlap(spec, train, held_out)
+    return (
+        spec.data.synthetic_train if spec.data.train == SYNTHETIC else len(train),
+        spec.data.synthetic_evaluation if spec.data.evaluation == SYNTHETIC else len(held_out),
+        sources,
+    )
 
 
 def count_parameters(folder: Path, prefix: str = "") -> int:
@@ -117,6 +137,10 @@ def describe(planned: dict[str, Any], console: Console) -> None:
     ):
         value = planned[key]
         table.add_row(key.replace("_", " "), str(value) if isinstance(value, bool | str) else f"{value:,}")
+    for split, source in planned["data"].items():
+        left_out = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in source["left_out"].items())
+        version = f"{source['format']} {source['version']}".strip()
+        table.add_row(f"{split} file", f"{version}; left out: {left_out}" if left_out else version)
     for part, gib in planned["memory_gib"].items():
         table.add_row(f"memory of a {part.replace('_', ' ')}", f"{gib} GiB and activations")
     console.print(table)

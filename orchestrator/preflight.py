@@ -1,18 +1,21 @@
 """Everything that can be wrong with a job is found here, before anything is started or written."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from audio_qa.audio import AudioError, probe
 from audio_qa.chat import ChatError, render
-from audio_qa.dataset import DatasetError, read_jsonl
+from audio_qa.dataset import DatasetError
 from audio_qa.families import FACTS, facts_of, mel_frames, read_config
+from audio_qa.formats.question_set import summary
 from audio_qa.processor import load_processor
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from audio_qa.synthetic.benchmark import load_split, make_benchmark
 from orchestrator.cache import cache_directory
+from orchestrator.questions import Split, described, read_split, refuse_overlap
 from orchestrator.spec import SYNTHETIC, TINY_MODEL, JobSpec
 from orchestrator.spec_file import SpecError
 from orchestrator.tracking.following import check_tracking
@@ -44,6 +47,8 @@ class Prepared:
     base_cached: bool
     longest_prompt: int
     """Tokens of the longest prompt, audio included."""
+    data: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By split, where its questions come from (`questions.described`); nothing of what is built in."""
 
 
 def check_model_folder(folder: str) -> None:
@@ -103,7 +108,7 @@ def prepare(spec: JobSpec, report: Report) -> Prepared:
     if spec.model.path != TINY_MODEL:
         check_model_folder(spec.model.path)
         check_context(spec)
-    train, held_out = _questions(spec, report)
+    train, held_out, data = _questions(spec, report)
     base_seconds, base_cached, folder = None, True, spec.model.path
     if folder == TINY_MODEL:
         # The tiny model is made with torch, which the base install does not have.
@@ -119,11 +124,15 @@ def prepare(spec: JobSpec, report: Report) -> Prepared:
         truncate=spec.model.too_long == "truncate",
         report=report,
     )
-    return Prepared(spec, folder, tuple(train), tuple(held_out), base_seconds, base_cached, longest)
+    return Prepared(spec, folder, tuple(train), tuple(held_out), base_seconds, base_cached, longest, data)
 
 
-def _questions(spec: JobSpec, report: Report) -> tuple[list[Question], list[Question]]:
+def _questions(
+    spec: JobSpec, report: Report
+) -> tuple[Sequence[Question], Sequence[Question], dict[str, dict[str, Any]]]:
+    """Training questions, held-out questions, and where they come from."""
     data = spec.data
+    sources: dict[str, dict[str, Any]] = {}
     synthetic: Path | None = None
     if SYNTHETIC in (data.train, data.evaluation):
         report("making the synthetic benchmark", 0, 1)
@@ -131,24 +140,26 @@ def _questions(spec: JobSpec, report: Report) -> tuple[list[Question], list[Ques
             cache_directory() / "data", seed=spec.seed, train=data.synthetic_train, heldout=data.synthetic_evaluation
         )
 
-    def read(source: str, split: str) -> list[Question]:
+    def read(source: str, split: Split, built_in: str) -> Sequence[Question]:
         if source == SYNTHETIC and synthetic is not None:
-            return load_split(synthetic, split)
-        if source.startswith("builtin:"):
-            raise SpecError(f"data: {source!r} is not built in; choose {SYNTHETIC} or a JSON-lines file")
-        return read_jsonl(source)
+            return load_split(synthetic, built_in)
+        report("reading questions and clips", 0, 1)
+        found = read_split(data, split)
+        sources[split] = described(found)
+        return found.accepted()
 
-    train = read(data.train, "train")
-    held_out = read(data.evaluation, "heldout") if data.evaluation is not None else []
+    train = read(data.train, "train", "train")
+    held_out = read(data.evaluation, "evaluation", "heldout") if data.evaluation is not None else []
     if spec.evaluation.questions:
         held_out = held_out[: spec.evaluation.questions]
-    return train, held_out
+    refuse_overlap(spec, train, held_out)
+    return train, held_out, sources
 
 
 def check_prompts(
     questions: Sequence[Question], folder: str, template: PromptTemplate, *, room: int, truncate: bool, report: Report
 ) -> int:
-    """Tokens of the longest prompt; raises SpecError for one that does not fit, or a clip the model cannot hear whole.
+    """Tokens of the longest prompt; raises SpecError for those that do not fit, or clips the model cannot hear whole.
 
     Args:
         room: tokens a prompt may have: the context less the longest completion.
@@ -162,27 +173,31 @@ def check_prompts(
             f"model.path: {folder!r}: its processor cannot be loaded: {' '.join(str(error).split())}"
         ) from error
     hears = facts.hears_seconds(extractor)
-    longest = 0
+    longest, problems = 0, list[str]()
     for i, question in enumerate(questions):
         seconds = probe(question.audio).seconds
         if seconds > hears and not truncate:
-            raise SpecError(
+            problems.append(
                 f"{question.audio}: question {question.key}: the clip has {seconds:.1f} s and the model hears "
                 f"{hears:.0f} s; cut the clip, leave the question out, or set model.too_long to truncate"
             )
+            continue
         try:
             text = len(tokenizer(render(processor, question, template))["input_ids"])
         except ChatError as error:
-            raise SpecError(str(error)) from error
+            problems.append(str(error))
+            continue
         frames = mel_frames(int(min(seconds, hears) * extractor.sampling_rate), extractor.hop_length)
         # The one placeholder in the text becomes the clip's tokens.
         length = text - 1 + facts.audio_tokens(frames)
         if length > room:
-            raise SpecError(
+            problems.append(
                 f"question {question.key}: its prompt has {length} tokens, {room} fit beside the longest completion; "
                 "raise model.max_context or lower rollout.max_tokens"
             )
         longest = max(longest, length)
         if i % 200 == 0 or i + 1 == len(questions):
             report("checking questions", i + 1, len(questions))
+    if problems:
+        raise SpecError(summary(problems))
     return longest

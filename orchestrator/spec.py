@@ -3,8 +3,17 @@
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ModelWrapValidatorHandler, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    field_validator,
+    model_validator,
+)
 
+from audio_qa.formats.mapped import check_columns
 from audio_qa.prompt import PromptTemplate
 from learner.losses.settings import CorrectionLevel
 from learner.schedule import Schedule
@@ -46,13 +55,29 @@ class ModelSection(Section):
     """A clip longer than the model hears: refuse its question, or cut the clip (reported either way)."""
 
 
+DataFormat = Literal["auto", "earshot", "avqa", "mmau", "mmar", "mmau_pro", "air_bench", "mapped"]
+
+
 class DataSection(Section):
     """The questions."""
 
     train: str
-    """A JSON-lines file of questions, or `builtin:synthetic`, which is made here from the job's seed."""
+    """A question file or its URL, a dataset of Hugging Face's (`hf:OWNER/NAME#SPLIT`, or a saved one's folder), or
+    `builtin:synthetic`, which is made here from the job's seed."""
     evaluation: str | None = None
-    """Held-out questions, likewise; without them nothing is evaluated."""
+    """Held-out questions, likewise; without them nothing is evaluated. No clip may be in both."""
+    format: DataFormat = "auto"
+    """How the question file is written; `auto` tells it from its keys."""
+    columns: dict[str, str | list[str]] = {}
+    """For any other file: by key of Earshot's own schema, the file's column; for `choices` also a list of columns."""
+    audio_root: str | None = None
+    """Folder or URL that relative clip paths start at; by default the question file's own folder."""
+    evaluation_format: DataFormat = "auto"
+    """`format` of the held-out questions."""
+    evaluation_columns: dict[str, str | list[str]] = {}
+    """`columns` of the held-out questions."""
+    evaluation_audio_root: str | None = None
+    """`audio_root` of the held-out questions."""
     prompt: Annotated[PromptTemplate, BeforeValidator(lambda v: str(v) if isinstance(v, int) else v)] = (
         PromptTemplate.ANSWER
     )
@@ -63,6 +88,12 @@ class DataSection(Section):
     """Training questions of `builtin:synthetic`."""
     synthetic_evaluation: int = Field(default=300, ge=10)
     """Held-out questions of `builtin:synthetic`."""
+
+    @field_validator("columns", "evaluation_columns")
+    @classmethod
+    def _known_columns(cls, columns: dict[str, str | list[str]]) -> dict[str, str | list[str]]:
+        check_columns(columns)
+        return columns
 
 
 class WarmStartOptimizer(OptimizerSettings):

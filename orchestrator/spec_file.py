@@ -8,6 +8,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from audio_qa.formats.remote import is_url
 from orchestrator.spec import JobSpec
 
 
@@ -65,13 +66,12 @@ def resolve_paths(spec: JobSpec, base: Path) -> JobSpec:
     """The same job with relative paths taken from `base`, the folder of the job file."""
 
     def absolute(value: str | None) -> str | None:
-        if value is None or value.startswith("builtin:"):
+        if value is None or value.startswith(("builtin:", "hf:")) or is_url(value):
             return value
         return str((base / Path(value).expanduser()).resolve())
 
-    data = spec.data.model_copy(
-        update={"train": absolute(spec.data.train), "evaluation": absolute(spec.data.evaluation)}
-    )
+    places = ("train", "evaluation", "audio_root", "evaluation_audio_root")
+    data = spec.data.model_copy(update={key: absolute(getattr(spec.data, key)) for key in places})
     model = spec.model.model_copy(update={"path": absolute(spec.model.path)})
     return spec.model_copy(update={"data": data, "model": model})
 

@@ -8,9 +8,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from audio_qa.dataset import DatasetError, read_jsonl
+from audio_qa.audio import is_file
+from audio_qa.dataset import DatasetError
+from audio_qa.formats.registry import may_lack_clips
+from orchestrator.questions import Split, read_split
 from orchestrator.service.roots import OutsideRootsError, Roots
-from orchestrator.spec import SYNTHETIC, TINY_MODEL, JobSpec
+from orchestrator.spec import SYNTHETIC, TINY_MODEL, DataSection, JobSpec
 from orchestrator.spec_file import SpecError
 from reward.registry import RewardError, check_name
 
@@ -32,7 +35,14 @@ class Admission:
             raise SpecError("cluster.address: the service chooses the cluster; leave it out")
         self._check_rewards(spec)
         spec = await asyncio.to_thread(self._resolved, spec)
-        named = {"model.path": spec.model.path, "data.train": spec.data.train, "data.evaluation": spec.data.evaluation}
+        data = spec.data
+        named = {
+            "model.path": spec.model.path,
+            "data.train": data.train,
+            "data.evaluation": data.evaluation,
+            "data.audio_root": data.audio_root,
+            "data.evaluation_audio_root": data.evaluation_audio_root,
+        }
         for key, path in named.items():
             if path is not None and not await self._may_be_named(Path(path), owns):
                 raise SpecError(f"{key}: {path!r} is the service's own, or belongs to a job that is not yours")
@@ -59,12 +69,12 @@ class Admission:
         model = spec.model.path
         if model != TINY_MODEL:
             model = str(self._model(model))
-        data = spec.data.model_copy(
-            update={
-                "train": self._questions("data.train", spec.data.train),
-                "evaluation": spec.data.evaluation and self._questions("data.evaluation", spec.data.evaluation),
-            }
-        )
+        data = spec.data
+        for key in ("audio_root", "evaluation_audio_root"):
+            data = data.model_copy(update={key: self._audio_root(f"data.{key}", getattr(data, key))})
+        data = data.model_copy(update={"train": self._questions(data, "train", data.train)})
+        if data.evaluation is not None:
+            data = data.model_copy(update={"evaluation": self._questions(data, "evaluation", data.evaluation)})
         return spec.model_copy(update={"data": data, "model": spec.model.model_copy(update={"path": model})})
 
     def _model(self, path: str) -> Path:
@@ -81,16 +91,29 @@ class Admission:
             raise SpecError(f"model.path: {path!r} holds no *.safetensors, the only weights that are read here")
         return folder
 
-    def _questions(self, key: str, path: str) -> str:
+    def _audio_root(self, key: str, path: str | None) -> str | None:
+        try:
+            return None if path is None else str(self._roots.folder(path))
+        except OutsideRootsError as error:
+            raise SpecError(f"{key}: {error}") from error
+
+    def _questions(self, data: DataSection, split: Split, path: str) -> str:
+        key = f"data.{split}"
         if path == SYNTHETIC:
             return path
         if path.startswith("builtin:"):
             raise SpecError(f"{key}: {path!r} is not built in; {SYNTHETIC} is")
         try:
             file = self._roots.file(path)
-            # Where the file's folder is named, the paths in it start.
-            for audio in {question.audio for question in read_jsonl(file, check_audio=False)}:
-                self._roots.file(audio)
+            # Where the file's folder is named, the paths in it start. Nothing is fetched: what a URL leads to is not
+            # the service's to read.
+            found = read_split(data.model_copy(update={split: str(file)}), split, check_audio=False, remote=False)
+            optional = may_lack_clips(found.source.format)
+            for audio in {question.audio for question in found.accepted()}:
+                if optional and not is_file(audio):
+                    self._roots.place(audio)
+                else:
+                    self._roots.file(audio)
         except (OutsideRootsError, DatasetError) as error:
             raise SpecError(f"{key}: {error}") from error
         return str(file)

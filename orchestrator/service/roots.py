@@ -28,9 +28,13 @@ class Roots:
             raise OutsideRootsError(f"{path!r} is no folder under those this service may read{self._named()}")
         return found
 
-    def _resolved(self, path: str) -> Path:
+    def place(self, path: str) -> Path:
+        """Where `path` leads, though nothing need be there. Raises OutsideRootsError."""
+        return self._resolved(path, strict=False)
+
+    def _resolved(self, path: str, *, strict: bool = True) -> Path:
         try:
-            found = Path(path).resolve(strict=True)
+            found = Path(path).resolve(strict=strict)
             if Path(path).is_absolute() and any(found.is_relative_to(folder) for folder in self.folders):
                 return found
         except (OSError, ValueError, RuntimeError):

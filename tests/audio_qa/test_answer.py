@@ -3,17 +3,15 @@
 import json
 import re
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from shared_files import shared_file
 
 from audio_qa.answer import extract_answer, format_ok, is_correct, mmau_correct
 from audio_qa.prompt import PromptTemplate, solution_text
-
-MMAU = Path(__file__).resolve().parents[3] / "shared" / "data" / "mmau-test-mini.json"
 
 # Texts made of the pieces that matter, in any order.
 pieces = st.sampled_from(["<answer>", "</answer>", "<think>", "</think>", " ", "\n", "a", "2", "</answer", "<", "\t"])
@@ -157,9 +155,7 @@ def test_words_the_answer_shares_with_wrong_choices_are_no_fault() -> None:
 
 @pytest.fixture(scope="module")
 def mmau() -> list[dict[str, Any]]:
-    if not MMAU.exists():
-        pytest.skip("the MMAU test-mini question file is not here")
-    items: list[dict[str, Any]] = json.loads(MMAU.read_text(encoding="utf-8"))
+    items: list[dict[str, Any]] = json.loads(shared_file("mmau-test-mini.json").read_text(encoding="utf-8"))
     return items
 
 

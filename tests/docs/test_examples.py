@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from audio_qa.dataset import read_jsonl
+from audio_qa.formats.reader import read_questions
+from audio_qa.formats.registry import NAMES
 from orchestrator.plan import plan
 from orchestrator.spec_file import parse_spec, read_spec, resolve_paths
 
@@ -44,6 +46,16 @@ def test_the_synthetic_benchmark_is_written_as_the_data_page_says(tmp_path):
     home = tmp_path / run(code.replace("train=400, heldout=100", "train=40, heldout=10"), tmp_path).strip()
     assert len(read_jsonl(home / "train.jsonl")) == 40
     assert len(read_jsonl(home / "heldout.jsonl")) == 10
+
+
+def test_the_question_files_of_the_data_page_are_read_in_their_formats(tmp_path):
+    found = []
+    for i, block in enumerate(blocks(ROOT / "docs" / "data.md", "json")):
+        (tmp_path / f"{i}.jsonl").write_text(block, encoding="utf-8")
+        read = read_questions(tmp_path / f"{i}.jsonl", check_audio=False)
+        assert len(read.accepted()) == len(block.splitlines())
+        found.append(read.source.format)
+    assert sorted(found) == sorted(set(NAMES) - {"auto", "mapped"})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

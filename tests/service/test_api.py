@@ -72,6 +72,12 @@ async def test_a_key_makes_one_job(tmp_path):
         ({"data": {"train": "builtin:other"}}, "not built in"),
         ({"data": {"train": "questions.jsonl"}}, "data.train"),
         ({"data": {"train": "{home}/data/escape.jsonl"}}, "not under the folders"),
+        ({"data": {"train": "{home}/data/remote.jsonl"}}, "URLs are not read here"),
+        ({"data": {"train": "{home}/data/lost.jsonl"}}, "not under the folders"),
+        ({"data": {"train": "https://elsewhere/questions.jsonl"}}, "not under the folders"),
+        ({"data": {"train": "hf:owner/name#train"}}, "not under the folders"),
+        ({"data": {"train": "builtin:synthetic", "audio_root": "/etc"}}, "data.audio_root"),
+        ({"data": {"train": "builtin:synthetic", "evaluation_audio_root": "s3://b"}}, "data.evaluation_audio_root"),
         ({"reward": {"functions": {"os:system": 1.0}, "allowed_modules": ["os"]}}, "does not allow 'os'"),
         ({"cluster": {"address": "ray://elsewhere"}}, "the service chooses the cluster"),
     ],
@@ -80,6 +86,10 @@ async def test_what_the_service_does_not_allow_is_refused_with_the_reason(tmp_pa
     async with local(tmp_path) as (made, client):
         question = {"id": "1", "audio": "/etc/hostname", "question": "?", "choices": ["a", "b"], "answer": "a"}
         (made.data / "escape.jsonl").write_text(json.dumps(question) + "\n")
+        (made.data / "remote.jsonl").write_text(json.dumps(question | {"audio": "https://elsewhere/1.wav"}) + "\n")
+        # Of this format clips may be missing; where they would be still counts.
+        avqa = {"id": 1, "audio_path": "../../x.wav", "question_text": "?", "multi_choice": ["a", "b"], "answer": 0}
+        (made.data / "lost.jsonl").write_text(json.dumps(avqa) + "\n")
         body = json.loads(json.dumps({**SPEC, **change}).replace("{home}", str(tmp_path)))
         assert says in check_problem(await client.post("/v1/jobs", json=body), 422)["detail"]
         assert (await client.get("/v1/jobs")).json()["items"] == []

@@ -1,0 +1,40 @@
+"""MMAU-Pro (arXiv 2508.13992): its multiple-choice items about one clip.
+
+It also has items without choices (open answers, following instructions) and items about several clips. Those are left
+out and counted.
+"""
+
+from audio_qa.formats.item import Draft, Item, ItemError, checked_text
+from audio_qa.formats.question_set import ProblemKind
+
+
+class MmauPro:
+    """Items with `length_type` and skills; `audio_path` is a list."""
+
+    name = "mmau_pro"
+    keys = frozenset({"id", "audio_path", "question", "answer", "length_type"})
+    missing_audio_refused = True
+
+    def parse(self, item: Item) -> Draft:
+        options = item.record.get("choices")
+        if options is None or (isinstance(options, list | tuple) and len(options) < 2):
+            raise ItemError("has no choices to choose among; it is left out", ProblemKind.NOT_SINGLE_CHOICE)
+        paths = item.record.get("audio_path")
+        if isinstance(paths, list | tuple) and len(paths) != 1:
+            raise ItemError(f"is about {len(paths)} clips, not one; it is left out", ProblemKind.NOT_SINGLE_CHOICE)
+        choices = item.choices("choices", blank=True)
+        return Draft(
+            id=item.identifier("id"),
+            audio=checked_text(paths[0], "'audio_path'")
+            if isinstance(paths, list | tuple)
+            else item.text("audio_path"),
+            text=item.text("question"),
+            choices=choices,
+            answer=item.answer("answer", choices),
+            task=item.label("category"),
+            category=item.label("sub-cat"),
+            sub_category=item.label("reasoning_skills") or item.label("perceptual_skills"),
+        )
+
+    def version(self, _: str) -> str:
+        return ""

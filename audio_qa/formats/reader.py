@@ -1,0 +1,219 @@
+"""Reads a question file of any format, and says everything that is wrong with it."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from audio_qa.audio import AudioError, is_file, probe
+from audio_qa.dataset import DatasetError, Line
+from audio_qa.formats.hugging_face import is_dataset, read_rows
+from audio_qa.formats.item import Item, ItemError
+from audio_qa.formats.mapped import Columns
+from audio_qa.formats.question_set import Problem, ProblemKind, QuestionSet, Source
+from audio_qa.formats.records import read_records
+from audio_qa.formats.registry import AUTO, EARSHOT, Format, choose
+from audio_qa.formats.remote import FetchError, cached, fetch, fetch_all, is_url, joined, parent
+from audio_qa.question import Question
+
+
+def read_questions(
+    location: str | os.PathLike[str],
+    *,
+    format: str = AUTO,
+    columns: Columns | None = None,
+    audio_root: str | None = None,
+    name: str | None = None,
+    check_audio: bool = True,
+    cache: Path | None = None,
+) -> QuestionSet:
+    """All questions of a file or dataset, in its order, and all problems of it.
+
+    Args:
+        location: the path or URL of a JSON array or of JSON lines; or a dataset of Hugging Face's (`hugging_face`).
+        format: one of `registry.NAMES`; `auto` tells it from the keys of the first item.
+        columns: by key of Earshot's schema, the file's column; the format is then `mapped`.
+        audio_root: the folder or URL that relative clip paths start at; by default the file's own folder.
+        name: the dataset's, by default the file's stem.
+        check_audio: fetch every clip that lies behind a URL and read every header; one that is missing or broken is a
+            problem.
+        cache: where fetched files are kept; without it URLs are refused.
+
+    Raises:
+        DatasetError: the file is missing or no JSON, holds no item at all, or the format is not known. What is wrong
+            with single items is in the result's `problems` instead.
+    """
+    location = os.fspath(location)
+    entries: list[Item | Line | Problem]
+    if is_dataset(location):
+        entries = list(read_rows(location, None if cache is None else cache / "rows"))
+        sha256 = records_sha256(entry.record for entry in entries if not isinstance(entry, Problem))
+        folder, stem = str(Path.cwd()), Path(location.partition("#")[0].removeprefix("hf:")).name
+    else:
+        path = _local(location, cache)
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        entries = list(read_records(path))
+        folder, stem = parent(location) if is_url(location) else str(path.absolute().parent), path.stem
+    if not entries:
+        raise DatasetError(f"{location!r}: holds no question; write one JSON object per line")
+    chosen = choose(format, columns, next((e.record for e in entries if not isinstance(e, Problem)), {}))
+    base = folder if audio_root is None else audio_root if is_url(audio_root) else str(Path(audio_root).absolute())
+    reading = _Reading(chosen, stem if name is None else name, base, check_audio, cache)
+    for index, entry in enumerate(entries):
+        reading.read(index, entry)
+    questions, records, problems, seconds = reading.result()
+    if not questions and not any(problem.refused for problem in problems):
+        kinds = ", ".join(sorted({problem.kind.value for problem in problems}))
+        raise DatasetError(f"{location!r}: every item is left out ({kinds}), first {problems[0]}")
+    found = EARSHOT if chosen is None else chosen.name
+    source = Source(location, found, sha256, "" if chosen is None else chosen.version(sha256))
+    described = tuple(entry.question for entry in reading.found if isinstance(entry, _Candidate))
+    return QuestionSet(source, tuple(questions), tuple(records), tuple(problems), seconds, described)
+
+
+def _local(location: str, cache: Path | None) -> Path:
+    """The question file on this machine."""
+    if not is_url(location):
+        return Path(location)
+    if cache is None:
+        raise DatasetError(f"{location!r}: URLs are not read here; name a file")
+    try:
+        return fetch(location, cache)
+    except FetchError as error:
+        raise DatasetError(str(error)) from error
+
+
+def records_sha256(records: Iterable[Mapping[str, object]]) -> str:
+    """The hash of records that come from no one file."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(json.dumps(record, ensure_ascii=True, sort_keys=True, default=repr).encode() + b"\n")
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A question whose text is in order; its clip has not been looked at."""
+
+    question: Question
+    item: Item
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What has been read so far."""
+
+    format: Format | None
+    dataset: str
+    base: str
+    check_audio: bool
+    cache: Path | None
+    found: list[_Candidate | Problem] = field(default_factory=list)
+    place_of_id: dict[str, str] = field(default_factory=dict)
+
+    def read(self, index: int, entry: Item | Line | Problem) -> None:
+        """Take the next entry of the file."""
+        if isinstance(entry, Problem):
+            self.found.append(entry)
+            return
+        item = entry if isinstance(entry, Item) else Item(entry.record, f"{str(entry.path)!r}, line {entry.number}")
+        try:
+            question = self._earshot(index, entry) if self.format is None else self._published(index, item)
+        except ItemError as error:
+            refused = error.kind is not ProblemKind.NOT_SINGLE_CHOICE
+            self.found.append(Problem(error.kind, item.place, str(item.record.get("id", "")), error.detail, refused))
+            return
+        before = self.place_of_id.setdefault(question.id, item.place)
+        if before != item.place:
+            where = before.rpartition(", ")[2]
+            detail = f"id {question.id!r} stands in {where} already; make ids unique"
+            self.found.append(Problem(ProblemKind.DUPLICATE_ID, item.place, question.id, detail))
+            return
+        self.found.append(_Candidate(question, item))
+
+    def result(self) -> tuple[list[Question], list[Mapping[str, object]], list[Problem], dict[str, float]]:
+        """Questions, their records, problems, and the seconds of each clip, once the clips are looked at."""
+        clips = _Clips(self.cache, self.check_audio)
+        clips.fetch(entry.question.audio for entry in self.found if isinstance(entry, _Candidate))
+        questions: list[Question] = []
+        records: list[Mapping[str, object]] = []
+        problems: list[Problem] = []
+        for entry in self.found:
+            if isinstance(entry, Problem):
+                problems.append(entry)
+                continue
+            audio, kind, error = clips.look(entry.question.audio)
+            if kind is None:
+                questions.append(replace(entry.question, audio=audio))
+                records.append(entry.item.record)
+                continue
+            refused = kind is not ProblemKind.MISSING_AUDIO or self.format is None or self.format.missing_audio_refused
+            problems.append(Problem(kind, entry.item.place, entry.question.id, f"audio {error}", refused))
+        return questions, records, problems, clips.seconds
+
+    def _earshot(self, index: int, entry: Item | Line) -> Question:
+        line = entry if isinstance(entry, Line) else Line(Path(), 0, dict(entry.record))
+        try:
+            question = line.question(self.dataset, index, Path())
+        except DatasetError as error:
+            detail = str(error).removeprefix(f"{str(line.path)!r}, line {line.number}: ")
+            kind = ProblemKind.ANSWER if "is not among the choices" in detail else ProblemKind.ITEM
+            raise ItemError(detail, kind) from error
+        return replace(question, audio=joined(self.base, str(line.record["audio"])))
+
+    def _published(self, index: int, item: Item) -> Question:
+        assert self.format is not None
+        draft = self.format.parse(item)
+        return Question(
+            dataset=self.dataset,
+            index=index,
+            id=draft.id,
+            audio=joined(self.base, draft.audio),
+            text=draft.text,
+            choices=draft.choices,
+            answer=draft.answer,
+            task=draft.task,
+            category=draft.category,
+            difficulty=draft.difficulty,
+            sub_category=draft.sub_category,
+        )
+
+
+class _Clips:
+    """Looks at each clip once."""
+
+    def __init__(self, cache: Path | None, check: bool) -> None:
+        self._cache, self._check = cache, check
+        self._not_fetched: dict[str, str] = {}
+        self._seen: dict[str, tuple[str, ProblemKind | None, str]] = {}
+        self.seconds: dict[str, float] = {}
+        """Length of each sound clip, by its path on this machine."""
+
+    def fetch(self, audio: Iterable[str]) -> None:
+        """Fetch those that lie behind URLs."""
+        urls = [place for place in audio if is_url(place)]
+        if urls and self._cache is None:
+            raise DatasetError(f"{urls[0]!r}: URLs are not read here; name a file")
+        if urls and self._cache is not None and self._check:
+            self._not_fetched = fetch_all(urls, self._cache)
+
+    def look(self, audio: str) -> tuple[str, ProblemKind | None, str]:
+        """A clip's path on this machine; and where it cannot be used, what kind of problem it is and its text."""
+        if audio not in self._seen:
+            self._seen[audio] = self._look(audio)
+        return self._seen[audio]
+
+    def _look(self, audio: str) -> tuple[str, ProblemKind | None, str]:
+        path = str(cached(audio, self._cache)) if is_url(audio) and self._cache is not None else audio
+        if not self._check:
+            return path, None, ""
+        if audio in self._not_fetched:
+            return path, ProblemKind.MISSING_AUDIO, self._not_fetched[audio]
+        try:
+            self.seconds[path] = probe(path).seconds
+        except AudioError as error:
+            missing = not is_file(path)
+            return path, ProblemKind.MISSING_AUDIO if missing else ProblemKind.UNREADABLE_AUDIO, str(error)
+        return path, None, ""

@@ -1,0 +1,96 @@
+"""Question files and clips behind URLs: s3://, gs://, https:// and whatever else fsspec opens.
+
+Invariant: a file in the cache is whole. It is written under another name first, and never fetched again.
+"""
+
+import hashlib
+import os
+import posixpath
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from audio_qa.dataset import DatasetError
+
+_AT_ONCE = 16
+"""Clips that are fetched side by side; each waits for the network most of the time."""
+
+
+class FetchError(ValueError):
+    """A file that could not be fetched. The message is one line: the URL, what is wrong, how to mend it."""
+
+
+def is_url(location: str) -> bool:
+    return "://" in location
+
+
+def joined(base: str, path: str) -> str:
+    """A clip's place: `path` itself where it is a URL or absolute, else under `base`, a folder or a URL."""
+    if is_url(path) or (Path(path).is_absolute() and not is_url(base)):
+        return path
+    if not is_url(base):
+        return str(Path(base) / path)
+    scheme, _, rest = base.partition("://")
+    return f"{scheme}://{posixpath.normpath(posixpath.join(rest, path.lstrip('/')))}"
+
+
+def parent(url: str) -> str:
+    """The folder of a URL's file."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{posixpath.dirname(rest)}"
+
+
+def cached(url: str, cache: Path) -> Path:
+    """Where in the cache a URL's file is, or would be."""
+    name = posixpath.basename(url.partition("://")[2].partition("?")[0])
+    return cache / hashlib.sha256(url.encode()).hexdigest()[:32] / name
+
+
+def fetch(url: str, cache: Path) -> Path:
+    """The path of a URL's file in the cache, fetched if it is not there yet.
+
+    Raises:
+        FetchError: there is no such file, or it cannot be read.
+        DatasetError: fsspec, or what it needs for this kind of URL, is not installed.
+    """
+    target = cached(url, cache)
+    if target.is_file():
+        return target
+    try:
+        # Of the optional extra `remote`.
+        import fsspec  # noqa: PLC0415
+    except ImportError as error:
+        raise DatasetError(f"{url!r}: URLs need fsspec; install Earshot with the extra 'remote'") from error
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file, fsspec.open(url, "rb") as source:
+            while block := source.read(2**20):
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(target)
+    except ImportError as error:
+        raise DatasetError(f"{url!r}: {' '.join(str(error).split())}") from error
+    # Each kind of store raises errors of its own.
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise FetchError(f"{url!r}: cannot be fetched ({reason}); correct the URL, or the access to it") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return target
+
+
+def fetch_all(urls: Iterable[str], cache: Path) -> dict[str, str]:
+    """Fetch some files, several at once; what is wrong, by URL, with those that could not be fetched."""
+
+    def attempt(url: str) -> tuple[str, str]:
+        try:
+            fetch(url, cache)
+        except FetchError as error:
+            return url, str(error)
+        return url, ""
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return {url: problem for url, problem in pool.map(attempt, dict.fromkeys(urls)) if problem}

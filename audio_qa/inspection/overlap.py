@@ -1,0 +1,100 @@
+"""Clips that are in training and in the evaluation: a score on those says nothing.
+
+Two clips are the same if they decode to the same samples, whatever their names and (lossless) containers. A clip
+that was cut, resampled or compressed again is another one here.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from pathlib import Path
+
+import soundfile
+
+from audio_qa.audio import is_file
+from audio_qa.formats.question_set import Problem, ProblemKind
+from audio_qa.question import Question
+
+_BEGINNING = 4096
+"""Frames that are compared before whole clips are decoded."""
+_BLOCK = 2**18
+
+
+def overlapping(train: Sequence[Question], held_out: Sequence[Question]) -> list[Problem]:
+    """A problem for each held-out question whose clip is heard in training, with a question of it."""
+    heard: dict[str, Question] = {}
+    for question in train:
+        heard.setdefault(question.audio, question)
+    same = shared_clips(heard, {question.audio for question in held_out})
+    return [
+        Problem(
+            ProblemKind.OVERLAP,
+            f"held-out question {question.key}",
+            question.id,
+            f"its clip {question.audio!r} is heard in training too, in question {heard[same[question.audio]].key}; "
+            "leave one of the two out",
+        )
+        for question in held_out
+        if question.audio in same
+    ]
+
+
+def shared_clips(train: Iterable[str], held_out: Iterable[str]) -> dict[str, str]:
+    """By held-out clip, a training clip with the same samples.
+
+    Most clips differ in length, rate or channels, which the header tells, and most others in their beginning; only the
+    rest is decoded whole. A clip that cannot be decoded is compared by its bytes.
+    """
+    train, held_out = list(train), list(held_out)
+    for step in (_header, _beginning, _whole):
+        train, held_out = _candidates(step, train, held_out)
+        if not held_out:
+            return {}
+    by_sound = {_whole(path): path for path in reversed(train)}
+    return {path: by_sound[_whole(path)] for path in held_out}
+
+
+def _candidates(
+    key: Callable[[str], Hashable], train: Sequence[str], held_out: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """The clips whose key is on both sides."""
+    of_train: dict[Hashable, list[str]] = defaultdict(list)
+    of_held_out: dict[Hashable, list[str]] = defaultdict(list)
+    for groups, paths in ((of_train, train), (of_held_out, held_out)):
+        for path in paths:
+            groups[key(path)].append(path)
+    both = of_train.keys() & of_held_out.keys()
+    return [p for k in both for p in of_train[k]], [p for k in both for p in of_held_out[k]]
+
+
+def _header(path: str) -> Hashable:
+    try:
+        info = soundfile.info(path)
+    except (soundfile.SoundFileError, OSError, TypeError):
+        return "bytes", Path(path).stat().st_size if is_file(path) else -1
+    return info.frames, info.samplerate, info.channels
+
+
+def _beginning(path: str) -> Hashable:
+    return _decoded(path, _BEGINNING)
+
+
+def _whole(path: str) -> Hashable:
+    return _decoded(path, -1)
+
+
+def _decoded(path: str, frames: int) -> Hashable:
+    """The hash of a clip's first frames (-1: all) as float32, which holds 16 and 24 bits exactly."""
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with soundfile.SoundFile(path) as file:
+            left = file.frames if frames < 0 else frames
+            while left > 0 and len(block := file.read(min(left, _BLOCK), dtype="float32", always_2d=True)):
+                digest.update(block.tobytes())
+                left -= len(block)
+    except (soundfile.SoundFileError, OSError, TypeError):
+        if not is_file(path):
+            return "missing", path
+        with Path(path).open("rb") as raw:
+            return "bytes", hashlib.file_digest(raw, "sha256").hexdigest()
+    return digest.hexdigest()

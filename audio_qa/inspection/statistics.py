@@ -1,0 +1,79 @@
+"""What is in a question set, in numbers."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from audio_qa.formats.question_set import Problem, ProblemKind, QuestionSet
+from audio_qa.question import Question
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Counts of questions, and lengths of clips in seconds (0 where clips were not looked at)."""
+
+    questions: int
+    clips: int
+    by_task: dict[str, int]
+    by_category: dict[str, int]
+    by_sub_category: dict[str, int]
+    by_difficulty: dict[str, int]
+    by_choices: dict[str, int]
+    """By how many choices a question has."""
+    repeated_choices: int
+    """Questions in which a choice stands twice."""
+    chance_accuracy: float
+    """Expected share right when guessing."""
+    seconds_total: float
+    seconds_shortest: float
+    seconds_mean: float
+    seconds_longest: float
+
+
+def statistics(found: QuestionSet) -> Statistics:
+    """The statistics of the questions that were read, those with a missing clip included."""
+    questions = found.described
+    clips = {question.audio for question in questions}
+    seconds = [found.seconds[clip] for clip in clips if clip in found.seconds] or [0.0]
+    return Statistics(
+        questions=len(questions),
+        clips=len(clips),
+        by_task=_counts(questions, lambda q: q.task),
+        by_category=_counts(questions, lambda q: q.category),
+        by_sub_category=_counts(questions, lambda q: q.sub_category),
+        by_difficulty=_counts(questions, lambda q: q.difficulty),
+        by_choices=_counts(questions, lambda q: str(len(q.choices))),
+        repeated_choices=sum(len(set(q.choices)) < len(q.choices) for q in questions),
+        chance_accuracy=sum(q.chance for q in questions) / max(1, len(questions)),
+        seconds_total=round(sum(seconds), 3),
+        seconds_shortest=round(min(seconds), 3),
+        seconds_mean=round(sum(seconds) / len(seconds), 3),
+        seconds_longest=round(max(seconds), 3),
+    )
+
+
+def too_long(found: QuestionSet, max_seconds: float, *, refused: bool) -> list[Problem]:
+    """A problem for each question whose clip is longer than a model hears.
+
+    Args:
+        refused: whether a job refuses such clips; where not, it cuts them.
+    """
+    mend = "cut the clip, leave the question out, or set model.too_long to truncate" if refused else "it will be cut"
+    return [
+        Problem(
+            ProblemKind.TOO_LONG,
+            f"question {question.key}",
+            question.id,
+            f"the clip {question.audio!r} has {found.seconds[question.audio]:.1f} s and the model hears "
+            f"{max_seconds:.0f} s; {mend}",
+            refused,
+        )
+        for question in found.questions
+        if found.seconds.get(question.audio, 0.0) > max_seconds
+    ]
+
+
+def _counts(questions: Iterable[Question], label: Callable[[Question], str]) -> dict[str, int]:
+    """How many questions have each label; a dataset without labels of the kind has no counts of it."""
+    counts = Counter(map(label, questions))
+    return {} if set(counts) == {""} else {name or "none": n for name, n in sorted(counts.items())}

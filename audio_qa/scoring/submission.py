@@ -1,0 +1,81 @@
+"""Predictions in the benchmark's own format: its question file, with one more key in each item.
+
+An item without a prediction lacks the key, which is how the official scripts tell it.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from audio_qa.dataset import DatasetError
+from audio_qa.formats.question_set import Problem, QuestionSet
+from audio_qa.formats.records import read_records
+from audio_qa.scoring.rules import Rule
+
+
+def write_predictions(
+    path: str | os.PathLike[str], found: QuestionSet, predictions: Sequence[str | None], rule: Rule
+) -> None:
+    """Write the records of a question set with their predictions; the file appears whole or not at all.
+
+    JSON lines where the path ends in `.jsonl`, else a JSON array. Raises ValueError for different lengths.
+    """
+    path = Path(path)
+    items = [
+        {**record, **({} if prediction is None else dict.fromkeys(rule.keys, prediction))}
+        for record, prediction in zip(found.records, predictions, strict=True)
+    ]
+    if path.suffix == ".jsonl":
+        text = "".join(json.dumps(item, ensure_ascii=False, default=str) + "\n" for item in items)
+    else:
+        text = json.dumps(items, ensure_ascii=False, indent=2, default=str) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def read_predictions(path: str | os.PathLike[str], found: QuestionSet, rule: Rule) -> list[str | None]:
+    """The predictions of a file in the benchmark's format, in the order of the questions; None where there is none.
+
+    Items are matched to questions by what their file identifies them with, so their order does not matter.
+
+    Raises:
+        DatasetError: no such file, an item that is no object, a prediction that is no text, one for a question that is
+            not in the question file, or two for one question.
+    """
+    path = Path(path)
+    by_identity: dict[str, str | None] = {}
+    known = {_identity(record) for record in found.records}
+    for entry in read_records(path):
+        if isinstance(entry, Problem):
+            raise DatasetError(str(entry))
+        key = _identity(entry.record)
+        if key not in known:
+            raise DatasetError(f"{str(path)!r}: {key} is not in {found.source.location!r}; name the file it is about")
+        if key in by_identity:
+            raise DatasetError(f"{str(path)!r}: {key} is there twice; leave one out")
+        by_identity[key] = _prediction(path, key, entry.record, rule)
+    return [by_identity.get(_identity(record)) for record in found.records]
+
+
+def _prediction(path: Path, key: str, record: Mapping[str, object], rule: Rule) -> str | None:
+    value = next((record[name] for name in rule.keys if name in record), None)
+    if value is not None and not isinstance(value, str):
+        raise DatasetError(f"{str(path)!r}: {key}: the prediction {value!r} is no text; write a string")
+    return value
+
+
+def _identity(record: Mapping[str, object]) -> str:
+    """What a benchmark's item is known by."""
+    for name in ("id", "uniq_id"):
+        if name in record:
+            return f"item {record[name]!r}"
+    named = [record.get(name) for name in ("path", "task_name", "dataset_name", "question", "audio")]
+    return f"item {json.dumps(named, default=str)}"

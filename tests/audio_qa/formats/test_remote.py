@@ -1,0 +1,134 @@
+"""Question files and clips behind URLs are fetched once and whole."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from audio_qa.dataset import DatasetError
+from audio_qa.formats.hugging_face import items_of
+from audio_qa.formats.reader import read_questions
+from audio_qa.formats.remote import FetchError, fetch, joined, parent
+
+fsspec = pytest.importorskip("fsspec", reason="URLs need the extra 'remote'")
+
+
+def wav() -> bytes:
+    held = io.BytesIO()
+    soundfile.write(held, np.zeros(8_000, np.float32), 16_000, format="WAV")
+    return held.getvalue()
+
+
+@pytest.fixture
+def store():
+    """A store behind URLs, in this process."""
+    made = fsspec.filesystem("memory")
+    made.store.clear()
+    good = {"question": "What?", "choices": ["a", "b"], "answer": "a"}
+    items = [good | {"id": "q1", "audio": "clips/1.wav"}, good | {"id": "q2", "audio": "clips/2.wav"}]
+    made.pipe("/data/train.jsonl", "\n".join(map(json.dumps, items)).encode())
+    made.pipe("/data/clips/1.wav", wav())
+    return made
+
+
+def test_a_question_file_and_its_clips_are_fetched_once(store, tmp_path):
+    store.pipe("/data/clips/2.wav", wav())
+    first = read_questions("memory://data/train.jsonl", cache=tmp_path)
+    assert [q.key for q in first.accepted()] == ["train:0", "train:1"]
+    assert all(Path(q.audio).read_bytes() == wav() for q in first.questions)
+    assert all(Path(q.audio).is_relative_to(tmp_path) for q in first.questions)
+    assert not list(tmp_path.rglob("*.part"))
+    store.store.clear()
+    assert read_questions("memory://data/train.jsonl", cache=tmp_path) == first
+
+
+def test_a_clip_that_is_not_there_is_a_problem_of_its_question(store, tmp_path):
+    found = read_questions("memory://data/train.jsonl", cache=tmp_path)
+    assert [q.id for q in found.questions] == ["q1"]
+    with pytest.raises(DatasetError, match=r"line 2: audio 'memory://data/clips/2\.wav': cannot be fetched"):
+        found.accepted()
+
+
+def test_local_questions_may_have_clips_behind_a_url(store, tmp_path):
+    path = tmp_path / "local.jsonl"
+    path.write_bytes(store.cat("/data/train.jsonl").splitlines()[0])
+    (question,) = read_questions(path, audio_root="memory://data", cache=tmp_path / "cache").accepted()
+    assert Path(question.audio).read_bytes() == wav()
+
+
+def test_what_breaks_off_leaves_nothing_behind(store, tmp_path, monkeypatch):
+    class Torn(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell():
+                raise OSError("connection reset")
+            return super().read(8)
+
+    monkeypatch.setattr(fsspec, "open", lambda *_: Torn(b"0123456789"))
+    with pytest.raises(FetchError, match="connection reset"):
+        fetch("memory://data/clips/1.wav", tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_without_a_cache_urls_are_refused(store):
+    with pytest.raises(DatasetError, match="URLs are not read here"):
+        read_questions("memory://data/train.jsonl")
+
+
+def test_a_file_that_is_not_there_is_named(store, tmp_path):
+    with pytest.raises(DatasetError, match=r"memory://data/nowhere\.jsonl.*cannot be fetched"):
+        read_questions("memory://data/nowhere.jsonl", cache=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("base", "path", "whole"),
+    [
+        ("/data", "./clips/1.wav", "/data/clips/1.wav"),
+        ("/data", "/other/1.wav", "/other/1.wav"),
+        ("/data", "s3://bucket/1.wav", "s3://bucket/1.wav"),
+        ("s3://bucket/data", "./clips/1.wav", "s3://bucket/data/clips/1.wav"),
+        ("s3://bucket/data", "/clips/1.wav", "s3://bucket/data/clips/1.wav"),
+    ],
+)
+def test_a_clips_path_starts_at_its_base(base, path, whole):
+    assert joined(base, path) == whole
+
+
+def test_the_folder_of_a_url():
+    assert parent("https://host/data/train.jsonl") == "https://host/data"
+
+
+def test_sound_that_a_dataset_holds_is_written_once(tmp_path):
+    rows = [{"id": i, "audio": {"bytes": wav(), "path": "x.wav"}, "label": "a"} for i in range(2)]
+    first, second = items_of(rows, "hf:o/n#test", tmp_path)
+    assert first.record["audio"] == second.record["audio"]
+    assert Path(str(first.record["audio"])).read_bytes() == wav()
+    assert second.place == "'hf:o/n#test', row 2"
+    (kept,) = items_of([{"audio": {"bytes": None, "path": "/clips/1.wav"}}], "d", None)
+    assert kept.record == {"audio": "/clips/1.wav"}
+    with pytest.raises(DatasetError, match="no cache directory"):
+        list(items_of(rows, "d", None))
+
+
+def test_a_saved_dataset_is_read_by_its_columns(tmp_path):
+    datasets = pytest.importorskip("datasets", reason="datasets of Hugging Face's need the extra 'huggingface'")
+    (tmp_path / "1.wav").write_bytes(wav())
+    made = datasets.Dataset.from_dict(
+        {"wav": [str(tmp_path / "1.wav")], "q": ["What?"], "options": [["a", "b"]], "label": [1]}
+    )
+    datasets.DatasetDict({"test": made}).save_to_disk(tmp_path / "saved")
+    columns = {"audio": "wav", "question": "q", "choices": "options", "answer": "label"}
+    (question,) = read_questions(f"{tmp_path}/saved#test", columns=columns).accepted()
+    assert (question.answer, question.audio) == ("b", str(tmp_path / "1.wav"))
+    with pytest.raises(DatasetError, match="no split 'train'"):
+        read_questions(f"{tmp_path}/saved#train", columns=columns)
+
+
+def test_without_the_library_a_dataset_by_name_says_what_to_install():
+    try:
+        import datasets  # noqa: F401
+    except ImportError:
+        with pytest.raises(DatasetError, match="extra 'huggingface'"):
+            read_questions("hf:owner/name#test")
