@@ -154,8 +154,8 @@ class Job:
         }
         path = folder / f"real-{max_staleness}.yaml"
         path.write_text(yaml.safe_dump(job))
-        self._run = RunDirectory(path.with_suffix(""))
-        command = [str(EARSHOT), "run", str(path), "--json", "--run-dir", str(self._run.path)]
+        self._home = path.with_suffix("")
+        command = [str(EARSHOT), "run", str(path), "--json", "--run-dir", str(self._home)]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
     def make(self, steps: int) -> list[dict[str, Any]]:
@@ -174,19 +174,20 @@ class Job:
         self._process.wait(timeout=60)
 
     def _metrics(self) -> list[dict[str, Any]]:
-        return self._run.metrics() if (self._run.path / "metrics.jsonl").exists() else []
+        return RunDirectory(self._home).metrics() if (self._home / "metrics.jsonl").exists() else []
 
     def _state(self) -> str:
-        return str([event["state"] for event in self._run.events() if event["kind"] == "state"][-1])
+        events = RunDirectory(self._home).events()
+        return str([event["state"] for event in events if event["kind"] == "state"][-1])
 
     def _tell(self, what: str) -> None:
-        subprocess.run([EARSHOT, what, self._run.path, "--json"], check=True, stdout=subprocess.DEVNULL, timeout=60)
+        subprocess.run([EARSHOT, what, self._home, "--json"], check=True, stdout=subprocess.DEVNULL, timeout=60)
 
     def _until(self, true: Callable[[], bool]) -> None:
         deadline = time.monotonic() + LONGEST_SECONDS
         while not true():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"the job in {self._run.path} ended or made no steps")
+                raise SystemExit(f"the job in {self._home} ended or made no steps")
             time.sleep(0.1)
 
 
