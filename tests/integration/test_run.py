@@ -44,6 +44,7 @@ def test_the_run_directory_is_whole(finished):
         "events.jsonl",
         "summary.json",
         "report.html",
+        "tensorboard",
         "checkpoints",
     }
     assert {p.name for p in (home / "checkpoints").iterdir()} == {"step-0", "step-1", "step-2", "step-3"}
