@@ -132,7 +132,9 @@ else:
 
         def finish(self, code: int = 0, job: str | None = None) -> None:
             """Have drivers end, those of one job or all, those to come included."""
-            (self.folder / ("finish" if job is None else f"finish-{job}")).write_text(str(code))
+            # Whole at once: a driver that found it empty would die of that.
+            (self.folder / "finish.new").write_text(str(code))
+            (self.folder / "finish.new").rename(self.folder / ("finish" if job is None else f"finish-{job}"))
 
         def kill_all(self) -> None:
             for submission in self.started():

@@ -39,7 +39,7 @@ def test_the_lines_submit_follow_scale_and_cancel(page, tmp_path):
         run.append_event("scaled", before=0, target=1, reason="the job starts")
         followed = curl(follow, job, "--max-time", "2")
         assert followed.returncode == 28, followed.stderr  # it goes on until the job ends, or curl is told to stop
-        assert "event: " in followed.stdout
+        assert "\nid: " in followed.stdout
         assert '"target":1' in followed.stdout.replace(" ", "")
         for count in (3, 1):
             told = json.loads(curl(scale.replace('"count": 3', f'"count": {count}'), job).stdout)
