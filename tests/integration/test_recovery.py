@@ -10,7 +10,7 @@ from integration.conftest import FAULTS, earshot, lines, timeless
 
 from orchestrator.run_directory import RunDirectory
 
-pytestmark = pytest.mark.timeout(2000)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2000)]
 
 
 def steps(home: Path, last: int) -> list[dict]:
