@@ -15,6 +15,7 @@ from pathlib import Path
 
 from audio_qa.audio import AudioError, probe
 from audio_qa.question import Question
+from audio_qa.whole_file import whole_file
 
 _REQUIRED = ("id", "audio", "question", "choices", "answer")
 _OPTIONAL = ("task", "category", "sub_category", "difficulty")
@@ -87,15 +88,8 @@ def write_jsonl(path: str | os.PathLike[str], questions: Sequence[Question]) -> 
         line = Line(path, number, record)
         line.refuse_second(line.question(question.dataset, question.index, base).id, line_of_id)
         texts.append(json.dumps(record, ensure_ascii=False) + "\n")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(texts)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.writelines(text.encode() for text in texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +157,21 @@ class Line:
         return choices
 
     def _string(self, value: object, what: str) -> str:
-        if not isinstance(value, str):
-            raise self.error(f"{what} is {kind_of(value)}; write a string")
-        if not value.strip():
-            raise self.error(f"{what} is blank; write something")
-        if not value.isprintable() and any("\ud800" <= character <= "\udfff" for character in value):
-            raise self.error(f"{what} {value!r} holds half a surrogate pair, which no tokenizer reads; repair the text")
-        return value
+        try:
+            return checked_text(value, what)
+        except ValueError as error:
+            raise self.error(str(error)) from error
+
+
+def checked_text(value: object, what: str) -> str:
+    """`value`, if it is a text that is not blank and that a tokenizer can read. Raises ValueError."""
+    if not isinstance(value, str):
+        raise ValueError(f"{what} is {kind_of(value)}; write a string")
+    if not value.strip():
+        raise ValueError(f"{what} is blank; write something")
+    if not value.isprintable() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{what} {value!r} holds half a surrogate pair, which no tokenizer reads; repair the text")
+    return value
 
 
 def kind_of(value: object) -> str:

@@ -7,7 +7,6 @@ which `ray stop` would not do.
 import json
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -17,8 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
-
+from orchestrator.noted_process import created_at, end, found
 from orchestrator.run_directory import replace_file
 from orchestrator.service.local_ray import KEPT_BACK
 from orchestrator.service.places import RAY_PORT
@@ -43,7 +41,7 @@ class Running:
 
     pid: int
     created: float
-    """A pid is given again: with the time of the process's creation it is unmistakable."""
+    """When, by `noted_process.created_at`."""
     role: str
     """`head` or `worker`."""
     address: str
@@ -134,11 +132,9 @@ class Node:
         """The node that runs, if any."""
         try:
             noted = Running(**json.loads(self._note.read_text()))
-            process = psutil.Process(noted.pid)
-            alive = abs(process.create_time() - noted.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
-        except (FileNotFoundError, ValueError, TypeError, psutil.NoSuchProcess):
+        except (FileNotFoundError, ValueError, TypeError):
             return None
-        return noted if alive else None
+        return noted if found(noted.pid, noted.created) else None
 
     def check_free(self) -> None:
         """Raises NodeError if a node runs."""
@@ -158,31 +154,32 @@ class Node:
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
                 env=environment, cwd="/",
             )  # fmt: skip
-        running = Running(process.pid, psutil.Process(process.pid).create_time(), role, address)
+        running = Running(process.pid, created_at(process.pid), role, address)
         # Noted before it answers: `down` has to find it if this command is killed meanwhile.
         replace_file(self._note, json.dumps(asdict(running)))
+        try:
+            self._wait(process)
+        except BaseException:
+            self.stop()
+            raise
+        return running
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        """Return once the node is part of its cluster. Raises NodeFailedError."""
         deadline = time.monotonic() + _START_SECONDS
         while _STARTED not in (said := self.log.read_text(errors="replace")):
             if process.poll() is not None:
                 last = (said.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
                 raise NodeFailedError(f"Ray did not start: {last[:300]} ({self.log} says more)")
             if time.monotonic() > deadline:
-                self.stop()
                 raise NodeFailedError(f"Ray did not start within {_START_SECONDS:.0f} s; see {self.log}")
             time.sleep(0.1)
-        return running
 
     def stop(self) -> Running | None:
         """End the node and what runs on it; which one it was, None if there was none."""
         running = self.running()
-        if running is not None:
-            process = psutil.Process(running.pid)
-            family = [process, *process.children(recursive=True)]
-            process.send_signal(signal.SIGTERM)
-            _, left = psutil.wait_procs(family, timeout=_STOP_SECONDS)
-            for late in left:
-                with suppress(psutil.NoSuchProcess):
-                    late.kill()
-            psutil.wait_procs(left, timeout=_STOP_SECONDS)
+        process = None if running is None else found(running.pid, running.created)
+        if process is not None:
+            end(process, _STOP_SECONDS)
         self._note.unlink(missing_ok=True)
         return running

@@ -7,7 +7,6 @@ every bit of it. Nothing else decides a sample: not the batch, the worker or the
 
 import asyncio
 import math
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -33,8 +32,6 @@ from rollout_workers.segment import Arrays, shared
 from rollout_workers.vllm_models import adapt
 
 _SHUTDOWN_SECONDS = 10.0
-_NICENESS = 10
-"""Of engines on the CPU. Where a learner shares it, it goes first: engines that run ahead have the time it leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +63,6 @@ class Engine:
         """
         processor, facts = load_processor(settings.model), facts_of(settings.model)
         adapt()
-        if current_platform.is_cpu():
-            os.nice(_NICENESS)
         with engine_environment(settings):
             llm = AsyncLLM.from_engine_args(engine_args(settings, processor, facts))
         return cls(llm, settings, processor, facts)

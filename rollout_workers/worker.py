@@ -75,8 +75,8 @@ class RolloutWorker(PackedWorker):
 
     async def start(self) -> WorkerStatus:
         """Start the engine with the checkpoint's weights, version 0, and generate a token with it."""
-        # vLLM takes seconds to import: only the actor's own process does. Looking for garbage among what is imported
-        # would take a sixth of that, and every later look as long as a step.
+        # vLLM takes seconds to import: only the actor's own process does. Looking for garbage meanwhile would take a
+        # sixth of that, and what was imported is no garbage later either.
         gc.disable()
         from rollout_workers.engine import Engine  # noqa: PLC0415
 

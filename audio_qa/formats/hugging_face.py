@@ -4,14 +4,13 @@ Sound that is held in the dataset itself is written to the cache, each clip unde
 """
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from audio_qa.dataset import DatasetError
 from audio_qa.formats.item import Item
+from audio_qa.whole_file import whole_file
 
 _PREFIX = "hf:"
 
@@ -82,11 +81,6 @@ def _file_of(sound: Mapping[str, Any], location: str, cache: Path | None) -> obj
     target = cache / f"{hashlib.sha256(data).hexdigest()}{suffix}"
     if not target.is_file():
         cache.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=cache, prefix=".", suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            Path(temporary).replace(target)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        with whole_file(target) as file:
+            file.write(data)
     return str(target)

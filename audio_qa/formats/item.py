@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from audio_qa import dataset
 from audio_qa.dataset import kind_of
 from audio_qa.formats.question_set import ProblemKind
 
@@ -92,14 +93,11 @@ class Item:
 
 
 def checked_text(value: object, what: str) -> str:
-    """`value`, if it is a text that is not blank and that a tokenizer can read. Raises ItemError."""
-    if not isinstance(value, str):
-        raise ItemError(f"{what} is {kind_of(value)}; write a string")
-    if not value.strip():
-        raise ItemError(f"{what} is blank; write something")
-    if not value.isprintable() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise ItemError(f"{what} {value!r} holds half a surrogate pair, which no tokenizer reads; repair the text")
-    return value
+    """`audio_qa.dataset.checked_text`. Raises ItemError."""
+    try:
+        return dataset.checked_text(value, what)
+    except ValueError as error:
+        raise ItemError(str(error)) from error
 
 
 def checked_choices(value: object, what: str, *, blank: bool) -> tuple[str, ...]:

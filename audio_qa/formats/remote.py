@@ -4,14 +4,13 @@ Invariant: a file in the cache is whole. It is written under another name first,
 """
 
 import hashlib
-import os
 import posixpath
-import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from audio_qa.dataset import DatasetError
+from audio_qa.whole_file import whole_file
 
 _AT_ONCE = 16
 """Clips that are fetched side by side; each waits for the network most of the time."""
@@ -63,22 +62,16 @@ def fetch(url: str, cache: Path) -> Path:
     except ImportError as error:
         raise DatasetError(f"{url!r}: URLs need fsspec; install Earshot with the extra 'remote'") from error
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")
     try:
-        with os.fdopen(handle, "wb") as file, fsspec.open(url, "rb") as source:
+        with whole_file(target) as file, fsspec.open(url, "rb") as source:
             while block := source.read(2**20):
                 file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(target)
     except ImportError as error:
         raise DatasetError(f"{url!r}: {' '.join(str(error).split())}") from error
     # Each kind of store raises errors of its own.
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise FetchError(f"{url!r}: cannot be fetched ({reason}); correct the URL, or the access to it") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
     return target
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 import psutil
 import requests
 
+from orchestrator.noted_process import created_at, end, found
 from orchestrator.run_directory import replace_file
 
 _START_SECONDS = 90.0
@@ -52,7 +53,7 @@ class _Process:
 
     pid: int
     created: float
-    """A pid is given again: with the time of the process's creation it is unmistakable."""
+    """When, by `noted_process.created_at`."""
     dashboard: str
     """URL."""
 
@@ -77,23 +78,17 @@ class LocalRay:
         """End the Ray, and with it what runs on it. Does nothing if there is none."""
         with self._alone():
             running = self._running()
-            if running is not None:
-                process = psutil.Process(running.pid)
-                children = process.children(recursive=True)
-                process.terminate()
-                _, left = psutil.wait_procs([process, *children], timeout=_STOP_SECONDS)
-                for late in left:
-                    late.kill()
+            process = None if running is None else found(running.pid, running.created)
+            if process is not None:
+                end(process, _STOP_SECONDS)
             self._note.unlink(missing_ok=True)
 
     def _running(self) -> _Process | None:
         try:
             noted = _Process(**json.loads(self._note.read_text()))
-            process = psutil.Process(noted.pid)
-            alive = abs(process.create_time() - noted.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
-        except (FileNotFoundError, ValueError, TypeError, psutil.NoSuchProcess):
+        except (FileNotFoundError, ValueError, TypeError):
             return None
-        return noted if alive else None
+        return noted if found(noted.pid, noted.created) else None
 
     def _try(self) -> _Process:
         """Start a Ray; what fails again and again is given more time between attempts."""
@@ -132,7 +127,7 @@ class LocalRay:
                 env=environment,
                 cwd="/",
             )
-        started = _Process(process.pid, psutil.Process(process.pid).create_time(), f"http://127.0.0.1:{dashboard}")
+        started = _Process(process.pid, created_at(process.pid), f"http://127.0.0.1:{dashboard}")
         # Noted before it answers: a service that is killed meanwhile must not leave a Ray that nobody knows.
         replace_file(self._note, json.dumps({k: getattr(started, k) for k in _Process.__slots__}))
         deadline = time.monotonic() + _START_SECONDS

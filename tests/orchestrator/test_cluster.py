@@ -206,3 +206,25 @@ def test_join_needs_the_heads_token(home: Path, tmp_path: Path) -> None:
     make_token(file)
     assert "10.0.0.5:6379" in earshot(home, "join", "10.0.0.5", "--token-file", str(file))
     assert "is no address" in earshot(home, "join", "10.0.0.5:x", "--token-file", str(file), code=2)
+
+
+def test_ctrl_c_while_it_starts_leaves_no_node(tmp_path, monkeypatch) -> None:
+    node = Node(tmp_path)
+    silent = RAY.replace('print("Ray runtime started.", flush=True)', "")
+    seen: list[psutil.Process] = []
+
+    def interrupted(_: float) -> None:
+        running = node.running()
+        assert running is not None
+        process = psutil.Process(running.pid)
+        if children := process.children():
+            seen.extend([process, *children])
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cluster_node.time, "sleep", interrupted)
+    monkeypatch.setattr(cluster_node, "_STOP_SECONDS", 0.5)
+    with pytest.raises(KeyboardInterrupt):
+        node.start([sys.executable, "-c", silent], dict(os.environ), "head", "10.0.0.5:6379")
+    assert len(seen) == 2
+    assert not psutil.wait_procs(seen, timeout=10)[1]
+    assert node.running() is None

@@ -30,6 +30,41 @@ def test_a_copy_has_the_bytes_and_outlives_the_file(arrays):
     assert equal(found, arrays)
 
 
+class Taker:
+    """An engine that takes one update behind the other."""
+
+    def __init__(self):
+        self._mapper = Mapper()
+        self._mappings = []
+
+    def take(self, references):
+        arrays = [np.asarray(array) for reference in references for array in ray.get(reference)]
+        with shared(arrays) as (path, offsets):
+            ends = [offset + array.nbytes for offset, array in zip(offsets, arrays, strict=True)]
+            memory, start = self._mapper.map(path, min(offsets), max(ends))
+            read = [bytes(memory[o - start : e - start]) for o, e in zip(offsets, ends, strict=True)]
+        self._mappings.append(memory)
+        return [r == a.tobytes() for r, a in zip(read, arrays, strict=True)], memory is self._mappings[0]
+
+    def write(self):
+        try:
+            self._mappings[0][0] = 1
+        except TypeError:
+            return "refused"
+        return "written"
+
+
+def test_the_stores_mapping_is_kept_shows_what_comes_later_and_cannot_be_written(cluster):
+    taker = ray.remote(Taker).options(num_cpus=0).remote()
+    for version in range(4):
+        # Large enough not to travel with the call, and where an earlier one lay once that is freed.
+        reference = ray.put([np.full(300_000 + version, version, dtype=np.uint8)])
+        assert ray.get(taker.take.remote([reference])) == ([True], True)
+        del reference
+    assert ray.get(taker.write.remote()) == "refused"
+    ray.kill(taker)
+
+
 class Reader:
     """A worker process, as the store's owner knows them."""
 
