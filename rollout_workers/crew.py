@@ -58,7 +58,7 @@ class Crew:
         """Want `count` workers from now on."""
         self.target = count
         staying = self.staying
-        leaving = [m for m in self.members.values() if m.leaving and m.state is WorkerState.DRAINING]
+        leaving = [member for member in self.members.values() if member.leaving and self._can_be_kept(member)]
         for member in leaving[: max(0, count - len(staying))]:
             # It still has its engine and its weights: no other could be had sooner.
             member.leaving = False
@@ -114,6 +114,10 @@ class Crew:
 
     def _is_free(self, slot: int) -> bool:
         return self.members[slot] not in self._lives
+
+    def _can_be_kept(self, member: Member) -> bool:
+        # A life that is done, but not yet noted as such by `_lived`, looks up no more.
+        return member.state is WorkerState.DRAINING and not self._lives[member].done()
 
     def _dismiss(self, member: Member) -> None:
         member.leaving = True

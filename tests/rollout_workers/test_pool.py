@@ -472,6 +472,27 @@ async def test_a_draining_worker_is_kept_if_it_is_wanted_again():
 
 
 @played
+async def test_a_worker_wanted_again_in_the_step_in_which_its_life_ends_is_replaced():
+    fleet = Fleet()
+    await fleet.pool.start(1)
+    handle = fleet.handle("rollout-0")
+    kill = handle.kill
+
+    def kill_and_scale() -> None:
+        kill()  # the last thing a life does
+        asyncio.get_running_loop().call_soon(fleet.pool.scale, 1, "at the last moment")
+
+    handle.kill = kill_and_scale
+    fleet.pool.scale(0, "by hand")
+    await asyncio.sleep(0.05)
+    await fleet.pool.serving(1)
+    asked = requests(5)
+    check(await fleet.pool.generate(asked, SAMPLING, by_rule=False), asked)
+    fleet.pool.scale(0, "by hand")
+    return fleet
+
+
+@played
 async def test_what_nobody_wants_any_more_is_not_answered():
     fleet = Fleet(pace=Pace(group_seconds=1000, groups_at_once=4))
     pool = fleet.pool
