@@ -166,8 +166,8 @@ class Crew:
                     raise
                 # It would be the same for every other: the model cannot be loaded, say.
                 raise RolloutError(member.name, str(error)) from error
-            await self._keeper.catch_up(member)
             async with self._heartbeats(member):
+                await self._catch_up(member)
                 self._serve(member)
                 while not await self._drained(member):
                     await member.changed.wait()
@@ -176,7 +176,7 @@ class Crew:
                         raise WorkerLostError(member.lost)
                     if self._keeper.behind(member):
                         self._dispatcher.close(member)
-                        await self._keeper.catch_up(member)
+                        await self._catch_up(member)
                         self._serve(member)
             in_order = True
         finally:
@@ -200,6 +200,20 @@ class Crew:
                 member.heard(await member.handle_now.start())
         except TimeoutError as error:
             raise WorkerLostError(f"did not start within {self._limits.start_seconds:.0f} s") from error
+
+    async def _catch_up(self, member: Member) -> None:
+        """Have it take the newest weights; a worker found dead or hung meanwhile is not waited for."""
+        caught_up = asyncio.ensure_future(self._keeper.catch_up(member))
+        lost = asyncio.ensure_future(self._changes.until(lambda: member.lost is not None))
+        try:
+            await asyncio.wait([caught_up, lost], return_when=asyncio.FIRST_COMPLETED)
+            if not caught_up.done():
+                raise WorkerLostError(member.lost or "lost")
+            await caught_up
+        finally:
+            caught_up.cancel()
+            lost.cancel()
+            await asyncio.gather(caught_up, lost, return_exceptions=True)
 
     def _serve(self, member: Member) -> None:
         """It has the newest weights: give it work."""
@@ -235,7 +249,7 @@ class Crew:
             raise WorkerLostError(member.lost)
         if _stays(member):
             member.state = WorkerState.SYNCING
-            await self._keeper.catch_up(member)
+            await self._catch_up(member)
             self._serve(member)
             return False
         handed_back = self._dispatcher.take_back(member, None)

@@ -493,6 +493,32 @@ async def test_a_worker_wanted_again_in_the_step_in_which_its_life_ends_is_repla
 
 
 @played
+async def test_a_worker_that_hangs_while_it_catches_up_is_replaced_after_its_silence():
+    fleet = Fleet(LIMITS.model_copy(update={"update_seconds": 600}))
+    await fleet.pool.start(1)
+    await fleet.pool.update(weights(1))
+    hung = []
+
+    def prepare(handle: SimulatedHandle) -> None:
+        if not hung:
+            hung.append(handle)
+            update = handle.update
+
+            async def freeze_and_update(taken: WeightUpdate) -> int:
+                handle.freeze()
+                return await update(taken)
+
+            handle.update = freeze_and_update
+
+    fleet.prepare = prepare
+    fleet.pool.scale(2, "by hand")
+    await fleet.pool.serving(2)  # long before `update_seconds`
+    assert hung[0].killed
+    assert "no sign of life" in fleet.detail("worker_lost")["cause"]
+    return fleet
+
+
+@played
 async def test_what_nobody_wants_any_more_is_not_answered():
     fleet = Fleet(pace=Pace(group_seconds=1000, groups_at_once=4))
     pool = fleet.pool
