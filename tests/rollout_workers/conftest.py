@@ -34,6 +34,7 @@ from learner.tiny.architecture import make_processor
 from learner.weights import weights_of
 from protocol.rollout import Completion, Group, RolloutRequest, WorkerSettings
 from protocol.weights import Bucket, TensorSlot, WeightUpdate, digest
+from rollout_workers import restarts
 from rollout_workers.limits import RolloutLimits
 from rollout_workers.pool import RolloutPool
 
@@ -247,3 +248,10 @@ def canonical_state() -> Callable[[torch.nn.Module], dict[str, torch.Tensor]]:
 def descendants() -> Callable[[int], list[psutil.Process]]:
     """The processes that a process started, and theirs."""
     return lambda pid: psutil.Process(pid).children(recursive=True)
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """Replacements come at once."""
+    monkeypatch.setattr(restarts, "_FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(restarts, "_LONGEST_SECONDS", 0.02)
