@@ -40,7 +40,7 @@ test: $(READY) lint ## The linters, and every test on the real parts.
 	@# Two at a time: most tests wait for engines and ranks to start. What is started takes one thread each.
 	$(BIN)/pytest -n 2 -m "not slow"
 
-slow: $(READY) ## The tests that run whole jobs for minutes, and kill what they run on.
+slow: $(READY) ## The tests that take minutes: whole jobs, and killing what they run on.
 	$(BIN)/pytest -n 2 -m slow
 
 chaos: $(READY) ## Killing and stopping whatever belongs to jobs on several nodes, and the service.

@@ -164,7 +164,10 @@ async def play(folder: str, other: str, questions) -> tuple[Played, dict[float, 
         await asyncio.gather(pool.stop(), learner.stop())
 
 
-@pytest.fixture(scope="module", params=TINY)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[] if name == "qwen2_audio" else [pytest.mark.slow]) for name in TINY],
+)
 def both(request, cluster, tmp_path_factory, questions):
     home = tmp_path_factory.mktemp("models")
     folder = write_tiny(request.param, home / request.param)

@@ -18,6 +18,8 @@ from protocol.rollout import Group, Sampling
 from rollout_workers.limits import RolloutLimits
 from rollout_workers.pool import RolloutPool
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-4
 LONG = Sampling(group_size=4, max_tokens=60)
 SHORT = Sampling(group_size=2, max_tokens=8)
