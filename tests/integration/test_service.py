@@ -31,6 +31,7 @@ class Service:
         self._log = data_dir.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
         self._http: httpx.Client | None = None
+        self.url = ""
 
     def start(self, *options: str) -> None:
         """Returns when the API answers."""
@@ -38,14 +39,15 @@ class Service:
         command = [EARSHOT, "serve", "--port", "0", "--data-dir", self.data_dir, "--root", self._root]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen([*command, "--max-running", "1", *options], stdout=log, stderr=log)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not (found := re.search(r"serving (http://[\d.:]+)", self.log()[before:])):
             assert self._process.poll() is None, self.log()[before:]
             assert time.monotonic() < deadline, self.log()[before:]
             time.sleep(0.1)
+        self.url = found[1]
         self._http = httpx.Client(
             # A connection that was idle for some seconds may be closed just when it is used again.
-            base_url=f"{found[1]}/v1",
+            base_url=f"{self.url}/v1",
             timeout=30,
             limits=httpx.Limits(max_keepalive_connections=0),
         )
