@@ -1,7 +1,8 @@
 """What can be heard in a clip: a scene is a waveform with the facts that are true of it, and nothing else is asked."""
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -29,6 +30,21 @@ class Scene:
     caption: str
 
 
+class MakeScene(Protocol):
+    """Draws a scene."""
+
+    def __call__(self, rng: np.random.Generator, given: Mapping[str, str] = ...) -> Scene:
+        """`given` has facts that are to be true; the others are drawn as they are without it."""
+        ...
+
+
+_NOTHING: Mapping[str, str] = {}
+
+
+def _fact(name: str, values: Sequence[str], rng: np.random.Generator, given: Mapping[str, str]) -> str:
+    return given[name] if name in given else str(rng.choice(values))
+
+
 def _mix(parts: list[tuple[float, Waveform]], rng: np.random.Generator) -> Waveform:
     """Place each part at its second, over a quiet noise floor, at a random loudness."""
     samples = np.zeros(int(CLIP_SECONDS * SAMPLE_RATE), dtype=np.float32)
@@ -49,24 +65,25 @@ def _slots(count: int, length: float, rng: np.random.Generator) -> list[float]:
     return [float(cut + i * (length + gap)) for i, cut in enumerate(cuts)]
 
 
-def repeated_event(rng: np.random.Generator) -> Scene:
-    kind, number = str(rng.choice(EVENTS)), str(rng.choice(NUMBERS))
+def repeated_event(rng: np.random.Generator, given: Mapping[str, str] = _NOTHING) -> Scene:
+    kind, number = _fact("event", EVENTS, rng, given), _fact("count", NUMBERS, rng, given)
     length = float(rng.uniform(0.2, 0.32))
     starts = _slots(NUMBERS.index(number) + 1, length, rng)
     samples = _mix([(s, event(kind, length, rng)) for s in starts], rng)
     return Scene("sound", samples, {"event": kind, "count": number}, f"sound/{number}/{kind}")
 
 
-def two_events(rng: np.random.Generator) -> Scene:
-    first, second = (str(kind) for kind in rng.choice(EVENTS, size=2, replace=False))
+def two_events(rng: np.random.Generator, given: Mapping[str, str] = _NOTHING) -> Scene:
+    first = _fact("first", EVENTS, rng, given)
+    second = str(rng.choice([kind for kind in EVENTS if kind != first]))
     length = float(rng.uniform(0.35, 0.6))
     starts = _slots(2, length, rng)
     samples = _mix([(s, event(k, length, rng)) for s, k in zip(starts, (first, second), strict=True)], rng)
-    return Scene("sound", samples, {"first": first, "last": second}, f"sound/{first}/{second}")
+    return Scene("sound", samples, {"first": first}, f"sound/{first}/{second}")
 
 
-def melody(rng: np.random.Generator) -> Scene:
-    contour, timbre = str(rng.choice(MELODIES)), str(rng.choice(TIMBRES))
+def melody(rng: np.random.Generator, given: Mapping[str, str] = _NOTHING) -> Scene:
+    contour, timbre = _fact("melody", MELODIES, rng, given), _fact("instrument", TIMBRES, rng, given)
     step, base, length = rng.uniform(2, 4), rng.uniform(220, 440), rng.uniform(0.32, 0.44)
     start = rng.uniform(0, CLIP_SECONDS - 4 * length - 0.02)
     parts = [
@@ -77,8 +94,8 @@ def melody(rng: np.random.Generator) -> Scene:
     return Scene("music", _mix(parts, rng), facts, f"music/{contour}/{timbre}")
 
 
-def interval(rng: np.random.Generator) -> Scene:
-    name, timbre = str(rng.choice(INTERVALS)), str(rng.choice(TIMBRES))
+def interval(rng: np.random.Generator, given: Mapping[str, str] = _NOTHING) -> Scene:
+    name, timbre = _fact("interval", INTERVALS, rng, given), _fact("instrument", TIMBRES, rng, given)
     base, length = rng.uniform(262, 392), rng.uniform(0.6, 0.8)
     start = rng.uniform(0, CLIP_SECONDS - 2 * length - 0.1)
     parts = [
@@ -89,8 +106,8 @@ def interval(rng: np.random.Generator) -> Scene:
     return Scene("music", _mix(parts, rng), facts, f"music/{name}/{timbre}")
 
 
-def pulse(rng: np.random.Generator) -> Scene:
-    tempo, timbre = str(rng.choice(TEMPI)), str(rng.choice(TIMBRES))
+def pulse(rng: np.random.Generator, given: Mapping[str, str] = _NOTHING) -> Scene:
+    tempo, timbre = _fact("tempo", TEMPI, rng, given), _fact("instrument", TIMBRES, rng, given)
     period = 1 / (_NOTES_PER_SECOND[tempo] * rng.uniform(0.92, 1.08))
     frequency, length = rng.uniform(250, 500), min(0.12, period * 0.7)
     starts = np.arange(rng.uniform(0, min(period, 0.4)), CLIP_SECONDS - length, period)
@@ -99,8 +116,9 @@ def pulse(rng: np.random.Generator) -> Scene:
     return Scene("music", samples, facts, f"music/{tempo}/{timbre}")
 
 
-def utterance(rng: np.random.Generator) -> Scene:
-    name, speaker, number = str(rng.choice(VOWELS)), str(rng.choice(SPEAKERS)), str(rng.choice(NUMBERS))
+def utterance(rng: np.random.Generator, given: Mapping[str, str] = _NOTHING) -> Scene:
+    name, speaker = _fact("vowel", VOWELS, rng, given), _fact("speaker", SPEAKERS, rng, given)
+    number = _fact("syllables", NUMBERS, rng, given)
     length = float(rng.uniform(0.22, 0.34))
     starts = _slots(NUMBERS.index(number) + 1, length, rng)
     samples = _mix([(s, vowel(name, speaker, length, rng)) for s in starts], rng)
@@ -108,7 +126,7 @@ def utterance(rng: np.random.Generator) -> Scene:
     return Scene("speech", samples, facts, f"speech/{speaker}/{name}/{number}")
 
 
-SCENES: tuple[Callable[[np.random.Generator], Scene], ...] = (
+SCENES: tuple[MakeScene, ...] = (
     repeated_event,
     two_events,
     melody,
