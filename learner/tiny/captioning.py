@@ -24,8 +24,8 @@ PROMPT = "Describe the audio."
 class CaptioningRecipe:
     """How long and on what the model learns to hear. A change here makes another base."""
 
-    clips: int = 4500
-    steps: int = 300
+    clips: int = 5100
+    steps: int = 340
     batch_size: int = 32
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
