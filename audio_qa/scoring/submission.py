@@ -5,14 +5,14 @@ An item without a prediction lacks the key, which is how the official scripts te
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from audio_qa.dataset import DatasetError
 from audio_qa.formats.question_set import Problem, QuestionSet
-from audio_qa.formats.records import read_records
+from audio_qa.formats.records import is_parquet, parquet_bytes, read_records
 from audio_qa.scoring.rules import Rule
+from audio_qa.whole_file import whole_file
 
 
 def write_predictions(
@@ -20,25 +20,32 @@ def write_predictions(
 ) -> None:
     """Write the records of a question set with their predictions; the file appears whole or not at all.
 
-    JSON lines where the path ends in `.jsonl`, else a JSON array. Raises ValueError for different lengths.
+    JSON lines where the path ends in `.jsonl`, Parquet where it ends in `.parquet`, else a JSON array.
+
+    Raises:
+        ValueError: different lengths.
+        DatasetError: Parquet, without the library for it or of records that are no table.
     """
     path = Path(path)
     items = [
         {**record, **({} if prediction is None else dict.fromkeys(rule.keys, prediction))}
         for record, prediction in zip(found.records, predictions, strict=True)
     ]
-    if path.suffix == ".jsonl":
-        text = "".join(json.dumps(item, ensure_ascii=False, default=str) + "\n" for item in items)
+    if is_parquet(path):
+        data = parquet_bytes(path, items)
+    elif path.suffix == ".jsonl":
+        data = "".join(json.dumps(item, ensure_ascii=False, default=str) + "\n" for item in items).encode()
     else:
-        text = json.dumps(items, ensure_ascii=False, indent=2, default=str) + "\n"
+        data = (json.dumps(items, ensure_ascii=False, indent=2, default=str) + "\n").encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(data)
+
+
+def submission_name(location: str) -> str:
+    """What predictions on a question file are called by default: with its ending, where it has one of ours."""
+    suffix = Path(location).suffix
+    return f"predictions{suffix if suffix in ('.jsonl', '.parquet') else '.json'}"
 
 
 def read_predictions(path: str | os.PathLike[str], found: QuestionSet, rule: Rule) -> list[str | None]:
