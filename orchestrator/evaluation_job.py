@@ -35,8 +35,7 @@ async def run_evaluation(
     result = await ask(prepared, pool, progress)
     run.append_event("evaluation", step=0, result=result.as_event())
     progress.evaluation(0, result.as_event())
-    predictions = run.path / submission_name(str(prepared.spec.data.evaluation))
-    run.write_evaluation(await asyncio.to_thread(told, prepared, result, predictions))
+    run.write_evaluation(await asyncio.to_thread(told, prepared, result, run.path))
 
 
 async def ask(prepared: Prepared, pool: RolloutPool, progress: Progress) -> Evaluation:
@@ -63,12 +62,14 @@ def told(prepared: Prepared, result: Evaluation, predictions: Path | None) -> di
     """The figures, the benchmark's scores and every answer as plain data.
 
     Args:
-        predictions: a file to write the predictions to, in the benchmark's own format.
+        predictions: a file to write the predictions to, in the benchmark's own format, or a folder for one.
     """
     spec = prepared.spec
     found = held_out_set(spec, prepared.held_out)
     if predictions is not None:
         rule = rule_of(found.source.format)
+        if predictions.is_dir():
+            predictions /= submission_name(found.source.location, rule)
         write_predictions(predictions, found, predictions_of(found, result.answers, rule), rule)
     asked = {"samples": spec.evaluation.samples, "temperature": spec.evaluation.temperature}
     scores = scored(found, result.answers, seed=spec.seed)

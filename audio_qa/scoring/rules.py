@@ -27,6 +27,10 @@ class Rule:
     """What is handed in for a completion."""
     keys: tuple[str, ...]
     """The keys under which the benchmark's files hold predictions; the first is read."""
+    ending: str = ""
+    """Of the file that the benchmark's script reads; empty where that is the question file's own."""
+    missing: str | None = None
+    """What is handed in for a question without a prediction; None leaves the key out."""
     is_official: bool = True
     """False for a stand-in of a rule that cannot be computed here."""
 
@@ -85,7 +89,7 @@ _MMAU_SCRIPT = "string match of github.com/Sakshi113/MMAU, evaluation.py; items 
 
 RULES: dict[str, Rule] = {
     # The script at hand reads model_output, the page that explains it says model_prediction: both are written.
-    "mmau": Rule("mmau", _MMAU_SCRIPT, _string_match, _bare, ("model_prediction", "model_output")),
+    "mmau": Rule("mmau", _MMAU_SCRIPT, _string_match, _bare, ("model_prediction", "model_output"), ".json"),
     # The script read model_prediction until February 2026, and answer_prediction from then on: both are written.
     "mmar": Rule(
         "mmar",
@@ -100,6 +104,8 @@ RULES: dict[str, Rule] = {
         _single_choice,
         _letter,
         ("response",),
+        ending=".jsonl",
+        missing="None",
     ),
     "mmau_pro": Rule(
         "mmau_pro",
@@ -108,6 +114,7 @@ RULES: dict[str, Rule] = {
         _nearest,
         _bare,
         ("model_output",),
+        ending=".parquet",
         is_official=False,
     ),
 }

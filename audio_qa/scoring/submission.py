@@ -1,11 +1,12 @@
 """Predictions in the benchmark's own format: its question file, with one more key in each item.
 
-An item without a prediction lacks the key, which is how the official scripts tell it.
+An item without a prediction lacks the key, or has what the benchmark's script knows it by.
 """
 
 import json
 import os
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from audio_qa.dataset import DatasetError
@@ -28,8 +29,9 @@ def write_predictions(
     """
     path = Path(path)
     items = [
-        {**record, **({} if prediction is None else dict.fromkeys(rule.keys, prediction))}
+        {**record, **({} if handed_in is None else dict.fromkeys(rule.keys, handed_in))}
         for record, prediction in zip(found.records, predictions, strict=True)
+        for handed_in in (rule.missing if prediction is None else prediction,)
     ]
     if is_parquet(path):
         data = parquet_bytes(path, items)
@@ -42,9 +44,14 @@ def write_predictions(
         file.write(data)
 
 
-def submission_name(location: str) -> str:
-    """What predictions on a question file are called by default: with its ending, where it has one of ours."""
-    suffix = Path(location).suffix
+def submission_name(location: str, rule: Rule) -> str:
+    """What predictions on a question file are called by default: with the ending that the benchmark's script reads.
+
+    Where that is any, it is the question file's own; and JSON in place of Parquet without the library for it.
+    """
+    suffix = rule.ending or Path(location).suffix
+    if suffix == ".parquet" and find_spec("pyarrow") is None:
+        suffix = ".json"
     return f"predictions{suffix if suffix in ('.jsonl', '.parquet') else '.json'}"
 
 
@@ -76,7 +83,7 @@ def _prediction(path: Path, key: str, record: Mapping[str, object], rule: Rule) 
     value = next((record[name] for name in rule.keys if name in record), None)
     if value is not None and not isinstance(value, str):
         raise DatasetError(f"{str(path)!r}: {key}: the prediction {value!r} is no text; write a string")
-    return value
+    return None if value == rule.missing else value
 
 
 def _identity(record: Mapping[str, object]) -> str:

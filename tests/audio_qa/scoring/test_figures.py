@@ -188,7 +188,7 @@ def test_mmars_script_finds_predictions_before_and_after_its_change(tmp_path):
     (tmp_path / "q.jsonl").write_text(json.dumps(item) + "\n")
     found = read(tmp_path / "q.jsonl")
     rule = rule_of("mmar")
-    assert submission_name(found.source.location) == "predictions.jsonl"
+    assert submission_name(found.source.location, rule) == "predictions.jsonl"
     write_predictions(tmp_path / "out.jsonl", found, ["y"], rule)
     assert json.loads((tmp_path / "out.jsonl").read_text()) == item | {
         "answer_prediction": "y",
@@ -212,7 +212,8 @@ def test_mmau_pro_is_read_and_handed_in_as_parquet(tmp_path):
     assert (found.source.format, found.left_out()) == ("mmau_pro", {"not_single_choice": 1})
     assert [(q.id, q.task, q.answer) for q in found.accepted()] == [("p0", "sound", "y"), ("p2", "music", "y")]
     rule = rule_of("mmau_pro")
-    name = submission_name(found.source.location)
+    name = submission_name(found.source.location, rule)
+    assert name == "predictions.parquet"
     write_predictions(tmp_path / name, found, ["y", None], rule)
     assert parquet.read_table(tmp_path / name).to_pylist() == [
         items[0] | {"model_output": "y"},
@@ -230,7 +231,11 @@ def test_air_benchs_items_are_known_without_an_id(tmp_path):
     (tmp_path / "q.json").write_text(json.dumps(items))
     found = read(tmp_path / "q.json")
     rule = rule_of("air_bench")
-    write_predictions(tmp_path / "out.jsonl", found, ["A", "B"], rule)
-    assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[1])["response"] == "B"
-    assert read_predictions(tmp_path / "out.jsonl", found, rule) == ["A", "B"]
+    # Its script reads one object a line, and a response of each.
+    assert submission_name(found.source.location, rule) == "predictions.jsonl"
+    for said, written in ((["A", "B"], ["A", "B"]), ([None, "B"], ["None", "B"])):
+        write_predictions(tmp_path / "out.jsonl", found, said, rule)
+        lines = (tmp_path / "out.jsonl").read_text().splitlines()
+        assert [json.loads(line)["response"] for line in lines] == written
+        assert read_predictions(tmp_path / "out.jsonl", found, rule) == said
     assert [j.official for j in judge(found.questions, ["A", "B"], rule)] == [False, True]
