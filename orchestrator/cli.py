@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from audio_qa.prompt import PromptTemplate
+from audio_qa.scoring.submission import check_submission
 from orchestrator import (
     backup_commands,
     cluster_commands,
@@ -150,6 +151,8 @@ def evaluate(
         "rollout": {"workers": workers, "gpus": gpus, "max_tokens": max_tokens},
     }
     spec = _guarded(lambda: resolve_paths(parse_spec(value, "evaluate"), Path.cwd()))
+    if predictions is not None:
+        _guarded(lambda: check_submission(predictions))
     from orchestrator.evaluate import evaluate_model, show_evaluation  # noqa: PLC0415
 
     with _at_work(), make_progress("plain" if as_json else "auto") as progress:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from audio_qa.dataset import BadLine, DatasetError, Line, kind_of, read_lines
@@ -40,13 +41,18 @@ def is_parquet(path: Path) -> bool:
     return path.suffix == ".parquet"
 
 
+def check_parquet() -> None:
+    """Raise DatasetError where Parquet can neither be read nor written."""
+    if find_spec("pyarrow") is None:
+        raise DatasetError("Parquet needs pyarrow: install Earshot with the extra 'huggingface', or name another file")
+
+
 def _rows(path: Path) -> Iterator[Item]:
-    try:
-        # Of the optional extra `huggingface`.
-        import pyarrow  # noqa: PLC0415
-        import pyarrow.parquet  # noqa: PLC0415
-    except ImportError as error:
-        raise _no_pyarrow(path) from error
+    check_parquet()
+    # Of the optional extra `huggingface`.
+    import pyarrow  # noqa: PLC0415
+    import pyarrow.parquet  # noqa: PLC0415
+
     try:
         rows = pyarrow.parquet.read_table(path).to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
@@ -61,11 +67,10 @@ def parquet_bytes(path: Path, records: Sequence[Mapping[str, object]]) -> bytes:
 
     Raises DatasetError where pyarrow is not installed, or records differ in the types of their values.
     """
-    try:
-        import pyarrow  # noqa: PLC0415
-        import pyarrow.parquet  # noqa: PLC0415
-    except ImportError as error:
-        raise _no_pyarrow(path) from error
+    check_parquet()
+    import pyarrow  # noqa: PLC0415
+    import pyarrow.parquet  # noqa: PLC0415
+
     # A table has the columns of its first record: others may have more.
     columns = list(dict.fromkeys(key for record in records for key in record))
     try:
@@ -76,10 +81,6 @@ def parquet_bytes(path: Path, records: Sequence[Mapping[str, object]]) -> bytes:
     sink = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(table, sink)
     return bytes(sink.getvalue())
-
-
-def _no_pyarrow(path: Path) -> DatasetError:
-    return DatasetError(f"{str(path)!r}: Parquet needs pyarrow; install Earshot with the extra 'huggingface'")
 
 
 def _array(path: Path) -> Iterator[Item | Problem]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from audio_qa.dataset import DatasetError
 from audio_qa.formats.question_set import Problem, QuestionSet
-from audio_qa.formats.records import is_parquet, parquet_bytes, read_records
+from audio_qa.formats.records import check_parquet, is_parquet, parquet_bytes, read_records
 from audio_qa.scoring.rules import Rule
 from audio_qa.whole_file import whole_file
 
@@ -42,6 +42,17 @@ def write_predictions(
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as file:
         file.write(data)
+
+
+def check_submission(path: Path) -> None:
+    """Raise DatasetError where predictions cannot be written to a path: better known before they are made."""
+    if is_parquet(path):
+        check_parquet()
+    if path.is_dir():
+        raise DatasetError(f"{str(path)!r}: is a folder; name a file for the predictions")
+    folder = next(place for place in path.absolute().parents if place.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise DatasetError(f"{str(path)!r}: no file can be made in {str(folder)!r}; name another place")
 
 
 def submission_name(location: str, rule: Rule) -> str:

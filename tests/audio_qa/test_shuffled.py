@@ -61,5 +61,5 @@ def test_clips_are_told_apart_by_what_they_sound_like(tmp_path):
         )
 
     assert asked(a, copy, flac) is None
-    assert asked(a, copy, b) == [b, b, a]
+    assert asked(a, copy, b) in ([b, b, a], [b, b, copy])
     assert asked(b, a) == [a, b]

@@ -210,4 +210,7 @@ def test_several_samples_need_a_temperature(tmp_path):
     assert "--temperature" in run("evaluate", tmp_path, "--samples", 4, code=2)
     assert "KEY=COLUMN" in run("evaluate", tmp_path, "--column", "x", code=2)
     model = ("evaluate", "builtin:tiny-qwen2-audio")
+    assert "is a folder" in run(*model, "--predictions", tmp_path, code=2)
+    (tmp_path / "file").write_text("")
+    assert "no file can be made" in run(*model, "--predictions", tmp_path / "file" / "out.json", code=2)
     assert "evaluation.controls.1" in run(*model, "--controls", "silence,noise", code=2)
