@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from audio_qa.dataset import DatasetError
 from audio_qa.formats.hugging_face import items_of
 from audio_qa.formats.reader import read_questions
 from audio_qa.formats.remote import FetchError, fetch, joined, parent
+from audio_qa.scoring.rules import rule_of
+from audio_qa.scoring.submission import check_submission, submission_name
 
 fsspec = pytest.importorskip("fsspec", reason="URLs need the extra 'remote'")
 
@@ -163,9 +166,13 @@ def test_a_dataset_that_is_not_there_is_named(tmp_path):
         read_questions(f"{tmp_path}/empty#test", cache=tmp_path / "cache")
 
 
-def test_without_the_library_a_dataset_by_name_says_what_to_install():
-    try:
-        import datasets  # noqa: F401
-    except ImportError:
+def test_without_the_library_a_dataset_or_parquet_says_what_to_install(tmp_path, monkeypatch):
+    for name in ("datasets", "pyarrow"):
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "test.parquet").write_bytes(b"PAR1")
+    for location in ("hf:owner/name#test", str(tmp_path / "test.parquet")):
         with pytest.raises(DatasetError, match="extra 'huggingface'"):
-            read_questions("hf:owner/name#test")
+            read_questions(location)
+    with pytest.raises(DatasetError, match="extra 'huggingface'"):
+        check_submission(tmp_path / "out.parquet")
+    assert submission_name("hf:owner/name#test", rule_of("mmau_pro")) == "predictions.json"
