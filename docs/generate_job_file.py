@@ -118,6 +118,7 @@ def _type(annotation: Any) -> str:
         Annotated: lambda: _type(arguments[0]),
         Literal: lambda: " or ".join(f"`{argument}`" for argument in arguments),
         list: lambda: f"list of {_type(arguments[0])}",
+        tuple: lambda: f"list of {_type(arguments[0])}",
         dict: lambda: f"map of {_type(arguments[0])} to {_type(arguments[1])}",
     }
     words[Union] = words[UnionType] = lambda: " or ".join(map(_type, arguments))
@@ -149,6 +150,8 @@ def _default(field: FieldInfo) -> str:
         return "its own" if not changed else ", ".join(f"`{k}: {_plain(v)}`" for k, v in changed.items())
     if isinstance(value, dict):
         return ", ".join(f"`{key}: {_plain(item)}`" for key, item in value.items()) or "none"
+    if isinstance(value, tuple):
+        return f"`[{', '.join(map(_plain, value))}]`"
     return f"`{_plain(value)}`"
 
 

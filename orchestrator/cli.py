@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from audio_qa.prompt import PromptTemplate
+from audio_qa.scoring.submission import check_submission
 from orchestrator import (
     backup_commands,
     cluster_commands,
@@ -31,7 +32,7 @@ from orchestrator.preflight import BAD_INPUT, Report, check_model_folder, model_
 from orchestrator.progress import Progress, make_progress
 from orchestrator.run_directory import RunDirectory, RunDirectoryError
 from orchestrator.service import serve_command
-from orchestrator.spec import TINY_CONTEXT, TINY_MODEL, JobSpec
+from orchestrator.spec import TINY_CONTEXT, TINY_MODEL, JobSpec, Method
 from orchestrator.spec_file import dump_spec, parse_spec, read_spec, resolve_paths
 
 Result = TypeVar("Result")
@@ -115,7 +116,7 @@ def evaluate(
     column: data_commands.ColumnOption = None,
     audio_root: data_commands.AudioRootOption = None,
     prompt: Annotated[PromptTemplate, typer.Option(help="The paper's prompt 1, 2 or 3.")] = PromptTemplate.ANSWER,
-    seed: Annotated[int, typer.Option(help="Of builtin:synthetic.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of builtin:synthetic, samples, shuffled clips and intervals.")] = 0,
     questions: Annotated[int, typer.Option(help="How many of the questions; 0 asks all.")] = 0,
     workers: Annotated[int, typer.Option(help="vLLM engines.")] = 1,
     gpus: Annotated[float, typer.Option(help="GPUs of an engine.")] = 0,
@@ -126,36 +127,37 @@ def evaluate(
     too_long: Annotated[str, typer.Option(help="Clips longer than the model hears: refuse or truncate.")] = "refuse",
     samples: Annotated[int, typer.Option(min=1, help="Answers a question; of several, the majority's counts.")] = 1,
     temperature: Annotated[float, typer.Option(min=0, help="Of several answers; one is greedy by default.")] = 0,
+    controls: Annotated[
+        str, typer.Option(help="What is heard in the clips' place, once more each: silence, shuffled; or neither, ''.")
+    ] = "silence,shuffled",
     predictions: Annotated[
         Path | None, typer.Option(help="Write the predictions here, in the benchmark's own format.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask a model questions, with their clips and with silence, and report both accuracies and the official score."""
+    """Ask a model questions, with their clips, with silence and with other clips, and report accuracies and scores."""
     if samples > 1 and temperature == 0:
         _fail("--samples above 1 needs --temperature above 0: greedy answers are all the same", 2)
     columns = _guarded(lambda: data_commands.column_mapping(column or []))
     value = {
         "name": "evaluate",
         "seed": seed,
-        "steps": 0,
+        "method": Method.EVALUATE,
         "model": {"path": model, "max_context": max_context or _context(model), "too_long": too_long},
-        "data": {"train": data, "evaluation": data, "prompt": prompt}
-        | {"format": format, "columns": columns, "audio_root": audio_root}
+        "data": {"evaluation": data, "prompt": prompt}
         | {"evaluation_format": format, "evaluation_columns": columns, "evaluation_audio_root": audio_root},
-        "evaluation": {"questions": questions},
+        "evaluation": {"questions": questions, "samples": samples, "temperature": temperature}
+        | {"controls": [name.strip() for name in controls.split(",") if name.strip()]},
         "rollout": {"workers": workers, "gpus": gpus, "max_tokens": max_tokens},
     }
     spec = _guarded(lambda: resolve_paths(parse_spec(value, "evaluate"), Path.cwd()))
+    if predictions is not None:
+        _guarded(lambda: check_submission(predictions))
     from orchestrator.evaluate import evaluate_model, show_evaluation  # noqa: PLC0415
 
     with _at_work(), make_progress("plain" if as_json else "auto") as progress:
         prepared = _guarded(lambda: prepare(spec, _reporter(progress)))
-        result = _failing(
-            lambda: evaluate_model(
-                prepared, progress, samples=samples, temperature=temperature, predictions=predictions
-            )
-        )
+        result = _failing(lambda: evaluate_model(prepared, progress, predictions=predictions))
     if as_json:
         print(json.dumps(result))
     else:
@@ -225,12 +227,20 @@ def _show(summary: dict[str, Any], run: RunDirectory, as_json: bool) -> None:
         print(json.dumps(summary))
         return
     console = Console()
-    if summary.get("final_accuracy") is not None:
+    if run.evaluation_file.is_file():
+        from orchestrator.evaluate import show_evaluation  # noqa: PLC0415
+
+        show_evaluation(json.loads(run.evaluation_file.read_text(encoding="utf-8")), console)
+    elif summary.get("final_accuracy") is not None:
+        controls = [
+            f"with {words} {summary[key]:.1%}, "
+            for words, key in (("silence", "silence_accuracy"), ("other clips", "shuffled_accuracy"))
+            if summary[key] is not None
+        ]
         console.print(
             f"Accuracy on {summary['evaluation_questions']} held-out questions: "
             f"{summary['baseline_accuracy']:.1%} before, [bold]{summary['final_accuracy']:.1%}[/bold] after "
-            f"{summary['steps']} steps; with silence {summary['silence_accuracy']:.1%}, by chance "
-            f"{summary['chance_accuracy']:.1%}."
+            f"{summary['steps']} steps; {''.join(controls)}by chance {summary['chance_accuracy']:.1%}."
         )
     console.print(f"Report: {run.report_file.resolve()}", highlight=False)
 

@@ -12,7 +12,7 @@ from audio_qa.inspection.overlap import overlapping
 from audio_qa.inspection.statistics import Statistics, statistics, too_long
 from orchestrator.preflight import check_model_folder
 from orchestrator.questions import Split, read_split, trains
-from orchestrator.spec import SYNTHETIC, TINY_MODEL, DataSection, JobSpec
+from orchestrator.spec import SYNTHETIC, TINY_MODEL, DataSection, JobSpec, Method
 
 LONGEST_SECONDS = max(facts.longest_seconds for facts in FACTS.values())
 """What the published models hear, where nothing names a model."""
@@ -70,6 +70,8 @@ def check_job(spec: JobSpec) -> DataCheck:
     max_seconds = hears_seconds(spec.model.path)
     splits: dict[str, CheckedSplit] = {}
     sources: dict[Split, str | None] = {"train": spec.data.train, "evaluation": spec.data.evaluation}
+    if spec.method is Method.EVALUATE:
+        del sources["train"]
     for split, source in sources.items():
         if source not in (None, SYNTHETIC):
             splits[split] = _checked(read_split(spec.data, split), max_seconds, refused=spec.model.too_long == "refuse")

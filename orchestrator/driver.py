@@ -17,6 +17,7 @@ import ray
 
 from orchestrator.commands import Mailbox
 from orchestrator.control import Control, obey
+from orchestrator.evaluation_job import run_evaluation
 from orchestrator.job_state import JobState
 from orchestrator.preflight import Prepared
 from orchestrator.progress import Progress
@@ -92,19 +93,25 @@ async def _run(prepared: Prepared, run: RunDirectory, state: JobState, progress:
     )
     reward = RewardHandle(spec, run.append_event) if spec.method is Method.REINFORCE else None
     control = Control(run)
-    attempts = Attempts(prepared, run, state, progress, pool, reward.score if reward else None, control)
+    attempts = None
+    if spec.method is not Method.EVALUATE:
+        attempts = Attempts(prepared, run, state, progress, pool, reward.score if reward else None, control)
     obeying = asyncio.ensure_future(obey(Mailbox(run), run, pool, control))
     obeying.add_done_callback(lambda done: _show_deafness(done, run, progress))
     tracking = asyncio.ensure_future(follow(run, spec))
     starting = asyncio.ensure_future(pool.start(spec.rollout.workers))
     try:
         progress.phase("starting workers")
-        await attempts.go(starting)
+        if attempts is None:
+            await run_evaluation(prepared, run, progress, pool, control, starting)
+        else:
+            await attempts.go(starting)
     finally:
         starting.cancel()
         obeying.cancel()
         tracking.cancel()
-        await end_all([part for part in (pool, attempts.learner, reward) if part is not None])
+        learner = None if attempts is None else attempts.learner
+        await end_all([part for part in (pool, learner, reward) if part is not None])
         await asyncio.wait([tracking])
 
 
@@ -166,6 +173,8 @@ def summarise(prepared: Prepared, run: RunDirectory, outcome: str, state: JobSta
             # Of a job that ended before its first evaluation after the baseline, no accuracy is the final one.
             "final_accuracy": final["accuracy"] if last == spec.steps else None,
             "silence_accuracy": final["silence_accuracy"],
+            # A run that an earlier version of Earshot began has none.
+            "shuffled_accuracy": final.get("shuffled_accuracy"),
             "chance_accuracy": final["chance_accuracy"],
             "evaluation_questions": final["count"],
         }

@@ -1,83 +1,64 @@
-"""`earshot evaluate`: a model's accuracy on questions, with the clips and with silence."""
+"""`earshot evaluate`: a model's accuracy on questions, with the clips, with silence and with other questions' clips."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from audio_qa.scoring.rules import rule_of
-from audio_qa.scoring.submission import write_predictions
+from audio_qa.scoring.score import GROUPINGS
 from orchestrator.driver import cluster, end_all, worker_settings
-from orchestrator.evaluation import Evaluation, evaluate
+from orchestrator.evaluation import Evaluation
+from orchestrator.evaluation_job import ask, told
 from orchestrator.preflight import Prepared
 from orchestrator.progress import Progress
-from orchestrator.scores import held_out_set, predictions_of, scored, show_scores
-from protocol.rollout import FailedQuestion, Group, RolloutRequest, Sampling
+from orchestrator.scores import show_scores
 from rollout_workers.pool import RolloutPool
 
 
-def evaluate_model(
-    prepared: Prepared,
-    progress: Progress,
-    *,
-    samples: int = 1,
-    temperature: float = 0.0,
-    predictions: Path | None = None,
-) -> dict[str, Any]:
+def evaluate_model(prepared: Prepared, progress: Progress, *, predictions: Path | None = None) -> dict[str, Any]:
     """Start the job's rollout workers, ask all held-out questions, and end the workers.
 
     Args:
-        samples, temperature: as in `orchestrator.evaluation.evaluate`.
         predictions: a file to write the predictions to, in the benchmark's own format.
 
     Returns plain data: the figures, the benchmark's scores and every answer.
     """
-    spec = prepared.spec
-    with cluster(spec):
-        result = asyncio.run(_evaluate(prepared, progress, samples, temperature))
-    found = held_out_set(spec, prepared.held_out)
-    if predictions is not None:
-        rule = rule_of(found.source.format)
-        write_predictions(predictions, found, predictions_of(found, result.answers, rule), rule)
-    scores = scored(found, result.answers, seed=spec.seed)
-    return {"model": spec.model.path, "data": spec.data.evaluation, **result.as_event(), **scores}
+    with cluster(prepared.spec):
+        result = asyncio.run(_evaluate(prepared, progress))
+    return told(prepared, result, predictions)
 
 
-async def _evaluate(prepared: Prepared, progress: Progress, samples: int, temperature: float) -> Evaluation:
-    spec = prepared.spec
-    pool = RolloutPool(worker_settings(prepared), spec.rollout.limits, gpus_per_worker=spec.rollout.gpus)
+async def _evaluate(prepared: Prepared, progress: Progress) -> Evaluation:
+    rollout = prepared.spec.rollout
+    pool = RolloutPool(worker_settings(prepared), rollout.limits, gpus_per_worker=rollout.gpus)
     try:
         progress.phase("starting workers")
-        await pool.start(spec.rollout.workers)
-        progress.phase("evaluating")
-
-        async def generate(requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Group | FailedQuestion]:
-            return await pool.generate(requests, sampling, by_rule=False)
-
-        return await evaluate(
-            generate,
-            prepared.held_out,
-            spec.data.prompt,
-            spec.rollout.max_tokens,
-            samples=samples,
-            temperature=temperature,
-        )
+        await pool.start(rollout.workers)
+        return await ask(prepared, pool, progress)
     finally:
         await end_all([pool])
 
 
-def show_evaluation(result: dict[str, Any], console: Console) -> None:
-    """Print an evaluation as a table: in total, by task and by category."""
-    table = Table(title=f"Accuracy of {result['model']}")
-    for name in ("", "audio", "silence", "chance", "questions", "failed"):
-        table.add_column(name, justify="left" if not name else "right")
-    parts = [(name, row) for by in ("by_task", "by_category") for name, row in result[by].items()]
-    rows = [("all", result), *((name, row) for name, row in parts if name != "all")]
-    for name, row in rows:
-        shares = (f"{row[key]:.1%}" for key in ("accuracy", "silence_accuracy", "chance_accuracy"))
-        table.add_row(name, *shares, str(row["count"]), str(row["failed"]))
+def show_evaluation(result: Mapping[str, Any], console: Console) -> None:
+    """Print an evaluation as a table: in total and by group; then its benchmark's scores."""
+    table = Table(title=f"Accuracy of {result['model']}", box=None)
+    for name in ("", "audio", "silence", "shuffled", "chance", "questions", "failed"):
+        table.add_column(name, justify="left" if not name else "right", no_wrap=bool(name))
+    table.add_row("all", *_figures(result))
+    for grouping in GROUPINGS:
+        rows = [(name, row) for name, row in result[grouping].items() if name != "all"]
+        if rows:
+            table.add_row(grouping.removeprefix("by_").replace("_", "-"), style="bold")
+        for name, row in rows:
+            table.add_row(name, *_figures(row))
     console.print(table)
     show_scores(result, console)
+
+
+def _figures(row: Mapping[str, Any]) -> list[str]:
+    keys = ("accuracy", "silence_accuracy", "shuffled_accuracy", "chance_accuracy")
+    shares = ["-" if row[key] is None else f"{row[key]:.1%}" for key in keys]
+    return [*shares, str(row["count"]), str(row["failed"])]

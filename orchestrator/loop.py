@@ -73,11 +73,27 @@ class Loop(ABC):
         if not self.held_out:
             return {}
         self.progress.phase("evaluating")
-        result = await evaluate(self.generate, self.held_out, self.spec.data.prompt, self.spec.rollout.max_tokens)
+        section = self.spec.evaluation
+        result = await evaluate(
+            self.generate,
+            self.held_out,
+            self.spec.data.prompt,
+            self.spec.rollout.max_tokens,
+            samples=section.samples,
+            temperature=section.temperature,
+            controls=section.controls,
+            seed=self.spec.seed,
+        )
         self.run.append_event("evaluation", step=step, result=result.as_event())
         self.progress.evaluation(step, result.as_event())
         self.state.accuracy = result.total.accuracy
-        return {"eval/accuracy": result.total.accuracy, "eval/accuracy_silence": result.total.silence_accuracy}
+        total = result.total
+        figures = {"eval/accuracy": total.accuracy, "eval/accuracy_silence": total.silence_accuracy}
+        return (
+            figures
+            if total.shuffled_accuracy is None
+            else figures | {"eval/accuracy_shuffled": total.shuffled_accuracy}
+        )
 
     async def generate(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Group | FailedQuestion]:
         """Have the pool answer; the same worker and batch every time where the job is deterministic."""

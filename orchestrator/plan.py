@@ -12,7 +12,7 @@ from audio_qa.families import facts_of
 from audio_qa.question import Question
 from orchestrator.preflight import check_context, check_model_folder
 from orchestrator.questions import Split, described, read_split, refuse_overlap
-from orchestrator.spec import SYNTHETIC, TINY_MODEL, JobSpec
+from orchestrator.spec import SYNTHETIC, TINY_MODEL, JobSpec, Method
 from orchestrator.spec_file import dump_spec
 from protocol.weights import Carrier
 from reward.registry import check_name
@@ -40,17 +40,22 @@ def plan(spec: JobSpec) -> dict[str, Any]:
         "data": data,
         "parameters": parameters,
         "steps": spec.steps,
-        "completions_per_step": spec.rollout.questions_per_step * spec.rollout.group_size,
+        "completions_per_step": spec.rollout.questions_per_step * spec.rollout.group_size if spec.steps else 0,
         "rollout_workers": spec.rollout.workers,
-        "learner_ranks": spec.learner.ranks,
-        "reference_model": spec.learner.beta > 0,
+        "learner_ranks": ranks_of(spec),
+        "reference_model": spec.learner.beta > 0 and ranks_of(spec) > 0,
         "gpus": gpus(spec),
         "memory_gib": {
-            "learner_rank": round(learner_bytes(spec, parameters) / 2**30, 2),
+            "learner_rank": round(learner_bytes(spec, parameters) / 2**30, 2) if ranks_of(spec) else 0.0,
             "rollout_worker": round(rollout_bytes(spec, parameters) / 2**30, 2),
         },
         "job": json.loads(spec.model_dump_json()),
     }
+
+
+def ranks_of(spec: JobSpec) -> int:
+    """Learner ranks: none where nothing is learnt."""
+    return 0 if spec.method is Method.EVALUATE else spec.learner.ranks
 
 
 def gpus(spec: JobSpec) -> float:
@@ -58,7 +63,7 @@ def gpus(spec: JobSpec) -> float:
     if not spec.rollout.gpus:
         return 0
     of_a_rank = 1 - spec.rollout.gpus if spec.rollout.weight_sync is Carrier.CUDA_IPC else 1
-    return spec.rollout.workers * spec.rollout.gpus + spec.learner.ranks * of_a_rank
+    return spec.rollout.workers * spec.rollout.gpus + ranks_of(spec) * of_a_rank
 
 
 def count_questions(spec: JobSpec) -> tuple[int, int, dict[str, dict[str, Any]]]:
@@ -75,10 +80,12 @@ def count_questions(spec: JobSpec) -> tuple[int, int, dict[str, dict[str, Any]]]
         sources[split] = described(found)
         return found.accepted()
 
-    train, held_out = read(spec.data.train, "train"), read(spec.data.evaluation, "evaluation")
+    evaluates = spec.method is Method.EVALUATE
+    train = () if evaluates else read(spec.data.train, "train")
+    held_out = read(spec.data.evaluation, "evaluation")
     refuse_overlap(spec, train, held_out)
     return (
-        spec.data.synthetic_train if spec.data.train == SYNTHETIC else len(train),
+        spec.data.synthetic_train if spec.data.train == SYNTHETIC and not evaluates else len(train),
         spec.data.synthetic_evaluation if spec.data.evaluation == SYNTHETIC else len(held_out),
         sources,
     )

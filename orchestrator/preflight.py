@@ -16,7 +16,7 @@ from audio_qa.question import Question
 from audio_qa.synthetic.benchmark import load_split, make_benchmark
 from orchestrator.cache import cache_directory
 from orchestrator.questions import Split, described, read_split, refuse_overlap
-from orchestrator.spec import SYNTHETIC, TINY_MODEL, JobSpec
+from orchestrator.spec import SYNTHETIC, TINY_MODEL, JobSpec, Method
 from orchestrator.spec_file import SpecError
 from orchestrator.tracking.following import check_tracking
 from reward.registry import RewardError, check_name
@@ -148,7 +148,7 @@ def _questions(
         sources[split] = described(found)
         return found.accepted()
 
-    train = read(data.train, "train", "train")
+    train = read(data.train, "train", "train") if spec.method is not Method.EVALUATE else ()
     held_out = read(data.evaluation, "evaluation", "heldout") if data.evaluation is not None else []
     if spec.evaluation.questions:
         held_out = held_out[: spec.evaluation.questions]

@@ -65,7 +65,7 @@ class Progress(AbstractContextManager["Progress"], Protocol):
         """A learner step is done, `metrics["step"]` of `total`. Names are those of the metrics file; any may lack."""
 
     def evaluation(self, step: int, result: Mapping[str, object]) -> None:
-        """An evaluation is done: `accuracy`, `silence_accuracy` and `chance_accuracy` (0 to 1) and `count`."""
+        """An evaluation is done: `accuracy`, those of its controls, `chance_accuracy` (0 to 1) and `count`."""
 
     def message(self, text: str) -> None:
         """Something the user should read: a worker lost, a clip cut."""
@@ -279,7 +279,8 @@ def _evaluation_text(result: Mapping[str, object]) -> str:
         value = result.get(name)
         return _number(value if isinstance(value, int | float) else None, ".1%")
 
+    shuffled = "" if result.get("shuffled_accuracy") is None else f"with other clips {percent('shuffled_accuracy')}, "
     return (
-        f"accuracy {percent('accuracy')}, with silence {percent('silence_accuracy')}, "
+        f"accuracy {percent('accuracy')}, with silence {percent('silence_accuracy')}, {shuffled}"
         f"chance {percent('chance_accuracy')}"
     )

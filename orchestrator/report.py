@@ -84,14 +84,18 @@ def _numbers(summary: Record, metrics: Sequence[Record], evaluations: Sequence[t
     steps = _value(summary, "steps")
     if steps is None and metrics:
         steps = _value(metrics[-1], "step")
+    shuffled = share("shuffled_accuracy", last, "shuffled_accuracy")
     count = _value(last, "count")
     spread = ""
     if final is not None and count:
         low, high = interval(min(1.0, max(0.0, final)), int(count))
         spread = f"of {count:.0f} questions; 95 % interval {percent(low)} to {percent(high)}"
     tiles = [
-        ("accuracy before → after", f"{_or_dash(baseline, percent)} → {_or_dash(final, percent)}", spread),
+        ("accuracy before → after", f"{_or_dash(baseline, percent)} → {_or_dash(final, percent)}", spread)
+        if steps != 0
+        else ("accuracy", _or_dash(baseline, percent), spread),
         ("with silence", _or_dash(share("silence_accuracy", last, "silence_accuracy"), percent), "the control"),
+        *([] if shuffled is None else [("with other clips", percent(shuffled), "another question's clip")]),
         ("by chance", _or_dash(share("chance_accuracy", last, "chance_accuracy"), percent), "guessing"),
         ("learner steps", _or_dash(steps, lambda value: f"{value:.0f}"), ""),
         ("time", _or_dash(seconds, duration), f"base model {duration(base_seconds)}" if base_seconds else ""),
@@ -110,6 +114,7 @@ def _plots(metrics: Sequence[Record], evaluations: Sequence[tuple[int, Record]])
     def evaluated(label: str, key: str, dashed: bool = False) -> Series:
         return Series(label, [(step, _value(result, key)) for step, result in evaluations], dashed)
 
+    shuffled = any(_value(result, "shuffled_accuracy") is not None for _, result in evaluations)
     yield line_plot("Reward", lines(mean="reward/mean", accuracy="reward/accuracy", format="reward/format"))
     yield line_plot(
         "Accuracy on held-out questions",
@@ -117,6 +122,7 @@ def _plots(metrics: Sequence[Record], evaluations: Sequence[tuple[int, Record]])
             evaluated("audio", "accuracy"),
             evaluated("silence", "silence_accuracy"),
             evaluated("chance", "chance_accuracy", dashed=True),
+            *([evaluated("other clips", "shuffled_accuracy")] if shuffled else []),
         ],
         lambda value: f"{value:.0%}" if value == round(value, 2) else percent(value),
         from_zero=True,
@@ -157,8 +163,15 @@ def _categories(evaluations: Sequence[tuple[int, Record]]) -> str:
         return "<p class=none>No evaluation yet.</p>"
     step, result = evaluations[-1]
     plots = [f"<p class=note>At step {step}. Whiskers are 95 % intervals.</p><div class=grid>"]
-    for title, key in (("By category", "by_category"), ("By task", "by_task")):
+    for title, key, always in (
+        ("By category", "by_category", True),
+        ("By task", "by_task", True),
+        ("By difficulty", "by_difficulty", False),
+        ("By sub-category", "by_sub_category", False),
+    ):
         parts = result.get(key) or {}
+        if not parts and not always:
+            continue
         bars = [
             Bar(
                 name,

@@ -59,6 +59,8 @@ def check_resumable(run: RunDirectory, old: JobSpec, new: JobSpec) -> None:
             f"{run.path}: this run was started with other values of {', '.join(changed)}; "
             "resume it with the values it had, or start a new run"
         )
+    if run.evaluation_file.is_file():
+        raise SpecError(f"{run.path}: the evaluation is done, there is nothing to resume; start a new run")
     step = checkpoints_of(run, new).latest()
     if step is not None and step >= new.steps:
         raise SpecError(

@@ -118,6 +118,11 @@ class RunDirectory:
     def summary_file(self) -> Path:
         return self.path / "summary.json"
 
+    @property
+    def evaluation_file(self) -> Path:
+        """The result of a job that only evaluates, with every answer."""
+        return self.path / "evaluation.json"
+
     def checkpoint(self, step: int) -> Path:
         """Where the checkpoint of a learner step belongs; it need not exist."""
         return self.path / "checkpoints" / f"step-{step}"
@@ -180,6 +185,10 @@ class RunDirectory:
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Replace the final result."""
         replace_file(self.summary_file, json_text(summary, indent=2) + "\n")
+
+    def write_evaluation(self, result: Mapping[str, object]) -> None:
+        """Write the result of a job that only evaluates, as `earshot compare` reads it."""
+        replace_file(self.evaluation_file, json_text(result) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
         """One object per learner step, steps ascending; empty if there is none.

@@ -1,6 +1,6 @@
 """The scores of an evaluation as its benchmark counts them, as plain data and as tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,6 +10,7 @@ from rich.table import Table
 from audio_qa.formats.question_set import QuestionSet, Source
 from audio_qa.formats.reader import records_sha256
 from audio_qa.question import Question
+from audio_qa.scoring.intervals import mean_interval
 from audio_qa.scoring.rules import Rule, rule_of
 from audio_qa.scoring.sampling import majority_vote, pass_at_k
 from audio_qa.scoring.score import Judged, judge, report
@@ -40,14 +41,19 @@ def predictions_of(found: QuestionSet, completions: Completions, rule: Rule) -> 
 
 
 def scored(found: QuestionSet, completions: Completions, *, seed: int) -> dict[str, Any]:
-    """Source, scores, pass@k and every answer, as plain data."""
+    """Source, scores, pass@k with its intervals, and every answer, as plain data."""
     rule = rule_of(found.source.format)
     judged = judge(found.questions, predictions_of(found, completions, rule), rule)
     answers = [
         _answer(item) | {"completions": None if texts is None else list(texts)}
         for item, texts in zip(judged, completions, strict=True)
     ]
-    return _plain(found, judged, rule, seed) | {"pass_at": _pass_at(found, completions, rule), "answers": answers}
+    chances = _pass_at(found, completions, rule)
+    return _plain(found, judged, rule, seed) | {
+        "pass_at": {k: sum(values) / len(values) for k, values in chances.items()},
+        "pass_at_interval": {k: asdict(mean_interval(values, seed=seed)) for k, values in chances.items()},
+        "answers": answers,
+    }
 
 
 def scored_predictions(found: QuestionSet, predictions: Sequence[str | None], *, seed: int) -> dict[str, Any]:
@@ -57,7 +63,7 @@ def scored_predictions(found: QuestionSet, predictions: Sequence[str | None], *,
     return _plain(found, judged, rule, seed) | {"answers": [_answer(item) for item in judged]}
 
 
-def show_scores(result: dict[str, Any], console: Console) -> None:
+def show_scores(result: Mapping[str, Any], console: Console) -> None:
     """Print scores as a table: in total and by group, with 95 % intervals."""
     scores, source = result["scores"], result["source"]
     known = f", {source['version']}" if source["version"] else ""
@@ -81,7 +87,8 @@ def show_scores(result: dict[str, Any], console: Console) -> None:
             highlight=False,
         )
     if result.get("pass_at"):
-        text = ", ".join(f"pass@{k} {value:.1%}" for k, value in result["pass_at"].items())
+        intervals = result["pass_at_interval"]
+        text = ", ".join(f"pass@{k} {_figure(value, intervals[k])}" for k, value in result["pass_at"].items())
         console.print(text, highlight=False)
 
 
@@ -105,8 +112,8 @@ def _answer(item: Judged) -> dict[str, Any]:
     }
 
 
-def _pass_at(found: QuestionSet, completions: Completions, rule: Rule) -> dict[str, float]:
-    """By k (1, 2, 4, … and all samples), pass@k over the questions; empty for one sample a question."""
+def _pass_at(found: QuestionSet, completions: Completions, rule: Rule) -> dict[str, list[float]]:
+    """By k (1, 2, 4, … and all samples), pass@k of each question; empty for one sample a question."""
     most = max((len(texts) for texts in completions if texts is not None), default=0)
     if most < 2:
         return {}
@@ -116,7 +123,7 @@ def _pass_at(found: QuestionSet, completions: Completions, rule: Rule) -> dict[s
     ]
     sizes = sorted({2**i for i in range(most.bit_length()) if 2**i <= most} | {most})
     # A question that could not be asked counts as never answered right.
-    return {str(k): sum(pass_at_k(most, c, k) for c in right) / len(right) for k in sizes}
+    return {str(k): [pass_at_k(most, c, k) for c in right] for k in sizes}
 
 
 def _synthetic(held_out: Sequence[Question], seed: int) -> QuestionSet:

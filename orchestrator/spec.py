@@ -42,6 +42,17 @@ class Method(StrEnum):
     """Answers are sampled and rewarded."""
     SUPERVISED = "supervised"
     """Right answers are shown."""
+    EVALUATE = "evaluate"
+    """There are none: held-out questions are asked once."""
+
+
+class Heard(StrEnum):
+    """What is heard in the clip's place: the controls of an evaluation."""
+
+    SILENCE = "silence"
+    """Silence of the same length: what is right then comes from the text."""
+    SHUFFLED = "shuffled"
+    """Another question's clip: what is right then comes from the text, or from hearing anything at all."""
 
 
 class ModelSection(Section):
@@ -63,7 +74,8 @@ class DataSection(Section):
 
     train: str
     """A question file or its URL, a dataset of Hugging Face's (`hf:OWNER/NAME#SPLIT`, or a saved one's folder), or
-    `builtin:synthetic`, which is made here from the job's seed."""
+    `builtin:synthetic`, which is made here from the job's seed. With `method: evaluate` it is not read, and may be
+    left out."""
     evaluation: str | None = None
     """Held-out questions, likewise; without them nothing is evaluated. No clip may be in both."""
     format: DataFormat = "auto"
@@ -200,12 +212,25 @@ class RolloutSection(Section):
 
 
 class EvaluationSection(Section):
-    """Greedy answers to the held-out questions, with the clip and with silence in its place."""
+    """Answers to the held-out questions: with the clip, and once more with what is heard in its place."""
 
     every: int = Field(default=100, ge=0)
     """Steps between evaluations; 0 evaluates at the start and the end only."""
     questions: int = Field(default=0, ge=0)
     """How many of the held-out questions; 0 takes all."""
+    controls: tuple[Heard, ...] = (Heard.SILENCE,)
+    """What else is heard in the clip's place: silence, shuffled (another question's clip); each asks every question
+    once more. With `method: evaluate` both by default."""
+    samples: int = Field(default=1, ge=1)
+    """Answers a question; of several, the majority's counts, and pass@k is told."""
+    temperature: float = Field(default=0, ge=0)
+    """Of these answers; 0 is greedy, which several answers make no sense with."""
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> "EvaluationSection":
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError("samples above 1 need a temperature above 0: greedy answers are all the same")
+        return self
 
 
 class CheckpointSection(Section):
@@ -236,9 +261,10 @@ class JobSpec(Section):
     deterministic: bool = False
     """The same seed gives the same completions and metrics: questions go to workers by rule, in whole batches."""
     method: Method = Method.REINFORCE
-    """What the steps are: reinforcement learning, or supervised fine-tuning on the right answers."""
+    """What the steps are: reinforcement learning, or supervised fine-tuning on the right answers. evaluate has none:
+    the held-out questions are asked, and `evaluation.json` and the predictions written."""
     steps: int = Field(default=1000, ge=0)
-    """Learner steps."""
+    """Learner steps; 0 where `method` is evaluate."""
     model: ModelSection
     data: DataSection
     warm_start: WarmStartSection | None = None
@@ -251,6 +277,24 @@ class JobSpec(Section):
     checkpoint: CheckpointSection = CheckpointSection()
     cluster: ClusterSection = ClusterSection()
     tracking: TrackingSettings = TrackingSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _evaluate_only(cls, value: Any) -> Any:
+        """Fill in what a job leaves open that trains nothing, so that it is to be seen."""
+        if not isinstance(value, dict) or value.get("method") != Method.EVALUATE:
+            return value
+        data, evaluation = value.get("data"), value.get("evaluation", {})
+        filled = {"steps": 0, **value}
+        if isinstance(data, dict):
+            if not data.get("evaluation"):
+                raise ValueError("data.evaluation is missing: method evaluate asks the questions that it names")
+            if "train" not in data:
+                keys = {"train": "evaluation"} | {k: f"evaluation_{k}" for k in ("format", "columns", "audio_root")}
+                filled["data"] = data | {key: data[name] for key, name in keys.items() if name in data}
+        if isinstance(evaluation, dict):
+            filled["evaluation"] = {"controls": list(Heard), **evaluation}
+        return filled
 
     @model_validator(mode="wrap")
     @classmethod
@@ -287,6 +331,8 @@ class JobSpec(Section):
                 "rollout.max_staleness above 0 needs rollouts and learner at work at once, and with weight_sync "
                 "cuda_ipc they take turns on one GPU: set it to 0, or give the rollout workers GPUs of their own"
             )
+        if self.method is Method.EVALUATE and (self.steps or self.warm_start is not None):
+            raise ValueError("method evaluate trains nothing: leave out steps and warm_start")
         if self.method is Method.SUPERVISED and self.warm_start is not None:
             raise ValueError("warm_start is supervised already: with method supervised, leave it out and raise steps")
         return self

@@ -146,11 +146,12 @@ def panel(watched: Watched, left: TimeLeft, width: int) -> RenderableType:
         rows += [_numbers(progress.metrics), *_curves(watched.curves, width)]
     if progress.evaluation is not None and progress.evaluation.accuracy is not None:
         at = progress.evaluation
+        shuffled = "" if at.shuffled_accuracy is None else f"with other clips {at.shuffled_accuracy:.1%}, "
         rows.append(
             Text.assemble(
                 ("evaluation ", "dim"),
                 f"at step {at.step}: accuracy {number(at.accuracy, '.1%')}, with silence "
-                f"{number(at.silence_accuracy, '.1%')}, chance {number(at.chance_accuracy, '.1%')}",
+                f"{number(at.silence_accuracy, '.1%')}, {shuffled}chance {number(at.chance_accuracy, '.1%')}",
             )
         )
     if watched.workers.items:

@@ -30,6 +30,8 @@ class RolloutRequest:
     """Decides every sample of the group, whatever worker or batch it lands in."""
     silent: bool = False
     """Replace the clip by silence of the same length: the control that the model listens."""
+    other_clip: str | None = None
+    """Path of a clip that is heard in place of the question's own: the control that it listens to what is asked."""
 
 
 class StopReason(StrEnum):

@@ -199,9 +199,9 @@ class RolloutWorker(PackedWorker):
         return FailedQuestion(request.question, reason, detail, self._name)
 
     def _clip(self, request: RolloutRequest) -> Clip:
-        clip = load_audio(
-            request.question.audio, max_seconds=self._running.max_seconds, too_long=self._settings.too_long
-        )
+        # The engine knows a clip by its samples, not by its question or path: what it remembers of one is of no other.
+        heard = request.question.audio if request.other_clip is None else request.other_clip
+        clip = load_audio(heard, max_seconds=self._running.max_seconds, too_long=self._settings.too_long)
         return silence_like(clip) if request.silent else clip
 
     async def _ask(self, one: _Asked | FailedQuestion, sampling: Sampling) -> Outcome:

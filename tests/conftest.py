@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 _TOGETHER = {
     "tests/integration/test_run.py": "repeated runs",
     "tests/integration/test_recovery.py": "repeated runs",
+    "tests/rollout_workers/test_evaluation.py": "engines",
     "tests/rollout_workers/test_generation.py": "engines",
     "tests/rollout_workers/test_in_flight_update.py": "engines",
     "tests/rollout_workers/test_one_worker.py": "engines",

@@ -1,7 +1,8 @@
-"""The records of a question file: a JSON array of objects, or JSON lines."""
+"""The records of a question file: a JSON array of objects, JSON lines, or the rows of a Parquet file."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from audio_qa.dataset import BadLine, DatasetError, Line, kind_of, read_lines
@@ -15,8 +16,11 @@ def read_records(path: Path) -> Iterator[Item | Line | Problem]:
     JSON lines come as `Line`, which also reads Earshot's own schema.
 
     Raises:
-        DatasetError: no such file, or an array that is not valid JSON.
+        DatasetError: no such file, an array that is not valid JSON, or a Parquet file that cannot be read.
     """
+    if path.is_file() and is_parquet(path):
+        yield from _rows(path)
+        return
     if path.is_file() and _is_array(path):
         yield from _array(path)
         return
@@ -30,6 +34,53 @@ def read_records(path: Path) -> Iterator[Item | Line | Problem]:
 def _is_array(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file is Parquet, by its name."""
+    return path.suffix == ".parquet"
+
+
+def check_parquet() -> None:
+    """Raise DatasetError where Parquet can neither be read nor written."""
+    if find_spec("pyarrow") is None:
+        raise DatasetError("Parquet needs pyarrow: install Earshot with the extra 'huggingface', or name another file")
+
+
+def _rows(path: Path) -> Iterator[Item]:
+    check_parquet()
+    # Of the optional extra `huggingface`.
+    import pyarrow  # noqa: PLC0415
+    import pyarrow.parquet  # noqa: PLC0415
+
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        detail = f"{str(path)!r}: not readable as Parquet ({error}); fetch or write it again"
+        raise DatasetError(" ".join(detail.split())) from error
+    for number, row in enumerate(rows, start=1):
+        yield Item(row, f"{str(path)!r}, row {number}")
+
+
+def parquet_bytes(path: Path, records: Sequence[Mapping[str, object]]) -> bytes:
+    """Records as the content of a Parquet file, `path` being its name in errors.
+
+    Raises DatasetError where pyarrow is not installed, or records differ in the types of their values.
+    """
+    check_parquet()
+    import pyarrow  # noqa: PLC0415
+    import pyarrow.parquet  # noqa: PLC0415
+
+    # A table has the columns of its first record: others may have more.
+    columns = list(dict.fromkeys(key for record in records for key in record))
+    try:
+        table = pyarrow.table({key: [record.get(key) for record in records] for key in columns})
+    except pyarrow.ArrowException as error:
+        detail = f"{str(path)!r}: the records do not fit into columns ({error}); name a file that ends in .json"
+        raise DatasetError(" ".join(detail.split())) from error
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink)
+    return bytes(sink.getvalue())
 
 
 def _array(path: Path) -> Iterator[Item | Problem]:

@@ -54,6 +54,26 @@ def shared_clips(train: Iterable[str], held_out: Iterable[str]) -> dict[str, str
     return {path: by_sound[_whole(path)] for path in held_out}
 
 
+def sound_classes(paths: Iterable[str]) -> dict[str, int]:
+    """By clip, a number that clips with the same samples share, and no others. The order of the paths does not matter.
+
+    As in `shared_clips`, only clips with the same header and beginning are decoded whole.
+    """
+    classes = [sorted(set(paths))]
+    for step in (_header, _beginning, _whole):
+        finer: list[list[str]] = []
+        for members in classes:
+            if len(members) == 1:
+                finer.append(members)
+                continue
+            split: dict[Hashable, list[str]] = defaultdict(list)
+            for path in members:
+                split[step(path)].append(path)
+            finer.extend(split.values())
+        classes = finer
+    return {path: number for number, members in enumerate(classes) for path in members}
+
+
 def _candidates(
     key: Callable[[str], Hashable], train: Sequence[str], held_out: Sequence[str]
 ) -> tuple[list[str], list[str]]:

@@ -3,6 +3,8 @@
 Questions are drawn again with replacement. Of a count of outcomes that is a multinomial draw, so it is drawn as one.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +50,19 @@ def difference_interval(
         raise ValueError("a difference needs questions that both were asked")
     drawn = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), resamples)
     return _percentiles((drawn[:, 2] - drawn[:, 1]) / counts.sum())
+
+
+def mean_interval(values: Sequence[float], *, seed: int, resamples: int = RESAMPLES) -> Interval:
+    """The interval of a mean of values, shape (questions,), of which few differ: pass@k of each question, say.
+
+    Raises ValueError without a value.
+    """
+    if not values:
+        raise ValueError("a mean needs values")
+    counts = Counter(values)
+    shares = np.array(list(counts.values())) / len(values)
+    drawn = np.random.default_rng(seed).multinomial(len(values), shares, resamples)
+    return _percentiles(drawn @ np.array(list(counts)) / len(values))
 
 
 def _percentiles(values: np.ndarray) -> Interval:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from audio_qa.answer import extract_answer, is_correct, mmau_correct
 from audio_qa.question import Question
+from audio_qa.scoring.nearest import nearest_choice
 
 _LETTERS = "ABCD"
 
@@ -26,6 +27,10 @@ class Rule:
     """What is handed in for a completion."""
     keys: tuple[str, ...]
     """The keys under which the benchmark's files hold predictions; the first is read."""
+    ending: str = ""
+    """Of the file that the benchmark's script reads; empty where that is the question file's own."""
+    missing: str | None = None
+    """What is handed in for a question without a prediction; None leaves the key out."""
     is_official: bool = True
     """False for a stand-in of a rule that cannot be computed here."""
 
@@ -64,6 +69,14 @@ def _letter(completion: str, question: Question) -> str:
     return _LETTERS[choices.index(answer)] if answer in choices else answer
 
 
+def _nearest(prediction: str | None, question: Question) -> bool:
+    """Whether the choice that is nearest to a prediction is the right one; a missing one is an empty text.
+
+    The official rule takes every response for the choice that is nearest to it, and skips none.
+    """
+    return nearest_choice(prediction or "", question.choices) == question.answer
+
+
 def _paper(prediction: str | None, question: Question) -> bool:
     return prediction is not None and is_correct(prediction, question.answer)
 
@@ -76,13 +89,14 @@ _MMAU_SCRIPT = "string match of github.com/Sakshi113/MMAU, evaluation.py; items 
 
 RULES: dict[str, Rule] = {
     # The script at hand reads model_output, the page that explains it says model_prediction: both are written.
-    "mmau": Rule("mmau", _MMAU_SCRIPT, _string_match, _bare, ("model_prediction", "model_output")),
+    "mmau": Rule("mmau", _MMAU_SCRIPT, _string_match, _bare, ("model_prediction", "model_output"), ".json"),
+    # The script read model_prediction until February 2026, and answer_prediction from then on: both are written.
     "mmar": Rule(
         "mmar",
         "string match of github.com/ddlBoJack/MMAR, code/evaluation.py, which is MMAU's",
         _string_match,
         _bare,
-        ("model_prediction",),
+        ("answer_prediction", "model_prediction"),
     ),
     "air_bench": Rule(
         "air_bench",
@@ -90,14 +104,17 @@ RULES: dict[str, Rule] = {
         _single_choice,
         _letter,
         ("response",),
+        ending=".jsonl",
+        missing="None",
     ),
     "mmau_pro": Rule(
         "mmau_pro",
-        "stand-in: MMAU's string match. github.com/sonalkum/MMAUPro takes the choice whose NV-Embed-v2 embedding is "
-        "nearest to the prediction's, for which a model of 7 billion parameters is needed",
-        _string_match,
+        "stand-in: the choice nearest to the prediction by letters. github.com/sonalkum/MMAUPro takes the nearest by "
+        "embeddings of NV-Embed-v2, a model of 7 billion parameters; both agree where the prediction is a choice",
+        _nearest,
         _bare,
         ("model_output",),
+        ending=".parquet",
         is_official=False,
     ),
 }

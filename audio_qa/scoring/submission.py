@@ -1,18 +1,19 @@
 """Predictions in the benchmark's own format: its question file, with one more key in each item.
 
-An item without a prediction lacks the key, which is how the official scripts tell it.
+An item without a prediction lacks the key, or has what the benchmark's script knows it by.
 """
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from audio_qa.dataset import DatasetError
 from audio_qa.formats.question_set import Problem, QuestionSet
-from audio_qa.formats.records import read_records
+from audio_qa.formats.records import check_parquet, is_parquet, parquet_bytes, read_records
 from audio_qa.scoring.rules import Rule
+from audio_qa.whole_file import whole_file
 
 
 def write_predictions(
@@ -20,25 +21,49 @@ def write_predictions(
 ) -> None:
     """Write the records of a question set with their predictions; the file appears whole or not at all.
 
-    JSON lines where the path ends in `.jsonl`, else a JSON array. Raises ValueError for different lengths.
+    JSON lines where the path ends in `.jsonl`, Parquet where it ends in `.parquet`, else a JSON array.
+
+    Raises:
+        ValueError: different lengths.
+        DatasetError: Parquet, without the library for it or of records that are no table.
     """
     path = Path(path)
     items = [
-        {**record, **({} if prediction is None else dict.fromkeys(rule.keys, prediction))}
+        {**record, **({} if handed_in is None else dict.fromkeys(rule.keys, handed_in))}
         for record, prediction in zip(found.records, predictions, strict=True)
+        for handed_in in (rule.missing if prediction is None else prediction,)
     ]
-    if path.suffix == ".jsonl":
-        text = "".join(json.dumps(item, ensure_ascii=False, default=str) + "\n" for item in items)
+    if is_parquet(path):
+        data = parquet_bytes(path, items)
+    elif path.suffix == ".jsonl":
+        data = "".join(json.dumps(item, ensure_ascii=False, default=str) + "\n" for item in items).encode()
     else:
-        text = json.dumps(items, ensure_ascii=False, indent=2, default=str) + "\n"
+        data = (json.dumps(items, ensure_ascii=False, indent=2, default=str) + "\n").encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(data)
+
+
+def check_submission(path: Path) -> None:
+    """Raise DatasetError where predictions cannot be written to a path: better known before they are made."""
+    if is_parquet(path):
+        check_parquet()
+    if path.is_dir():
+        raise DatasetError(f"{str(path)!r}: is a folder; name a file for the predictions")
+    folder = next(place for place in path.absolute().parents if place.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise DatasetError(f"{str(path)!r}: no file can be made in {str(folder)!r}; name another place")
+
+
+def submission_name(location: str, rule: Rule) -> str:
+    """What predictions on a question file are called by default: with the ending that the benchmark's script reads.
+
+    Where that is any, it is the question file's own; and JSON in place of Parquet without the library for it.
+    """
+    suffix = rule.ending or Path(location).suffix
+    if suffix == ".parquet" and find_spec("pyarrow") is None:
+        suffix = ".json"
+    return f"predictions{suffix if suffix in ('.jsonl', '.parquet') else '.json'}"
 
 
 def read_predictions(path: str | os.PathLike[str], found: QuestionSet, rule: Rule) -> list[str | None]:
@@ -69,7 +94,7 @@ def _prediction(path: Path, key: str, record: Mapping[str, object], rule: Rule) 
     value = next((record[name] for name in rule.keys if name in record), None)
     if value is not None and not isinstance(value, str):
         raise DatasetError(f"{str(path)!r}: {key}: the prediction {value!r} is no text; write a string")
-    return value
+    return None if value == rule.missing else value
 
 
 def _identity(record: Mapping[str, object]) -> str:

@@ -1,6 +1,6 @@
 """What a job asks of a cluster, at the most workers that it may give itself."""
 
-from orchestrator.plan import gpus
+from orchestrator.plan import gpus, ranks_of
 from orchestrator.spec import JobSpec, Method
 
 
@@ -11,7 +11,7 @@ def gpus_of(spec: JobSpec) -> float:
 
 def cpus_of(spec: JobSpec) -> float:
     """CPUs that Ray sets aside: one for each worker, each rank and the reward actor."""
-    return _at_most(spec).rollout.workers + spec.learner.ranks + (spec.method is Method.REINFORCE)
+    return _at_most(spec).rollout.workers + ranks_of(spec) + (spec.method is Method.REINFORCE)
 
 
 def scaled(spec: JobSpec, workers: int) -> JobSpec:

@@ -71,8 +71,8 @@ def _run(run: RunDirectory, progress: Progress, *, first: bool) -> int:
         last = checkpoints_of(run, spec).latest()
         with run.written():
             state = resume(run, spec, run.job_file.read_text())
-            if last is not None and last >= spec.steps:
-                # The earlier driver died behind its last checkpoint: all that is left is to say so.
+            if run.evaluation_file.is_file() or (last is not None and last >= spec.steps):
+                # The earlier driver died behind its last checkpoint, or its evaluation: all that is left is to say so.
                 run.append_event("state", state="succeeded")
                 run.write_summary(summarise(prepared, run, "succeeded", state, time.perf_counter() - started))
                 write_report(run)

@@ -115,7 +115,49 @@ def test_vllm_loads_the_checkpoint_and_evaluates_it_alike(finished, benchmark_ho
     found = json.loads(result.stdout)
     assert found["accuracy"] == finished["final_accuracy"]
     assert found["silence_accuracy"] == finished["silence_accuracy"]
+    assert 0 <= found["shuffled_accuracy"] <= 1
     assert set(found["by_task"]) == {"sound", "music", "speech"}
+    assert all(0 <= part["shuffled_accuracy"] <= 1 for part in found["by_category"].values())
+
+
+def test_a_job_may_only_evaluate(job_file, tmp_path):
+    """No learner is started, and several answers a question are drawn."""
+    job = job_file(
+        tmp_path,
+        method="evaluate",
+        steps=0,
+        evaluation={"questions": 8, "samples": 4, "temperature": 1.0},
+        rollout={"workers": 1},
+    )
+    home = tmp_path / "run"
+    done = earshot("run", job, "--json", "--run-dir", home)
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads(done.stdout)
+    assert {p.name for p in home.iterdir()} == {
+        "job.yaml",
+        "events.jsonl",
+        "evaluation.json",
+        "predictions.jsonl",
+        "summary.json",
+        "report.html",
+        "tensorboard",
+    }
+    result = json.loads((home / "evaluation.json").read_text())
+    assert (result["count"], result["samples"], set(result["pass_at"])) == (8, 4, {"1", "2", "4"})
+    assert all(len(answer["completions"]) == 4 for answer in result["answers"])
+    for name in ("silence_accuracy", "shuffled_accuracy"):
+        assert summary[name] == result[name]
+        assert 0 <= result[name] <= 1
+    assert (summary["state"], summary["steps"], summary["final_accuracy"]) == ("succeeded", 0, result["accuracy"])
+    events = RunDirectory(home).events()
+    assert [e["state"] for e in events if e["kind"] == "state"] == ["starting", "running", "succeeded"]
+    predictions = lines(home / "predictions.jsonl")
+    assert [item["model_prediction"] for item in predictions] == [a["prediction"] for a in result["answers"]]
+    # What it left is compared as the result of `earshot evaluate` is; and there is nothing to go on with.
+    assert json.loads(earshot("compare", home / "evaluation.json", home / "evaluation.json", "--json").stdout)
+    again = earshot("run", "--resume", "--run-dir", home)
+    assert again.returncode == 2
+    assert "nothing to resume" in again.stderr
 
 
 def test_a_supervised_job_learns_right_answers(job_file, tmp_path):

@@ -200,6 +200,34 @@ def test_jobs_outlive_service_and_driver(service: Service, job: dict[str, Any]) 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+def test_an_evaluation_is_a_job_like_any_other(service: Service, job: dict[str, Any]) -> None:
+    questions = str(Path(job["data"]["train"]).with_name("heldout.jsonl"))
+    service.start()
+    found = service.submit(
+        {
+            "name": "how-good",
+            "method": "evaluate",
+            "model": job["model"],
+            "data": {"evaluation": questions},
+            "evaluation": {"questions": 6},
+            "rollout": {"max_tokens": 8, "threads": 1},
+        }
+    )
+    record = service.until(found, "succeeded", "failed")
+    assert (record["state"], record["progress"]["fraction"]) == ("succeeded", 1.0), service.said()
+    run = service.run(found)
+    result = json.loads(run.evaluation_file.read_text())
+    assert (result["count"], len(lines(run.path / "predictions.jsonl"))) == (6, 6)
+    shown = record["progress"]["evaluation"]
+    assert [shown[name] for name in ("accuracy", "silence_accuracy", "shuffled_accuracy")] == [
+        result[name] for name in ("accuracy", "silence_accuracy", "shuffled_accuracy")
+    ]
+    assert service.stop() == 0
+    assert service.processes() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_jobs_give_way_and_outlive_ray(service: Service, job: dict[str, Any]) -> None:
     service.start("--preemption")
     low = service.submit({**job, "steps": 10_000})

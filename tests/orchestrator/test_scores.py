@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from orchestrator.cli import app
 from orchestrator.compare import compare_results
 from orchestrator.evaluation import Evaluation, evaluate
 from orchestrator.scores import held_out_set, scored, show_scores
+from orchestrator.spec import Heard
 from orchestrator.spec_file import parse_spec
 from protocol.rollout import Completion, FailedQuestion, Failure, Group, RolloutRequest, Sampling, StopReason
 
@@ -34,6 +35,9 @@ def answering(texts: dict[str, Sequence[str] | None]) -> Any:
         answers: list[Group | FailedQuestion] = []
         for request in requests:
             said = ["cat"] * sampling.group_size if request.silent else texts[request.question.id]
+            if request.other_clip is not None:
+                # What is heard is what is answered; the last clip fits into no prompt.
+                said = None if request.other_clip == CLIPS[-1] else texts[OWNERS[request.other_clip]]
             if said is None:
                 answers.append(FailedQuestion(request.question, Failure.AUDIO, "broken", "w"))
                 continue
@@ -56,9 +60,43 @@ def test_an_evaluation_keeps_what_was_answered_beside_its_figures():
     result = ask(GREEDY)
     assert result.answers == (("<answer>dog</answer>",), ("dog",), ("<answer>cat</answer>",), None)
     event = result.as_event()
-    assert set(event) == {*asdict(result.total), "by_task", "by_category"}
+    assert set(event) == {*asdict(result.total), "by_task", "by_category", "by_difficulty", "by_sub_category"}
     assert (event["accuracy"], event["silence_accuracy"], event["failed"]) == (0.5, 0.0, 1)
+    assert (event["shuffled_accuracy"], event["by_difficulty"]) == (None, {})
+    assert event["by_sub_category"] == {"x": asdict(result.total)}
     assert event["chance_accuracy"] == pytest.approx(1 / 3)
+
+
+CLIPS = [f"{i}.wav" for i in range(4)]
+OWNERS = {clip: f"q{i}" for i, clip in enumerate(CLIPS)}
+
+
+def test_the_controls_ask_once_more_with_what_is_heard_instead():
+    """The clips are not there: then each path is a sound of its own."""
+    questions = [replace(q, audio=clip, difficulty="easy") for q, clip in zip(QUESTIONS, CLIPS, strict=True)]
+    asked: list[RolloutRequest] = []
+    texts = {"q0": ["dog"], "q1": ["dog"], "q2": ["cat"], "q3": ["dog"]}
+
+    async def generate(requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Group | FailedQuestion]:
+        asked.extend(requests)
+        return await answering(texts)(requests, sampling)  # type: ignore[no-any-return]
+
+    result = asyncio.run(evaluate(generate, questions, PromptTemplate.ANSWER, 8, controls=tuple(Heard), seed=3))
+    heard, silent, shuffled = asked[:4], asked[4:8], asked[8:]
+    assert [r.question for part in (heard, silent, shuffled) for r in part] == questions * 3
+    assert [(r.silent, r.other_clip) for r in heard + silent] == [(False, None)] * 4 + [(True, None)] * 4
+    clips = [r.other_clip for r in shuffled]
+    assert sorted(clip for clip in clips if clip) == CLIPS
+    assert all(own != other for own, other in zip(CLIPS, clips, strict=True))
+    # Every draw has a seed of its own, the same with each thing that is heard.
+    assert len({r.seed for r in heard}) == 4
+    assert [r.seed for r in heard] == [r.seed for r in silent] == [r.seed for r in shuffled]
+    # Of three that could be asked, the two that were told of a dog; the right answer is the same everywhere.
+    total = result.total
+    assert (total.accuracy, total.silence_accuracy, total.shuffled_accuracy) == (3 / 4, 0.0, 2 / 3)
+    assert result.groups["by_difficulty"] == {"easy": total}
+    alone = asyncio.run(evaluate(generate, questions, PromptTemplate.ANSWER, 8, controls=()))
+    assert (alone.total.silence_accuracy, alone.total.shuffled_accuracy) == (None, None)
 
 
 def test_of_several_samples_the_majority_counts():
@@ -67,6 +105,8 @@ def test_of_several_samples_the_majority_counts():
     assert result.total.accuracy == 0.5
     told = scored(questions_of(QUESTIONS), result.answers, seed=0)
     assert [answer["prediction"] for answer in told["answers"]] == ["dog", "cat", "dog", None]
+    low, high = (told["pass_at_interval"]["2"][bound] for bound in ("low", "high"))
+    assert 0 <= low < told["pass_at"]["2"] < high <= 1
     assert told["pass_at"] == {"1": pytest.approx(2 / 4), "2": pytest.approx((1 + 2 / 3 + 1) / 4), "3": 3 / 4}
 
 
@@ -169,3 +209,8 @@ def test_questions_that_one_result_lacks_are_left_out_and_counted():
 def test_several_samples_need_a_temperature(tmp_path):
     assert "--temperature" in run("evaluate", tmp_path, "--samples", 4, code=2)
     assert "KEY=COLUMN" in run("evaluate", tmp_path, "--column", "x", code=2)
+    model = ("evaluate", "builtin:tiny-qwen2-audio")
+    assert "is a folder" in run(*model, "--predictions", tmp_path, code=2)
+    (tmp_path / "file").write_text("")
+    assert "no file can be made" in run(*model, "--predictions", tmp_path / "file" / "out.json", code=2)
+    assert "evaluation.controls.1" in run(*model, "--controls", "silence,noise", code=2)

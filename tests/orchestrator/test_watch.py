@@ -23,7 +23,7 @@ def watched():
         restarts=0, max_restarts=3, cancelling=False, run_dir="/r", history=[],
         progress=ProgressView(
             step=40, steps=200, fraction=0.2, metrics={"reward/mean": 1.25, "time/step": 2.0},
-            evaluation={"step": 0, "accuracy": 0.4, "silence_accuracy": None},
+            evaluation={"step": 0, "accuracy": 0.4, "silence_accuracy": None, "shuffled_accuracy": 0.3},
         ),
         workers=WorkerCount(target=20, alive=2),
     )  # fmt: skip
@@ -59,3 +59,5 @@ def test_it_fits(watched, width):
             "worker_lost",
         ):
             assert part in text
+        # Where a line ends depends on the width.
+        assert "with other clips 30.0%" in " ".join(text.replace("│", " ").split())

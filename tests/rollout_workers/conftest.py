@@ -88,16 +88,25 @@ class Tiny:
     stops: tuple[int, ...]
     banned: tuple[int, ...]
 
-    def logprobs(self, group: Group, completion: Completion, temperature: float, silent: bool = False) -> torch.Tensor:
+    def logprobs(
+        self,
+        group: Group,
+        completion: Completion,
+        temperature: float,
+        silent: bool = False,
+        other_clip: str | None = None,
+    ) -> torch.Tensor:
         """Shape (C,): what transformers gives the completion's tokens, in float32."""
-        logits = self.logits(group, completion, silent) / (temperature or 1.0)
+        logits = self.logits(group, completion, silent, other_clip) / (temperature or 1.0)
         logits[:, list(self.banned)] = float("-inf")
         return logits.log_softmax(-1).gather(1, torch.tensor(completion.token_ids)[:, None])[:, 0]
 
     @torch.no_grad()
-    def logits(self, group: Group, completion: Completion, silent: bool = False) -> torch.Tensor:
+    def logits(
+        self, group: Group, completion: Completion, silent: bool = False, other_clip: str | None = None
+    ) -> torch.Tensor:
         """Shape (C, vocabulary), nothing masked."""
-        samples = load_audio(group.question.audio, max_seconds=2, too_long="refuse").samples
+        samples = load_audio(other_clip or group.question.audio, max_seconds=2, too_long="refuse").samples
         features = self.processor.feature_extractor(
             samples * (not silent),
             sampling_rate=16_000,

@@ -14,9 +14,9 @@ TOLERANCE = 1e-4
 SAMPLING = Sampling(group_size=4, max_tokens=24)
 
 
-def largest_difference(tiny, groups, temperature, silent=False):
+def largest_difference(tiny, groups, temperature, silent=False, other_clip=None):
     return max(
-        np.abs(np.array(c.logprobs) - tiny.logprobs(g, c, temperature, silent).numpy()).max()
+        np.abs(np.array(c.logprobs) - tiny.logprobs(g, c, temperature, silent, other_clip).numpy()).max()
         for g in groups
         for c in g.completions
     )
@@ -92,6 +92,32 @@ def test_silence_is_answered_as_silence(pool, run, requests, tiny):
     assert drawn(heard) != drawn(silent)
     assert largest_difference(tiny, silent, 1.0, silent=True) < TOLERANCE
     assert largest_difference(tiny, silent, 1.0) > 0.01
+
+
+def test_another_clip_is_what_is_heard_whatever_was_heard_before(pool, run, requests, tiny, tmp_path):
+    """Clips of the same length have the same prompt tokens: what an engine remembers of one must not be the other's."""
+    own = requests[0].question.audio
+    others = [str(tmp_path / f"{i}.wav") for i in range(2)]
+    frames = soundfile.info(own).frames
+    for i, path in enumerate(others):
+        noise = np.random.default_rng(i).uniform(-0.5, 0.5, frames).astype(np.float32)
+        soundfile.write(path, noise, 16_000, subtype="FLOAT")
+    # A clip of another length too, which another question has.
+    clips = [None, others[0], None, others[1], requests[2].question.audio]
+    asked = [replace(requests[0], other_clip=clip) for clip in clips]
+    # Each alone and to one worker, so that the next finds what the one before has left; then all at once.
+    alone = [run(pool.generate([request], SAMPLING, by_rule=True))[0] for request in asked]
+    together = run(pool.generate(asked, SAMPLING, by_rule=False))
+    assert drawn(alone) == drawn(together)
+    assert [g.question for g in together] == [requests[0].question] * len(asked)
+    assert len({g.prompt_token_ids for g in together[:4]}) == 1
+    assert together[4].prompt_token_ids != together[0].prompt_token_ids
+    by_clip = [
+        largest_difference(tiny, [group], 1.0, other_clip=clip) for group, clip in zip(together, clips, strict=True)
+    ]
+    assert max(by_clip) < TOLERANCE
+    swapped = [others[0], own, others[1], own]
+    assert all(largest_difference(tiny, [g], 1.0, other_clip=c) > 0.01 for g, c in zip(together, swapped, strict=False))
 
 
 def test_questions_that_cannot_be_asked_are_reported_and_the_rest_answered(pool, run, requests, tmp_path: Path):

@@ -35,7 +35,9 @@ class EvaluationView(View):
     step: int | None = Field(default=None, examples=[100])
     accuracy: float | None = Field(default=None, examples=[0.83])
     silence_accuracy: float | None = Field(default=None, examples=[0.27])
-    """With silence in place of the clips."""
+    """With silence in place of the clips; null without that control."""
+    shuffled_accuracy: float | None = Field(default=None, examples=[0.31])
+    """With another question's clip in place of each; null without that control."""
     chance_accuracy: float | None = Field(default=None, examples=[0.25])
 
 

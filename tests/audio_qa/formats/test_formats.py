@@ -147,7 +147,9 @@ def test_air_bench_has_a_folder_for_each_task_and_options_may_be_missing(home, c
     assert (question.id, question.choices, question.answer) == ("12", ("a dog", "rain"), "rain")
 
 
-@pytest.mark.parametrize("change", [{"choices": None}, {"choices": []}, {"audio_path": ["a.wav", "b.wav"]}])
+@pytest.mark.parametrize(
+    "change", [{"choices": None}, {"choices": []}, {"audio_path": ["a.wav", "b.wav"]}, {"category": "open"}]
+)
 def test_what_is_no_single_choice_about_one_clip_is_left_out_of_mmau_pro(home, change):
     found = read(home, MMAU_PRO, MMAU_PRO | {"id": "p2"} | change)
     assert len(found.accepted()) == 1

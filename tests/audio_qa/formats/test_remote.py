@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from audio_qa.dataset import DatasetError
 from audio_qa.formats.hugging_face import items_of
 from audio_qa.formats.reader import read_questions
 from audio_qa.formats.remote import FetchError, fetch, joined, parent
+from audio_qa.scoring.rules import rule_of
+from audio_qa.scoring.submission import check_submission, submission_name
 
 fsspec = pytest.importorskip("fsspec", reason="URLs need the extra 'remote'")
 
@@ -126,9 +129,50 @@ def test_a_saved_dataset_is_read_by_its_columns(tmp_path):
         read_questions(f"{tmp_path}/saved#train", columns=columns)
 
 
-def test_without_the_library_a_dataset_by_name_says_what_to_install():
-    try:
-        import datasets  # noqa: F401
-    except ImportError:
+def test_a_saved_dataset_that_holds_its_sound_is_read(tmp_path):
+    """As the datasets with an `Audio` column are that a hub has: of several splits, a published format's columns."""
+    datasets = pytest.importorskip("datasets", reason="datasets of Hugging Face's need the extra 'huggingface'")
+    for i, level in enumerate((0.1, 0.2)):
+        soundfile.write(tmp_path / f"{i}.wav", np.full(8_000, level, np.float32), 16_000)
+    rows = {
+        "id": ["r0", "r1"],
+        "audio_path": [str(tmp_path / "0.wav"), str(tmp_path / "1.wav")],
+        "question": ["What?"] * 2,
+        "choices": [["a", "b"], ["a", "b", "c"]],
+        "answer": ["a", "c"],
+        "modality": ["sound", "music"],
+    }
+    made = datasets.Dataset.from_dict(rows).cast_column("audio_path", datasets.Audio(sampling_rate=8_000))
+    # The bytes go into the dataset: what lies in the folder is whole without the files they came from.
+    made = made.map(lambda row: row, features=made.features, writer_batch_size=1)
+    datasets.DatasetDict({"test": made, "other": made.select([0])}).save_to_disk(tmp_path / "saved")
+    sounds = [(tmp_path / f"{i}.wav").read_bytes() for i in (0, 1)]
+    location = f"{tmp_path}/saved#test"
+    found = read_questions(location, cache=tmp_path / "cache")
+    assert found.source.format == "mmar"
+    assert [(q.id, q.answer, q.task) for q in found.accepted()] == [("r0", "a", "sound"), ("r1", "c", "music")]
+    # As they lie there, not decoded, and not resampled to what the column says.
+    assert [Path(q.audio).read_bytes() for q in found.questions] == sounds
+    assert set(found.seconds.values()) == {0.5}
+    assert read_questions(location, cache=tmp_path / "cache").source == found.source
+    with pytest.raises(DatasetError, match="has several splits; name one"):
+        read_questions(f"{tmp_path}/saved", cache=tmp_path / "cache")
+
+
+def test_a_dataset_that_is_not_there_is_named(tmp_path):
+    pytest.importorskip("datasets", reason="datasets of Hugging Face's need the extra 'huggingface'")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="cannot be loaded"):
+        read_questions(f"{tmp_path}/empty#test", cache=tmp_path / "cache")
+
+
+def test_without_the_library_a_dataset_or_parquet_says_what_to_install(tmp_path, monkeypatch):
+    for name in ("datasets", "pyarrow"):
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "test.parquet").write_bytes(b"PAR1")
+    for location in ("hf:owner/name#test", str(tmp_path / "test.parquet")):
         with pytest.raises(DatasetError, match="extra 'huggingface'"):
-            read_questions("hf:owner/name#test")
+            read_questions(location)
+    with pytest.raises(DatasetError, match="extra 'huggingface'"):
+        check_submission(tmp_path / "out.parquet")
+    assert submission_name("hf:owner/name#test", rule_of("mmau_pro")) == "predictions.json"

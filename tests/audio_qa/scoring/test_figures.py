@@ -14,12 +14,12 @@ from audio_qa.dataset import DatasetError
 from audio_qa.formats.question_set import QuestionSet
 from audio_qa.formats.reader import read_questions
 from audio_qa.question import Question
-from audio_qa.scoring.intervals import accuracy_interval, difference_interval
+from audio_qa.scoring.intervals import accuracy_interval, difference_interval, mean_interval
 from audio_qa.scoring.paired import compare, mcnemar_exact
 from audio_qa.scoring.rules import RULES, rule_of
 from audio_qa.scoring.sampling import majority_vote, pass_at_k
 from audio_qa.scoring.score import judge, report
-from audio_qa.scoring.submission import read_predictions, write_predictions
+from audio_qa.scoring.submission import read_predictions, submission_name, write_predictions
 
 MMAU = RULES["mmau"]
 
@@ -76,6 +76,17 @@ def test_the_intervals_of_ninety_five_percent_hold_about_as_often():
     right = rng.binomial(200, 0.6, 300)
     held = [(i := accuracy_interval(int(r), 200 - int(r), seed=1, resamples=1000)).low <= 0.6 <= i.high for r in right]
     assert 0.90 <= np.mean(held) <= 0.99
+
+
+def test_the_interval_of_a_mean_is_the_bootstraps():
+    values = np.array([0.0] * 30 + [0.25] * 20 + [1.0] * 50)
+    rng = np.random.default_rng(1)
+    drawn = values[rng.integers(0, 100, (10_000, 100))].mean(axis=1)
+    interval = mean_interval(list(values), seed=0)
+    assert (interval.low, interval.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.011)
+    assert mean_interval([0.5], seed=0).low == 0.5
+    with pytest.raises(ValueError, match="needs values"):
+        mean_interval([], seed=0)
 
 
 def test_a_paired_interval_is_narrower_than_the_results_apart():
@@ -172,13 +183,59 @@ def test_predictions_that_do_not_fit_are_refused(tmp_path, item, words):
         read_predictions(tmp_path / "p.json", found, rule_of("mmau"))
 
 
+def test_mmars_script_finds_predictions_before_and_after_its_change(tmp_path):
+    item = {"id": "r1", "audio_path": "1.wav", "question": "?", "choices": ["x", "y"], "answer": "y", "modality": "mix"}
+    (tmp_path / "q.jsonl").write_text(json.dumps(item) + "\n")
+    found = read(tmp_path / "q.jsonl")
+    rule = rule_of("mmar")
+    assert submission_name(found.source.location, rule) == "predictions.jsonl"
+    write_predictions(tmp_path / "out.jsonl", found, ["y"], rule)
+    assert json.loads((tmp_path / "out.jsonl").read_text()) == item | {
+        "answer_prediction": "y",
+        "model_prediction": "y",
+    }
+    (tmp_path / "out.jsonl").write_text(json.dumps(item | {"model_prediction": "x"}))
+    assert read_predictions(tmp_path / "out.jsonl", found, rule) == ["x"]
+
+
+def test_mmau_pro_is_read_and_handed_in_as_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs the extra 'huggingface'")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    item = {"id": "p0", "audio_path": ["1.wav"], "question": "?", "choices": ["x", "y"], "answer": "y"}
+    items = [
+        item | {"category": "sound", "length_type": "short"},
+        item | {"id": "p1", "category": "open", "length_type": "short", "choices": None},
+        item | {"id": "p2", "category": "music", "length_type": "long"},
+    ]
+    parquet.write_table(pyarrow.Table.from_pylist(items), tmp_path / "test.parquet")
+    found = read(tmp_path / "test.parquet")
+    assert (found.source.format, found.left_out()) == ("mmau_pro", {"not_single_choice": 1})
+    assert [(q.id, q.task, q.answer) for q in found.accepted()] == [("p0", "sound", "y"), ("p2", "music", "y")]
+    rule = rule_of("mmau_pro")
+    name = submission_name(found.source.location, rule)
+    assert name == "predictions.parquet"
+    write_predictions(tmp_path / name, found, ["y", None], rule)
+    assert parquet.read_table(tmp_path / name).to_pylist() == [
+        items[0] | {"model_output": "y"},
+        items[2] | {"model_output": None},
+    ]
+    assert read_predictions(tmp_path / name, found, rule) == ["y", None]
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DatasetError, match="not readable as Parquet"):
+        read(tmp_path / "broken.parquet")
+
+
 def test_air_benchs_items_are_known_without_an_id(tmp_path):
     item = {"path": "1.wav", "question": "?", "choice_a": "x", "choice_b": "y", "answer_gt": "y"}
     items = [item | {"task_name": "t", "dataset_name": d} for d in ("d1", "d2")]
     (tmp_path / "q.json").write_text(json.dumps(items))
     found = read(tmp_path / "q.json")
     rule = rule_of("air_bench")
-    write_predictions(tmp_path / "out.jsonl", found, ["A", "B"], rule)
-    assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[1])["response"] == "B"
-    assert read_predictions(tmp_path / "out.jsonl", found, rule) == ["A", "B"]
+    # Its script reads one object a line, and a response of each.
+    assert submission_name(found.source.location, rule) == "predictions.jsonl"
+    for said, written in ((["A", "B"], ["A", "B"]), ([None, "B"], ["None", "B"])):
+        write_predictions(tmp_path / "out.jsonl", found, said, rule)
+        lines = (tmp_path / "out.jsonl").read_text().splitlines()
+        assert [json.loads(line)["response"] for line in lines] == written
+        assert read_predictions(tmp_path / "out.jsonl", found, rule) == said
     assert [j.official for j in judge(found.questions, ["A", "B"], rule)] == [False, True]
