@@ -1,7 +1,8 @@
 """`earshot evaluate`: a model's accuracy on questions, with the clips and with silence."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.table import Table
 from audio_qa.scoring.rules import rule_of
 from audio_qa.scoring.submission import write_predictions
 from orchestrator.driver import cluster, end_all, worker_settings
-from orchestrator.evaluation import Evaluation, evaluate
+from orchestrator.evaluation import Evaluation, Generate, evaluate
 from orchestrator.preflight import Prepared
 from orchestrator.progress import Progress
 from orchestrator.scores import held_out_set, predictions_of, scored, show_scores
@@ -48,6 +49,21 @@ def evaluate_model(
 
 async def _evaluate(prepared: Prepared, progress: Progress, samples: int, temperature: float) -> Evaluation:
     spec = prepared.spec
+    async with answering(prepared, progress) as generate:
+        return await evaluate(
+            generate,
+            prepared.held_out,
+            spec.data.prompt,
+            spec.rollout.max_tokens,
+            samples=samples,
+            temperature=temperature,
+        )
+
+
+@asynccontextmanager
+async def answering(prepared: Prepared, progress: Progress) -> AsyncIterator[Generate]:
+    """The job's rollout workers, up and with the weights of its model's folder; they end with the block."""
+    spec = prepared.spec
     pool = RolloutPool(worker_settings(prepared), spec.rollout.limits, gpus_per_worker=spec.rollout.gpus)
     try:
         progress.phase("starting workers")
@@ -57,14 +73,7 @@ async def _evaluate(prepared: Prepared, progress: Progress, samples: int, temper
         async def generate(requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Group | FailedQuestion]:
             return await pool.generate(requests, sampling, by_rule=False)
 
-        return await evaluate(
-            generate,
-            prepared.held_out,
-            spec.data.prompt,
-            spec.rollout.max_tokens,
-            samples=samples,
-            temperature=temperature,
-        )
+        yield generate
     finally:
         await end_all([pool])
 
