@@ -121,7 +121,14 @@ def _type(annotation: Any) -> str:
         dict: lambda: f"map of {_type(arguments[0])} to {_type(arguments[1])}",
     }
     words[Union] = words[UnionType] = lambda: " or ".join(map(_type, arguments))
-    plain = {str: "text", int: "whole number", float: "number", bool: "true or false", NoneType: "null"}
+    plain = {
+        Any: "anything",
+        str: "text",
+        int: "whole number",
+        float: "number",
+        bool: "true or false",
+        NoneType: "null",
+    }
     return plain[annotation] if annotation in plain else words[get_origin(annotation)]()
 
 
@@ -147,6 +154,8 @@ def _default(field: FieldInfo) -> str:
         own = {k: f.default for k, f in type(value).model_fields.items()}
         changed = {k: v for k, v in value if own[k] != v}
         return "its own" if not changed else ", ".join(f"`{k}: {_plain(v)}`" for k, v in changed.items())
+    if isinstance(value, str) and "\n" in value:
+        return "some lines"
     if isinstance(value, dict):
         return ", ".join(f"`{key}: {_plain(item)}`" for key, item in value.items()) or "none"
     return f"`{_plain(value)}`"

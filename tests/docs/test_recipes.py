@@ -1,13 +1,13 @@
-"""Every recipe in examples/ is a job that can be planned, that its page tells when to use, and whose rewards can be had."""
+"""Every recipe in examples/ can be planned, has its rewards, and a section that tells when to use it."""
 
 from pathlib import Path
 
 import pytest
 
 from audio_qa.question import Question
+from orchestrator.curriculum import source_of
 from orchestrator.job_state import JobState
 from orchestrator.plan import plan
-from orchestrator.rollouts import Rollouts
 from orchestrator.spec_file import read_spec, resolve_paths
 from protocol.rollout import Completion, Group, StopReason
 from reward.actor import RewardActor
@@ -52,10 +52,8 @@ def test_its_rewards_are_recorded_by_name(path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_its_questions_are_drawn_and_accounted_for(path):
+def test_its_source_draws_each_question_once_a_step(path):
     spec = read_spec(path)
     questions = [Question("d", i, str(i), f"{i}.wav", "?", ("a", "b"), "a") for i in range(40)]
-    state = JobState()
-    rollouts = Rollouts(spec, questions, state, None, None)
-    drawn = rollouts.source.draw(spec.rollout.questions_per_step)
+    drawn = source_of(spec, questions, JobState(), {}).draw(spec.rollout.questions_per_step)
     assert len({question.key for question in drawn}) == spec.rollout.questions_per_step

@@ -278,9 +278,7 @@ def test_questions_without_answers_are_read_where_none_is_needed(tmp_path: Path,
 
 def test_an_answer_that_stands_there_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "test.jsonl"
-    path.write_text(
-        json.dumps(UNANSWERED["earshot"] | {"answer": "rain"}) + "\n" + json.dumps(MMAU | {"id": "2"}) + "\n"
-    )
+    path.write_text(json.dumps(UNANSWERED["earshot"] | {"answer": "rain"}) + "\n")
     found = read_questions(path, format="earshot", check_audio=False, labelled=False)
     assert [question.answer for question in found.questions] == [""]
     (path := tmp_path / "mmau.json").write_text(json.dumps([MMAU]))
