@@ -121,7 +121,7 @@ def _type(annotation: Any) -> str:
         dict: lambda: f"map of {_type(arguments[0])} to {_type(arguments[1])}",
     }
     words[Union] = words[UnionType] = lambda: " or ".join(map(_type, arguments))
-    plain = {
+    plain: dict[Any, str] = {
         Any: "anything",
         str: "text",
         int: "whole number",
