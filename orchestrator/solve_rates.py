@@ -34,6 +34,8 @@ def measured_rates(path: str, questions: Sequence[Question]) -> dict[str, SolveR
                 by_id = {question.id: question for question in questions}
                 for answer in first["answers"]:
                     _count_answer(answer, by_id, right, asked)
+    except OSError as error:
+        raise SpecError(f"{_KEY}: {path!r} cannot be read: {error.strerror}") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         if isinstance(error, SpecError):
             raise
