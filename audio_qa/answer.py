@@ -10,7 +10,7 @@ from fractions import Fraction
 from audio_qa.prompt import PromptTemplate
 
 _OPEN, _CLOSE = "<answer>", "</answer>"
-_THINK = "<think>"
+_THINK, _THINK_END = "<think>", "</think>"
 _THINK_TO_ANSWER = re.compile(r"</think>\s*<answer>")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+|[0-9]+/[0-9]+)")
 _WORD = re.compile(r"\b\w+\b")
@@ -24,6 +24,13 @@ def extract_answer(text: str) -> str:
     # When no end follows the first opening tag, none follows a later one.
     end = text.find(_CLOSE, start + len(_OPEN)) if start >= 0 else -1
     return (text[start + len(_OPEN) : end] if end >= 0 else text).strip()
+
+
+def split_thinking(text: str) -> tuple[str, str] | None:
+    """What stands in the first `<think>…</think>`, and what follows it; None where there is no such thing."""
+    start = text.find(_THINK)
+    end = text.find(_THINK_END, start + len(_THINK)) if start >= 0 else -1
+    return (text[start + len(_THINK) : end], text[end + len(_THINK_END) :]) if end >= 0 else None
 
 
 def format_ok(text: str, template: PromptTemplate) -> bool:

@@ -104,18 +104,22 @@ class Line:
     def error(self, problem: str) -> DatasetError:
         return _error(self.path, self.number, problem)
 
-    def question(self, dataset: str, index: int, base: Path) -> Question:
-        """The question in Earshot's own schema; audio paths start at `base`. Raises DatasetError."""
+    def question(self, dataset: str, index: int, base: Path, *, labelled: bool = True) -> Question:
+        """The question in Earshot's own schema; audio paths start at `base`. Raises DatasetError.
+
+        Without `labelled` it needs no answer, and one that it has is not read: the question's is empty.
+        """
         for key in self.record:
             if key not in _KEYS:
                 near = get_close_matches(key, _KEYS, n=1, cutoff=0.0)[0]
                 raise self.error(f"unknown key {key!r}; rename it (nearest valid key: {near!r}) or remove it")
-        missing = [repr(key) for key in _REQUIRED if key not in self.record]
+        required = _REQUIRED if labelled else _REQUIRED[:-1]
+        missing = [repr(key) for key in required if key not in self.record]
         if missing:
             raise self.error(f"missing key {', '.join(missing)}; add it")
         choices = self._choices()
-        answer = self._text("answer")
-        if answer not in choices:
+        answer = self._text("answer") if labelled else ""
+        if labelled and answer not in choices:
             near = get_close_matches(answer, choices, n=1, cutoff=0.0)[0]
             raise self.error(f"answer {answer!r} is not among the choices; the nearest is {near!r}")
         return Question(

@@ -22,7 +22,7 @@ class Question:
     choices: tuple[str, ...]
     """As the dataset has them, in its order. Some benchmarks have a choice twice."""
     answer: str
-    """The right choice, word for word one of `choices`."""
+    """The right choice, word for word one of `choices`; empty where it is not known."""
     task: str = ""
     """Domain, as MMAU has it: sound, music, speech."""
     category: str = ""

@@ -122,7 +122,14 @@ def _type(annotation: Any) -> str:
         dict: lambda: f"map of {_type(arguments[0])} to {_type(arguments[1])}",
     }
     words[Union] = words[UnionType] = lambda: " or ".join(map(_type, arguments))
-    plain = {str: "text", int: "whole number", float: "number", bool: "true or false", NoneType: "null"}
+    plain: dict[Any, str] = {
+        Any: "anything",
+        str: "text",
+        int: "whole number",
+        float: "number",
+        bool: "true or false",
+        NoneType: "null",
+    }
     return plain[annotation] if annotation in plain else words[get_origin(annotation)]()
 
 
@@ -150,9 +157,9 @@ def _default(field: FieldInfo) -> str:
         return "its own" if not changed else ", ".join(f"`{k}: {_plain(v)}`" for k, v in changed.items())
     if isinstance(value, dict):
         return ", ".join(f"`{key}: {_plain(item)}`" for key, item in value.items()) or "none"
-    if isinstance(value, tuple):
-        return f"`[{', '.join(map(_plain, value))}]`"
-    return f"`{_plain(value)}`"
+    if isinstance(value, str) and "\n" in value:
+        return "some lines"
+    return f"`[{', '.join(map(_plain, value))}]`" if isinstance(value, tuple) else f"`{_plain(value)}`"
 
 
 def _plain(value: object) -> str:

@@ -3,14 +3,11 @@
 import json
 import logging
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -27,15 +24,14 @@ from orchestrator import (
     telemetry_commands,
     token_commands,
 )
+from orchestrator.foreground import at_work, fail, failing, guarded, reporter
 from orchestrator.plan import describe, plan
-from orchestrator.preflight import BAD_INPUT, Report, check_model_folder, model_context, prepare
-from orchestrator.progress import Progress, make_progress
-from orchestrator.run_directory import RunDirectory, RunDirectoryError
+from orchestrator.preflight import check_model_folder, model_context, prepare
+from orchestrator.progress import make_progress
+from orchestrator.run_directory import RunDirectory
 from orchestrator.service import serve_command
 from orchestrator.spec import TINY_CONTEXT, TINY_MODEL, JobSpec, Method
 from orchestrator.spec_file import dump_spec, parse_spec, read_spec, resolve_paths
-
-Result = TypeVar("Result")
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
@@ -73,18 +69,18 @@ def run(
     """Run a job in the foreground, to its end."""
     started = time.perf_counter()
     if resume and run_dir is None:
-        _fail("--resume goes on with the run in --run-dir: name it", 2)
+        fail("--resume goes on with the run in --run-dir: name it", 2)
     if job is None:
         if not resume or run_dir is None:
-            _fail("name a job file, or go on with a run: --resume --run-dir DIRECTORY", 2)
+            fail("name a job file, or go on with a run: --resume --run-dir DIRECTORY", 2)
         job = run_dir / "job.yaml"
     file = job
-    spec = _guarded(lambda: _read(file, seed))
+    spec = guarded(lambda: _read(file, seed))
     if resume and run_dir is not None:
         _resume(run_dir.resolve(), spec, as_json, started)
         return
     if dry_run:
-        planned = _guarded(lambda: plan(spec))
+        planned = guarded(lambda: plan(spec))
         if as_json:
             print(json.dumps(planned))
         else:
@@ -103,7 +99,7 @@ def demo(
 ) -> None:
     """Watch a tiny model learn to listen: examples/demo.yaml, about twenty minutes on two cores the first time."""
     started = time.perf_counter()
-    _execute(_guarded(lambda: _read(examples_folder() / "demo.yaml", seed)), run_dir, as_json, started)
+    _execute(guarded(lambda: _read(examples_folder() / "demo.yaml", seed)), run_dir, as_json, started)
 
 
 @app.command()
@@ -137,8 +133,8 @@ def evaluate(
 ) -> None:
     """Ask a model questions, with their clips, with silence and with other clips, and report accuracies and scores."""
     if samples > 1 and temperature == 0:
-        _fail("--samples above 1 needs --temperature above 0: greedy answers are all the same", 2)
-    columns = _guarded(lambda: data_commands.column_mapping(column or []))
+        fail("--samples above 1 needs --temperature above 0: greedy answers are all the same", 2)
+    columns = guarded(lambda: data_commands.column_mapping(column or []))
     value = {
         "name": "evaluate",
         "seed": seed,
@@ -150,14 +146,14 @@ def evaluate(
         | {"controls": [name.strip() for name in controls.split(",") if name.strip()]},
         "rollout": {"workers": workers, "gpus": gpus, "max_tokens": max_tokens},
     }
-    spec = _guarded(lambda: resolve_paths(parse_spec(value, "evaluate"), Path.cwd()))
+    spec = guarded(lambda: resolve_paths(parse_spec(value, "evaluate"), Path.cwd()))
     if predictions is not None:
-        _guarded(lambda: check_submission(predictions))
+        guarded(lambda: check_submission(predictions))
     from orchestrator.evaluate import evaluate_model, show_evaluation  # noqa: PLC0415
 
-    with _at_work(), make_progress("plain" if as_json else "auto") as progress:
-        prepared = _guarded(lambda: prepare(spec, _reporter(progress)))
-        result = _failing(lambda: evaluate_model(prepared, progress, predictions=predictions))
+    with at_work(), make_progress("plain" if as_json else "auto") as progress:
+        prepared = guarded(lambda: prepare(spec, reporter(progress)))
+        result = failing(lambda: evaluate_model(prepared, progress, predictions=predictions))
     if as_json:
         print(json.dumps(result))
     else:
@@ -182,7 +178,7 @@ def _context(model: str) -> int:
     """The context to evaluate a model with where none is given."""
     if model == TINY_MODEL:
         return TINY_CONTEXT
-    _guarded(lambda: check_model_folder(model))
+    guarded(lambda: check_model_folder(model))
     return min(2048, model_context(model) or 2048)
 
 
@@ -193,16 +189,16 @@ def _execute(spec: JobSpec, run_dir: Path | None, as_json: bool, started: float)
 
     path = (run_dir or Path("runs") / f"{spec.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}").resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        _fail(
+        fail(
             f"{path}: the run directory exists and is not empty; name a new one with --run-dir, or --resume it",
             2,
         )
-    with _at_work(), make_progress("plain" if as_json else "auto") as progress:
-        prepared = _guarded(lambda: prepare(spec, _reporter(progress)))
+    with at_work(), make_progress("plain" if as_json else "auto") as progress:
+        prepared = guarded(lambda: prepare(spec, reporter(progress)))
         made = 0.0 if prepared.base_cached else prepared.base_seconds or 0.0
-        run = _guarded(lambda: RunDirectory.create(path, dump_spec(spec)))
+        run = guarded(lambda: RunDirectory.create(path, dump_spec(spec)))
         # What was made for later runs too is reported by itself, as base_seconds.
-        summary = _failing(lambda: run_job(prepared, run, progress, started + made))
+        summary = failing(lambda: run_job(prepared, run, progress, started + made))
     _show(summary, run, as_json)
 
 
@@ -211,13 +207,13 @@ def _resume(path: Path, spec: JobSpec, as_json: bool, started: float) -> None:
     from orchestrator.driver import run_job  # noqa: PLC0415
     from orchestrator.resume import check_resumable, resume  # noqa: PLC0415
 
-    run = _guarded(lambda: RunDirectory(path))
-    _guarded(lambda: check_resumable(run, read_spec(run.job_file), spec))
-    with _at_work(), make_progress("plain" if as_json else "auto") as progress:
-        prepared = _guarded(lambda: prepare(spec, _reporter(progress)))
-        with _guarded(run.written):
+    run = guarded(lambda: RunDirectory(path))
+    guarded(lambda: check_resumable(run, read_spec(run.job_file), spec))
+    with at_work(), make_progress("plain" if as_json else "auto") as progress:
+        prepared = guarded(lambda: prepare(spec, reporter(progress)))
+        with guarded(run.written):
             state = resume(run, spec, dump_spec(spec))
-        summary = _failing(lambda: run_job(prepared, run, progress, started, state))
+        summary = failing(lambda: run_job(prepared, run, progress, started, state))
     _show(summary, run, as_json)
 
 
@@ -247,65 +243,6 @@ def _show(summary: dict[str, Any], run: RunDirectory, as_json: bool) -> None:
 
 def _read(path: Path, seed: int | None) -> JobSpec:
     return resolve_paths(read_spec(path, {} if seed is None else {"seed": seed}), path.resolve().parent)
-
-
-def _reporter(progress: Progress) -> Report:
-    """Show preparation as phases, with how far it is: at the start, every tenth and the end."""
-    shown: dict[str, int] = {}
-
-    def report(what: str, done: int, total: int) -> None:
-        tenth = done * 10 // max(1, total)
-        if shown.get(what) != tenth:
-            shown[what] = tenth
-            progress.phase(f"{what} {done}/{total}" if total > 1 else what)
-
-    return report
-
-
-def _guarded(action: Callable[[], Result]) -> Result:
-    """What `action` returns; bad input ends the command with one line and exit code 2."""
-    try:
-        return action()
-    except (*BAD_INPUT, RunDirectoryError) as error:
-        _fail(str(error), 2)
-
-
-def _failing(action: Callable[[], Result]) -> Result:
-    """What `action` returns; Ctrl-C ends the command with exit code 130, anything else with one line and 1."""
-    try:
-        return action()
-    except KeyboardInterrupt:
-        _fail("interrupted; every process it started has ended", 130)
-    except Exception as error:
-        if os.environ.get("EARSHOT_TRACEBACK"):
-            raise
-        _fail(f"{type(error).__name__}: {error} (EARSHOT_TRACEBACK=1 shows where)", 1)
-
-
-@contextmanager
-def _at_work() -> Iterator[None]:
-    """A polite kill ends a job as Ctrl-C does, and stdout is kept for the result: Ray reports deaths there."""
-
-    def interrupt(*_: object) -> None:
-        # Through SIGINT's own handler, so that asyncio cancels the job instead of dying in the middle of it.
-        signal.raise_signal(signal.SIGINT)
-
-    # A shell starts background commands with SIGINT ignored: it is heard again, or SIGTERM could not pass it on.
-    before_int = signal.signal(signal.SIGINT, signal.default_int_handler)
-    before_term = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
-    finally:
-        signal.signal(signal.SIGTERM, before_term)
-        signal.signal(signal.SIGINT, before_int)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"earshot: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(code)
 
 
 def main() -> None:

@@ -5,12 +5,13 @@ ledger is checked before the next step. Neither audio nor weights pass through h
 references. Synchronous and asynchronous jobs are the same loop: they differ in how far ahead rollouts are begun.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from learner.phase import Phase
 from orchestrator.autoscale import Autoscaler, Observation
 from orchestrator.batch import JudgedGroup, Verdict, batch_counts
+from orchestrator.job_state import SolveRate
 from orchestrator.loop import Loop
 from orchestrator.rollouts import Batch, Rollouts, Scorer
 from orchestrator.run_directory import group_samples
@@ -23,6 +24,8 @@ class Controller(Loop):
 
     score: Scorer
     autoscaler: Autoscaler | None = None
+    measured: Mapping[str, SolveRate] = field(default_factory=dict)
+    """Solve rates from before the job, for its curriculum."""
 
     async def go(self, folder: str, resume: str | None, ready: Callable[[], Awaitable[None]]) -> None:
         spec, state = self.spec, self.state
@@ -30,7 +33,7 @@ class Controller(Loop):
         await ready()
         if state.step == 0:
             await self.evaluate(0)
-        rollouts = Rollouts(spec, self.train, state, self.generate, self.score)
+        rollouts = Rollouts(spec, self.train, state, self.generate, self.score, self.measured)
         try:
             for step in range(state.step + 1, spec.steps + 1):
                 await self.control.between_steps()
@@ -73,6 +76,7 @@ class Controller(Loop):
 
         self._settle(judged, step, version, updated=not trained or learned.version != version)
         self.state.ledger.check(held=rollouts.held)
+        rollouts.observe(judged)
         metrics = step_metrics(
             step=step,
             epoch=rollouts.source.epoch,

@@ -76,7 +76,7 @@ def check_job(spec: JobSpec) -> DataCheck:
         if source not in (None, SYNTHETIC):
             splits[split] = _checked(read_split(spec.data, split), max_seconds, refused=spec.model.too_long == "refuse")
     overlap: list[Problem] = []
-    if len(splits) == 2 and trains(spec):
+    if len(splits) == 2 and trains(spec) and not spec.data.unlabelled:
         overlap = overlapping(splits["train"].found.questions, splits["evaluation"].found.questions)
     return DataCheck(splits, tuple(overlap), max_seconds)
 

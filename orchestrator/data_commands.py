@@ -1,4 +1,4 @@
-"""`earshot data check`: what is wrong with questions and clips, before a job is made of them."""
+"""`earshot data`: what is wrong with questions and clips, and which are answered without them, before a job is made."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ from orchestrator.service_link import Json, fail
 
 if TYPE_CHECKING:  # rich takes a moment to import, which --help need not wait for
     from orchestrator.data_check import CheckedSplit, DataCheck
+    from orchestrator.spec import JobSpec
 
 Spec = Annotated[str, typer.Argument(help="A job file, or a question file: a path, a URL, or hf:OWNER/NAME#SPLIT.")]
 FormatOption = Annotated[str, typer.Option("--format", help="How a question file is written; by default by its keys.")]
@@ -61,6 +62,79 @@ def register(app: typer.Typer) -> None:
             _show(found)
         if found.refused:
             raise typer.Exit(2)
+
+    @data.command()
+    def filter(
+        spec: Spec,
+        output: Annotated[Path, typer.Option(help="The question file to write, in Earshot's own schema.")],
+        model: Annotated[
+            str | None, typer.Option(help="Who is asked, where SPEC is a question file: a checkpoint's folder.")
+        ] = None,
+        format: FormatOption = "auto",
+        column: ColumnOption = None,
+        audio_root: AudioRootOption = None,
+        samples: Annotated[int, typer.Option(min=1, help="Answers a question.")] = 8,
+        threshold: Annotated[
+            float, typer.Option(min=0.01, max=1, help="Leave out what so great a share of answers gets right.")
+        ] = 0.75,
+        temperature: Annotated[float, typer.Option(min=0.01, help="Of the answers.")] = 1,
+        max_tokens: Annotated[
+            int, typer.Option(min=1, help="Longest answer, where SPEC is a question file; a job has its own.")
+        ] = 64,
+        as_json: Json = False,
+    ) -> None:
+        """Leave out the questions that a model answers without hearing: silence is played in each clip's place.
+
+        Of a job file these are its training questions and its model. What is left out is listed beside the new file.
+        """
+        from orchestrator.foreground import at_work, failing, guarded, reporter  # noqa: PLC0415
+        from orchestrator.preflight import prepare  # noqa: PLC0415
+        from orchestrator.progress import make_progress  # noqa: PLC0415
+        from orchestrator.silence_filter import check_output, filter_by_silence, show_filtered  # noqa: PLC0415
+
+        job = guarded(lambda: _asked(spec, model, format, column or [], audio_root, max_tokens))
+        with at_work(), make_progress("plain" if as_json else "auto") as progress:
+            prepared = guarded(lambda: prepare(job, reporter(progress)))
+            guarded(lambda: check_output(job, output, prepared.train))
+            result = failing(
+                lambda: filter_by_silence(
+                    prepared, progress, output, samples=samples, threshold=threshold, temperature=temperature
+                )
+            )
+        if as_json:
+            typer.echo(json.dumps(result, ensure_ascii=False))
+        else:
+            from rich.console import Console  # noqa: PLC0415
+
+            show_filtered(result, Console())
+        if result["output"] is None:
+            fail("every question is answered without its clip: nothing was written", 1)
+
+
+def _asked(
+    location: str, model: str | None, format: str, columns: list[str], audio_root: str | None, max_tokens: int
+) -> "JobSpec":
+    """The job whose training questions are asked. Raises SpecError."""
+    from orchestrator.preflight import check_model_folder, model_context  # noqa: PLC0415
+    from orchestrator.spec import TINY_CONTEXT, TINY_MODEL  # noqa: PLC0415
+    from orchestrator.spec_file import SpecError, parse_spec, read_spec, resolve_paths  # noqa: PLC0415
+
+    if is_job_file(location):
+        if model is not None:
+            raise SpecError("--model: the job file names the model; leave one of them out")
+        return resolve_paths(read_spec(Path(location)), Path(location).resolve().parent)
+    if model is None:
+        raise SpecError("--model: name the model to ask, a checkpoint's folder, or give a job file instead")
+    if model != TINY_MODEL:
+        check_model_folder(model)
+    context = TINY_CONTEXT if model == TINY_MODEL else min(2048, model_context(model) or 2048)
+    value = {
+        "name": "filter",
+        "model": {"path": model, "max_context": context},
+        "data": {"train": location, "format": format, "columns": column_mapping(columns), "audio_root": audio_root},
+        "rollout": {"max_tokens": max_tokens},
+    }
+    return resolve_paths(parse_spec(value, "filter"), Path.cwd())
 
 
 def is_job_file(location: str) -> bool:

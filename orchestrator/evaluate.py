@@ -1,7 +1,8 @@
 """`earshot evaluate`: a model's accuracy on questions, with the clips, with silence and with other questions' clips."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from rich.table import Table
 
 from audio_qa.scoring.score import GROUPINGS
 from orchestrator.driver import cluster, end_all, worker_settings
-from orchestrator.evaluation import Evaluation
+from orchestrator.evaluation import Evaluation, Generate
 from orchestrator.evaluation_job import ask, told
 from orchestrator.preflight import Prepared
 from orchestrator.progress import Progress
 from orchestrator.scores import show_scores
+from protocol.rollout import FailedQuestion, Group, RolloutRequest, Sampling
 from rollout_workers.pool import RolloutPool
 
 
@@ -32,12 +34,30 @@ def evaluate_model(prepared: Prepared, progress: Progress, *, predictions: Path 
 
 
 async def _evaluate(prepared: Prepared, progress: Progress) -> Evaluation:
+    async with _workers(prepared, progress) as pool:
+        return await ask(prepared, pool, progress)
+
+
+@asynccontextmanager
+async def answering(prepared: Prepared, progress: Progress) -> AsyncIterator[Generate]:
+    """The job's rollout workers, up and with the weights of its model's folder; they end with the block."""
+    async with _workers(prepared, progress) as pool:
+        progress.phase("evaluating")
+
+        async def generate(requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Group | FailedQuestion]:
+            return await pool.generate(requests, sampling, by_rule=False)
+
+        yield generate
+
+
+@asynccontextmanager
+async def _workers(prepared: Prepared, progress: Progress) -> AsyncIterator[RolloutPool]:
     rollout = prepared.spec.rollout
     pool = RolloutPool(worker_settings(prepared), rollout.limits, gpus_per_worker=rollout.gpus)
     try:
         progress.phase("starting workers")
         await pool.start(rollout.workers)
-        return await ask(prepared, pool, progress)
+        yield pool
     finally:
         await end_all([pool])
 

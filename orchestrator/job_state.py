@@ -6,9 +6,27 @@ again under the same number and seed.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from orchestrator.ledger import Ledger
+
+
+class SolveRate(NamedTuple):
+    """How a question was answered lately."""
+
+    right: float
+    """Completions that were right, older ones counting less."""
+    asked: float
+    """Completions, likewise."""
+
+    @property
+    def share(self) -> float:
+        """The share of right ones; 1/2 of a question that was never asked."""
+        return self.right / self.asked if self.asked else 0.5
+
+    def followed_by(self, right: int, asked: int) -> "SolveRate":
+        """The rate behind one more group, which halves the weight of all before it."""
+        return SolveRate(self.right / 2 + right, self.asked / 2 + asked)
 
 
 @dataclass(slots=True)
@@ -28,6 +46,8 @@ class JobState:
     """On held-out questions, where this step was evaluated."""
     nonfinite_in_row: int = 0
     """Updates up to this step that were stopped, one behind the other, by a loss or gradient that is not finite."""
+    solve_rates: dict[str, SolveRate] = field(default_factory=dict)
+    """By question key, what a curriculum saw in this job."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -39,10 +59,14 @@ class JobState:
             "offsets": dict(self.offsets),
             "accuracy": self.accuracy,
             "nonfinite_in_row": self.nonfinite_in_row,
+            "solve_rates": {key: list(rate) for key, rate in self.solve_rates.items()},
         }
 
     def restore(self, saved: Mapping[str, Any] | None) -> None:
         """Become what `to_dict` described, or a job that has not begun. Raises LedgerError, KeyError for a bad one."""
-        fresh = JobState() if saved is None else JobState(**{**saved, "ledger": Ledger.from_dict(saved["ledger"])})
+        fresh = JobState()
+        if saved is not None:
+            rates = {key: SolveRate(*rate) for key, rate in saved.get("solve_rates", {}).items()}
+            fresh = JobState(**{**saved, "ledger": Ledger.from_dict(saved["ledger"]), "solve_rates": rates})
         for name in JobState.__slots__:
             setattr(self, name, getattr(fresh, name))

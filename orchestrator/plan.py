@@ -10,8 +10,9 @@ from rich.table import Table
 
 from audio_qa.families import facts_of
 from audio_qa.question import Question
-from orchestrator.preflight import check_context, check_model_folder
+from orchestrator.preflight import by_solve_rate, check_context, check_model_folder
 from orchestrator.questions import Split, described, read_split, refuse_overlap
+from orchestrator.solve_rates import check_measured
 from orchestrator.spec import SYNTHETIC, TINY_MODEL, JobSpec, Method
 from orchestrator.spec_file import dump_spec
 from protocol.weights import Carrier
@@ -84,6 +85,11 @@ def count_questions(spec: JobSpec) -> tuple[int, int, dict[str, dict[str, Any]]]
     train = () if evaluates else read(spec.data.train, "train")
     held_out = read(spec.data.evaluation, "evaluation")
     refuse_overlap(spec, train, held_out)
+    if spec.data.train != SYNTHETIC:
+        train, _ = by_solve_rate(spec, train)
+    elif spec.data.curriculum is not None and spec.data.curriculum.measured is not None:
+        # What is built in is not made for a plan; how many of its questions are within bounds, the job says.
+        check_measured(spec.data.curriculum.measured)
     return (
         spec.data.synthetic_train if spec.data.train == SYNTHETIC and not evaluates else len(train),
         spec.data.synthetic_evaluation if spec.data.evaluation == SYNTHETIC else len(held_out),

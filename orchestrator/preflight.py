@@ -1,7 +1,7 @@
 """Everything that can be wrong with a job is found here, before anything is started or written."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,14 @@ from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from audio_qa.synthetic.benchmark import load_split, make_benchmark
 from orchestrator.cache import cache_directory
+from orchestrator.curriculum import within
+from orchestrator.job_state import SolveRate
 from orchestrator.questions import Split, described, read_split, refuse_overlap
+from orchestrator.solve_rates import measured_rates
 from orchestrator.spec import SYNTHETIC, TINY_MODEL, JobSpec, Method
 from orchestrator.spec_file import SpecError
 from orchestrator.tracking.following import check_tracking
+from reward.judge import read_key
 from reward.registry import RewardError, check_name
 
 Report = Callable[[str, int, int], None]
@@ -47,6 +51,8 @@ class Prepared:
     base_cached: bool
     longest_prompt: int
     """Tokens of the longest prompt, audio included."""
+    measured: dict[str, SolveRate] = field(default_factory=dict)
+    """By question key, what the curriculum's file says of the training questions."""
     data: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By split, where its questions come from (`questions.described`); nothing of what is built in."""
 
@@ -104,11 +110,17 @@ def prepare(spec: JobSpec, report: Report) -> Prepared:
     """
     for name in spec.reward.functions:
         check_name(name, spec.reward.allowed_modules)
+    if spec.reward.judge is not None and spec.cluster.address is None:
+        read_key(spec.reward.judge)
     check_tracking(spec)
     if spec.model.path != TINY_MODEL:
         check_model_folder(spec.model.path)
         check_context(spec)
     train, held_out, data = _questions(spec, report)
+    asked_for = len(train)
+    train, measured = by_solve_rate(spec, train)
+    if measured:
+        data["curriculum"] = {"measured": len(measured), "questions": len(train), "left_out": asked_for - len(train)}
     base_seconds, base_cached, folder = None, True, spec.model.path
     if folder == TINY_MODEL:
         # The tiny model is made with torch, which the base install does not have.
@@ -124,7 +136,25 @@ def prepare(spec: JobSpec, report: Report) -> Prepared:
         truncate=spec.model.too_long == "truncate",
         report=report,
     )
-    return Prepared(spec, folder, tuple(train), tuple(held_out), base_seconds, base_cached, longest, data)
+    return Prepared(spec, folder, tuple(train), tuple(held_out), base_seconds, base_cached, longest, measured, data)
+
+
+def by_solve_rate(spec: JobSpec, train: Sequence[Question]) -> tuple[Sequence[Question], dict[str, SolveRate]]:
+    """The training questions within the curriculum's bounds, and the solve rates its file has of all of them.
+
+    Raises SpecError where the file cannot be used, or no question is left.
+    """
+    section = spec.data.curriculum
+    if section is None or section.measured is None:
+        return train, {}
+    measured = measured_rates(section.measured, train)
+    left = within(train, measured, section)
+    if not left:
+        raise SpecError(
+            f"data.curriculum: all {len(train)} training questions are solved less often than min_solve_rate or more "
+            "often than max_solve_rate: widen the bounds"
+        )
+    return left, measured
 
 
 def _questions(
@@ -142,7 +172,8 @@ def _questions(
 
     def read(source: str, split: Split, built_in: str) -> Sequence[Question]:
         if source == SYNTHETIC and synthetic is not None:
-            return load_split(synthetic, built_in)
+            questions = load_split(synthetic, built_in)
+            return [replace(q, answer="") for q in questions] if split == "train" and data.unlabelled else questions
         report("reading questions and clips", 0, 1)
         found = read_split(data, split)
         sources[split] = described(found)

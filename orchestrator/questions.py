@@ -39,6 +39,7 @@ def read_split(data: DataSection, split: Split, *, check_audio: bool = True, rem
         audio_root=data.audio_root if training else data.evaluation_audio_root,
         check_audio=check_audio,
         cache=cache_directory() / "clips" if remote else None,
+        labelled=not (training and data.unlabelled),
     )
 
 
@@ -53,6 +54,6 @@ def trains(spec: JobSpec) -> bool:
 
 
 def refuse_overlap(spec: JobSpec, train: Sequence[Question], held_out: Sequence[Question]) -> None:
-    """Raise DatasetError if a job would be evaluated on clips that it trains on."""
-    if trains(spec) and held_out and spec.data.train != SYNTHETIC:
+    """Raise DatasetError if a job would be evaluated on clips that it trains on with their answers."""
+    if trains(spec) and not spec.data.unlabelled and held_out and spec.data.train != SYNTHETIC:
         refuse([str(problem) for problem in overlapping(train, held_out)])

@@ -160,7 +160,7 @@ class Attempts:
         assert self._score is not None
         section = self._spec.rollout.autoscale
         scaler = None if section is None else Autoscaler(section.min, section.max)
-        return Controller(**parts, score=self._score, autoscaler=scaler)
+        return Controller(**parts, score=self._score, autoscaler=scaler, measured=prepared.measured)
 
 
 def go_back(run: RunDirectory, checkpoints: Checkpoints, state: JobState) -> None:

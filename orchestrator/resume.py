@@ -24,6 +24,13 @@ _FREE = (
     "rollout.weight_sync",
     "rollout.weight_checksums",
     "reward.max_restarts",
+    "reward.max_unscored_in_row",
+    "reward.judge.url",
+    "reward.judge.api_key_env",
+    "reward.judge.timeout_seconds",
+    "reward.judge.deadline_seconds",
+    "reward.judge.concurrency",
+    "reward.judge.max_attempts",
 )
 # These change the last bits of the numbers, which a deterministic job promises to repeat.
 _FREE_UNLESS_DETERMINISTIC = (

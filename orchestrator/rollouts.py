@@ -8,16 +8,18 @@ steps, and hold their questions in the order of their draws, whoever was faster.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from audio_qa.answer import is_correct
 from audio_qa.question import Question
 from orchestrator.batch import JudgedGroup, Verdict, judge
-from orchestrator.job_state import JobState
+from orchestrator.curriculum import source_of
+from orchestrator.job_state import JobState, SolveRate
 from orchestrator.ledger import Draw
-from orchestrator.source import QuestionSource, sample_seed
+from orchestrator.source import sample_seed
 from orchestrator.spec import JobSpec
 from protocol.rollout import FailedQuestion, Group, RolloutRequest, Sampling
 
@@ -58,11 +60,13 @@ class Rollouts:
         state: JobState,
         generate: Generate,
         score: Scorer,
+        measured: Mapping[str, SolveRate] | None = None,
     ) -> None:
+        """`measured` has solve rates from before the job, for its curriculum."""
         self._spec, self._state = spec, state
         self._generate, self._score = generate, score
         self._questions = {question.key: question for question in train}
-        self.source = QuestionSource(train, seed=spec.seed, shuffle=spec.data.shuffle, position=state.position)
+        self.source = source_of(spec, train, state, measured or {})
         # What was in flight when the checkpoint was made is asked again, under the same numbers.
         self._again = deque(state.ledger.in_flight)
         self._ahead: deque[asyncio.Task[Batch]] = deque()
@@ -82,6 +86,13 @@ class Rollouts:
         self._ahead.popleft()
         self.held.difference_update(batch.draws)
         return batch
+
+    def observe(self, judged: Sequence[JudgedGroup]) -> None:
+        """Tell the curriculum, if there is one, how the questions of a step were answered."""
+        if self._spec.data.curriculum is not None:
+            for g in judged:
+                right = sum(is_correct(c.text, g.group.question.answer) for c in g.group.completions)
+                self.source.observe(g.draw.key, right, len(g.group.completions))
 
     @property
     def full(self) -> bool:

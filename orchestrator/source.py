@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -12,6 +13,25 @@ def sample_seed(seed: int, draw: int) -> int:
     """The seed of one draw's samples: of 62 bits, so that no two draws of a job share one by chance."""
     digest = hashlib.blake2b(f"{seed}:{draw}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 2
+
+
+class Source(Protocol):
+    """An endless stream of questions. `position` counts the questions drawn."""
+
+    position: int
+
+    @property
+    def epoch(self) -> float:
+        """How often the dataset was gone through, with its fraction."""
+        ...
+
+    def draw(self, count: int) -> list[Question]:
+        """The next `count` questions."""
+        ...
+
+    def observe(self, key: str, right: int, asked: int) -> None:
+        """Be told how many completions of a question that was drawn here were right, of how many."""
+        ...
 
 
 class QuestionSource:
@@ -42,3 +62,6 @@ class QuestionSource:
             drawn.append(self._questions[int(self._order[place])])
             self.position += 1
         return drawn
+
+    def observe(self, key: str, right: int, asked: int) -> None:
+        """Nothing: the order depends on the seed alone."""

@@ -69,6 +69,44 @@ class ModelSection(Section):
 DataFormat = Literal["auto", "earshot", "avqa", "mmau", "mmar", "mmau_pro", "air_bench", "mapped"]
 
 
+class CurriculumOrder(StrEnum):
+    """In which order questions are drawn."""
+
+    LEARNABLE = "learnable"
+    """At random, those most often of which some answers are right and some wrong."""
+    EASY_FIRST = "easy_first"
+    """Each once an epoch, from the one that was solved most often to the one that was solved least."""
+
+
+class CurriculumSection(Section):
+    """Which questions are drawn, by how often they are solved and not all alike; `data.shuffle` does nothing then."""
+
+    order: CurriculumOrder = CurriculumOrder.LEARNABLE
+    """`learnable`: at random, in proportion to p (1 - p) with p the share of right answers so far, which every group of
+    the job updates; `easy_first`: by falling share in `measured`."""
+    measured: str | None = None
+    """Where the shares start: a run's `samples.jsonl`, or what `earshot evaluate --samples K --json` printed about the
+    training questions. A question that was not measured counts as solved half of the time."""
+    min_solve_rate: float = Field(default=0, ge=0, le=1)
+    """Questions that `measured` shows solved less often are left out."""
+    max_solve_rate: float = Field(default=1, ge=0, le=1)
+    """Questions that `measured` shows solved more often are left out."""
+    uniform: float = Field(default=0.1, gt=0, le=1)
+    """Of `learnable`: the share of draws that go to all questions alike, so that none is given up for good."""
+
+    @model_validator(mode="after")
+    def _is_measured(self) -> "CurriculumSection":
+        if self.min_solve_rate > self.max_solve_rate:
+            raise ValueError(
+                f"min_solve_rate ({self.min_solve_rate}) is more than max_solve_rate ({self.max_solve_rate}): "
+                "exchange them"
+            )
+        limited = self.min_solve_rate > 0 or self.max_solve_rate < 1
+        if self.measured is None and (limited or self.order is CurriculumOrder.EASY_FIRST):
+            raise ValueError("order easy_first and bounds on the solve rate need measured: name a file")
+        return self
+
+
 class DataSection(Section):
     """The questions."""
 
@@ -96,6 +134,11 @@ class DataSection(Section):
     """How questions are asked: the paper's prompt "1", "2" (answer in tags) or "3" (thinking, then answer)."""
     shuffle: bool = True
     """Draw questions in random order, another one each epoch; the order depends on the seed alone."""
+    unlabelled: bool = False
+    """Train without the answers: the training questions need none, and one that stands there is not read. Rewards must
+    then do without (`majority`, `format`), and the held-out questions may be about the same clips."""
+    curriculum: CurriculumSection | None = None
+    """Draw by how often questions are solved; without this section all are drawn alike."""
     synthetic_train: int = Field(default=4096, ge=40)
     """Training questions of `builtin:synthetic`."""
     synthetic_evaluation: int = Field(default=300, ge=10)
@@ -333,6 +376,30 @@ class JobSpec(Section):
             )
         if self.method is Method.EVALUATE and (self.steps or self.warm_start is not None):
             raise ValueError("method evaluate trains nothing: leave out steps and warm_start")
+        if self.deterministic and self.reward.judge is not None:
+            raise ValueError(
+                "deterministic cannot be kept with a judge, whose replies may differ: leave one of them out"
+            )
+        if self.method is Method.SUPERVISED and self.data.curriculum is not None:
+            raise ValueError(
+                "data.curriculum goes by sampled answers, and method supervised samples none: leave it out"
+            )
         if self.method is Method.SUPERVISED and self.warm_start is not None:
             raise ValueError("warm_start is supervised already: with method supervised, leave it out and raise steps")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_needs_answers_that_are_not_read(self) -> "JobSpec":
+        needing = {
+            "method supervised": self.method is Method.SUPERVISED,
+            "warm_start": self.warm_start is not None,
+            "data.curriculum": self.data.curriculum is not None,
+            "the reward function 'accuracy'": "accuracy" in self.reward.functions,
+            "{answer} in reward.judge.prompt": self.reward.judge is not None and self.reward.judge.reads_answer,
+        }
+        found = [what for what, needs in needing.items() if needs]
+        if self.data.unlabelled and found:
+            raise ValueError(
+                f"data.unlabelled: the answers are not read, and {found[0]} needs them: leave one of them out"
+            )
         return self

@@ -72,6 +72,9 @@ def resolve_paths(spec: JobSpec, base: Path) -> JobSpec:
 
     places = ("train", "evaluation", "audio_root", "evaluation_audio_root")
     data = spec.data.model_copy(update={key: absolute(getattr(spec.data, key)) for key in places})
+    if data.curriculum is not None:
+        curriculum = data.curriculum.model_copy(update={"measured": absolute(data.curriculum.measured)})
+        data = data.model_copy(update={"curriculum": curriculum})
     model = spec.model.model_copy(update={"path": absolute(spec.model.path)})
     return spec.model_copy(update={"data": data, "model": model})
 

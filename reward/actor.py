@@ -9,9 +9,12 @@ from collections.abc import Sequence
 
 from protocol.reward import Score
 from protocol.rollout import Group
+from reward.group_rewards import group_rewards
+from reward.judge import Judge
+from reward.outcome import Failed, Outcome
 from reward.overlong import OVERLONG, overlong_penalty
-from reward.registry import BUILT_IN
-from reward.sandbox import Call, Failed, Outcome, Sandbox, evaluate
+from reward.registry import BUILT_IN, NAMES
+from reward.sandbox import Call, Sandbox, evaluate
 from reward.settings import RewardSettings
 
 
@@ -19,54 +22,59 @@ class RewardActor:
     """Scores groups by the weighted reward functions of its settings. The controller makes it a Ray actor."""
 
     def __init__(self, settings: RewardSettings, max_tokens: int) -> None:
-        """Start the reward processes, if any function needs them; RewardError if one cannot be had.
+        """Start the reward processes, if any function needs them; RewardError if a function cannot be had.
 
         Args:
             max_tokens: the longest completion.
         """
         self._weights = dict(settings.functions)
         self._overlong_tokens, self._max_tokens = settings.overlong_tokens, max_tokens
-        custom = [name for name in self._weights if name not in BUILT_IN]
+        self._group_rewards = group_rewards(settings)
+        self._judge = None if settings.judge is None else Judge(settings.judge)
+        self._custom = [name for name in self._weights if name not in NAMES]
         # Built-in functions cannot hang: they are spared the way through another process.
         self._sandbox = (
             Sandbox(
-                custom,
+                self._custom,
                 allowed_modules=settings.allowed_modules,
                 timeout_seconds=settings.timeout_seconds,
                 processes=settings.processes,
             )
-            if custom
+            if self._custom
             else None
         )
 
     def score(self, groups: Sequence[Group]) -> list[tuple[Score, ...]]:
         """The Score of every completion: one tuple per group, as long as the group, both in the order given."""
-        calls = [
-            Call(name, group.question, completion.text, group.template)
-            for group in groups
-            for completion in group.completions
-            for name in self._weights
-        ]
-        outcomes = iter(self._outcomes(calls))
-        return [
-            tuple(
-                self._score({name: next(outcomes) for name in self._weights}, len(completion.token_ids))
-                for completion in group.completions
-            )
-            for group in groups
-        ]
+        outcomes = self._outcomes(groups)
+        scores = iter(
+            [
+                self._score({name: outcomes[name][i] for name in self._weights}, len(completion.token_ids))
+                for i, completion in enumerate(completion for group in groups for completion in group.completions)
+            ]
+        )
+        return [tuple(next(scores) for _ in group.completions) for group in groups]
 
     def close(self) -> None:
         """End the reward processes."""
         if self._sandbox is not None:
             self._sandbox.close()
 
-    def _outcomes(self, calls: Sequence[Call]) -> list[Outcome]:
-        custom = [call for call in calls if call.function not in BUILT_IN]
-        sandboxed = iter(self._sandbox.run(custom) if self._sandbox is not None else ())
-        return [
-            evaluate(BUILT_IN[call.function], call) if call.function in BUILT_IN else next(sandboxed) for call in calls
-        ]
+    def _outcomes(self, groups: Sequence[Group]) -> dict[str, list[Outcome]]:
+        """By reward function, the outcomes of all completions of all groups, in order."""
+        found: dict[str, list[Outcome]] = {}
+        for name in self._weights:
+            if name in BUILT_IN:
+                found[name] = [evaluate(BUILT_IN[name], call) for call in _calls(groups, [name])]
+            elif name in self._group_rewards:
+                found[name] = [reward for group in groups for reward in self._group_rewards[name](group)]
+        if self._judge is not None:
+            found["judge"] = self._judge.rate(groups)
+        if self._sandbox is not None:
+            sandboxed = self._sandbox.run(_calls(groups, self._custom))
+            for i, name in enumerate(self._custom):
+                found[name] = sandboxed[i :: len(self._custom)]
+        return found
 
     def _score(self, outcomes: dict[str, Outcome], length: int) -> Score:
         rewards = {name: outcome for name, outcome in outcomes.items() if not isinstance(outcome, Failed)}
@@ -78,3 +86,13 @@ class RewardActor:
         if not errors and not math.isfinite(total):
             errors.append(f"the weighted sum of the rewards is {total}")
         return Score(rewards, 0.0, "; ".join(errors)) if errors else Score(rewards, total)
+
+
+def _calls(groups: Sequence[Group], names: Sequence[str]) -> list[Call]:
+    """Each function asked about each completion, completion by completion."""
+    return [
+        Call(name, group.question, completion.text, group.template)
+        for group in groups
+        for completion in group.completions
+        for name in names
+    ]

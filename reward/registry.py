@@ -5,10 +5,14 @@ import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+from reward.consistency import consistency
 from reward.functions import RewardFunction, accuracy, format
 
-BUILT_IN: dict[str, RewardFunction] = {"accuracy": accuracy, "format": format}
-"""Pure, and linear in the completion's length: the only ones that need no process of their own."""
+BUILT_IN: dict[str, RewardFunction] = {"accuracy": accuracy, "format": format, "consistency": consistency}
+"""Pure, and linear in the completion's length: they need no process of their own."""
+OF_GROUPS = ("length", "majority", "judge")
+"""Built in too, but asked about whole groups: they need more than one completion's text (`group_rewards`, `judge`)."""
+NAMES = (*BUILT_IN, *OF_GROUPS)
 
 _DOTTED_PATH = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)")
 
@@ -23,13 +27,12 @@ def check_name(name: str, allowed_modules: Sequence[str]) -> None:
     Imports nothing: whoever only reads a job file never runs a user's module. A module is allowed if the list holds
     it or a package it lies in, by whole components: `rewards` allows `rewards.audio`, not `rewards_of_others`.
     """
-    if name in BUILT_IN:
+    if name in NAMES:
         return
     match = _DOTTED_PATH.fullmatch(name)
     if match is None:
         raise RewardError(
-            f"unknown reward function {name!r}; use {_nearest(name, BUILT_IN)} or a path such as "
-            "'package.module:function'"
+            f"unknown reward function {name!r}; use {_nearest(name, NAMES)} or a path such as 'package.module:function'"
         )
     if not _allowed(match[1], allowed_modules):
         hint = f"allowed is {_nearest(match[1], allowed_modules)}" if allowed_modules else "no module is allowed"
@@ -45,6 +48,8 @@ def resolve(name: str, allowed_modules: Sequence[str]) -> RewardFunction:
     check_name(name, allowed_modules)
     if name in BUILT_IN:
         return BUILT_IN[name]
+    if name in OF_GROUPS:
+        raise RewardError(f"reward function {name!r} is asked about whole groups, not about one completion")
     module_name, _, function_name = name.partition(":")
     try:
         module = importlib.import_module(module_name)

@@ -28,6 +28,7 @@ from pebble import ProcessExpired, ProcessPool
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from reward.functions import RewardFunction
+from reward.outcome import Failed, Outcome
 from reward.registry import RewardError, resolve
 
 T = TypeVar("T")
@@ -51,16 +52,6 @@ class Call:
     question: Question
     text: str
     template: PromptTemplate
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """Why a call has no number, in one line."""
-
-    reason: str
-
-
-Outcome = float | Failed
 
 
 def evaluate(function: RewardFunction, call: Call) -> Outcome:

@@ -38,6 +38,8 @@ class Item:
 
     record: Mapping[str, object]
     place: str
+    labelled: bool = True
+    """Whether it must have an answer. Where not, one that it has is not read either: the answer is empty."""
 
     def text(self, key: str) -> str:
         """A text that is not blank. Raises ItemError."""
@@ -64,6 +66,8 @@ class Item:
 
     def answer(self, key: str, choices: Sequence[str]) -> str:
         """A text that is one of the choices, letter by letter. Raises ItemError."""
+        if not self.labelled:
+            return ""
         answer = self.text(key)
         if answer not in choices:
             near = get_close_matches(answer, choices, n=1, cutoff=0.0)[0]
@@ -74,6 +78,8 @@ class Item:
 
     def answer_at(self, key: str, choices: Sequence[str]) -> str:
         """The choice at a 0-based index. Raises ItemError."""
+        if not self.labelled:
+            return ""
         value = self._value(key)
         if isinstance(value, str) and value.strip().isdecimal():
             value = int(value)

@@ -28,6 +28,7 @@ def read_questions(
     name: str | None = None,
     check_audio: bool = True,
     cache: Path | None = None,
+    labelled: bool = True,
 ) -> QuestionSet:
     """All questions of a file or dataset, in its order, and all problems of it.
 
@@ -40,6 +41,7 @@ def read_questions(
         check_audio: fetch every clip that lies behind a URL and read every header; one that is missing or broken is a
             problem.
         cache: where fetched files are kept; without it URLs are refused.
+        labelled: whether questions must have an answer; without it none is read, and all answers are empty.
 
     Raises:
         DatasetError: the file is missing or no JSON, holds no item at all, or the format is not known. What is wrong
@@ -60,7 +62,7 @@ def read_questions(
         raise DatasetError(f"{location!r}: holds no question; write one JSON object per line")
     chosen = choose(format, columns, next((e.record for e in entries if not isinstance(e, Problem)), {}))
     base = folder if audio_root is None else audio_root if is_url(audio_root) else str(Path(audio_root).absolute())
-    reading = _Reading(chosen, stem if name is None else name, base, check_audio, cache)
+    reading = _Reading(chosen, stem if name is None else name, base, check_audio, cache, labelled)
     for index, entry in enumerate(entries):
         reading.read(index, entry)
     questions, records, problems, seconds = reading.result()
@@ -110,6 +112,7 @@ class _Reading:
     base: str
     check_audio: bool
     cache: Path | None
+    labelled: bool
     found: list[_Candidate | Problem] = field(default_factory=list)
     place_of_id: dict[str, str] = field(default_factory=dict)
 
@@ -118,7 +121,8 @@ class _Reading:
         if isinstance(entry, Problem):
             self.found.append(entry)
             return
-        item = entry if isinstance(entry, Item) else Item(entry.record, f"{str(entry.path)!r}, line {entry.number}")
+        place = entry.place if isinstance(entry, Item) else f"{str(entry.path)!r}, line {entry.number}"
+        item = Item(entry.record, place, self.labelled)
         try:
             question = self._earshot(index, entry) if self.format is None else self._published(index, item)
         except ItemError as error:
@@ -156,7 +160,7 @@ class _Reading:
     def _earshot(self, index: int, entry: Item | Line) -> Question:
         line = entry if isinstance(entry, Line) else Line(Path(), 0, dict(entry.record))
         try:
-            question = line.question(self.dataset, index, Path())
+            question = line.question(self.dataset, index, Path(), labelled=self.labelled)
         except DatasetError as error:
             detail = str(error).removeprefix(f"{str(line.path)!r}, line {line.number}: ")
             kind = ProblemKind.ANSWER if "is not among the choices" in detail else ProblemKind.ITEM

@@ -1,7 +1,8 @@
 """Which jobs the service takes: everything a job names must be the service's to use.
 
-Invariant: a job that is admitted names no model, question file or clip outside of the roots, no reward function outside
-of the allow-list, no weights in a format that runs code when it is read, and no cluster of its own choice.
+Invariant: a job that is admitted names no model, question file or clip outside of the roots, no reward function, judge
+or environment variable outside of the allow-lists, no weights in a format that runs code when it is read, and no
+cluster of its own choice.
 """
 
 import asyncio
@@ -21,8 +22,23 @@ from reward.registry import RewardError, check_name
 class Admission:
     """The rules of one service."""
 
-    def __init__(self, roots: Roots, reward_modules: Sequence[str], data_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        roots: Roots,
+        reward_modules: Sequence[str],
+        data_dir: Path | None = None,
+        *,
+        judge_hosts: Sequence[str] = (),
+        judge_keys: Sequence[str] = (),
+    ) -> None:
+        """The allow-lists.
+
+        Args:
+            judge_hosts: HOST:PORT of endpoints that may judge, or HOST for any port of it.
+            judge_keys: environment variables whose content may be sent to them.
+        """
         self._roots, self._modules = roots, tuple(reward_modules)
+        self._judge_hosts, self._judge_keys = tuple(host.lower() for host in judge_hosts), tuple(judge_keys)
         self._data_dir = None if data_dir is None else data_dir.resolve()
 
     async def admit(self, spec: JobSpec, owns: Callable[[str], Awaitable[bool]]) -> JobSpec:
@@ -34,6 +50,7 @@ class Admission:
         if spec.cluster.address is not None:
             raise SpecError("cluster.address: the service chooses the cluster; leave it out")
         self._check_rewards(spec)
+        self._check_judge(spec)
         spec = await asyncio.to_thread(self._resolved, spec)
         data = spec.data
         named = {
@@ -42,6 +59,7 @@ class Admission:
             "data.evaluation": data.evaluation,
             "data.audio_root": data.audio_root,
             "data.evaluation_audio_root": data.evaluation_audio_root,
+            "data.curriculum.measured": None if data.curriculum is None else data.curriculum.measured,
         }
         for key, path in named.items():
             if path is not None and not await self._may_be_named(Path(path), owns):
@@ -65,6 +83,19 @@ class Admission:
             except RewardError as error:
                 raise SpecError(f"reward.functions: {error}") from error
 
+    def _check_judge(self, spec: JobSpec) -> None:
+        judge = spec.reward.judge
+        if judge is None:
+            return
+        if not {judge.host, judge.host.rpartition(":")[0]} & set(self._judge_hosts):
+            known = ", ".join(self._judge_hosts) or "none"
+            raise SpecError(f"reward.judge.url: this service does not allow {judge.host!r} (allowed: {known})")
+        if judge.api_key_env is not None and judge.api_key_env not in self._judge_keys:
+            known = ", ".join(self._judge_keys) or "none"
+            raise SpecError(
+                f"reward.judge.api_key_env: this service does not allow {judge.api_key_env!r} (allowed: {known})"
+            )
+
     def _resolved(self, spec: JobSpec) -> JobSpec:
         model = spec.model.path
         if model != TINY_MODEL:
@@ -72,6 +103,10 @@ class Admission:
         data = spec.data
         for key in ("audio_root", "evaluation_audio_root"):
             data = data.model_copy(update={key: self._audio_root(f"data.{key}", getattr(data, key))})
+        if data.curriculum is not None and data.curriculum.measured is not None:
+            measured = self._file("data.curriculum.measured", data.curriculum.measured)
+            curriculum = data.curriculum.model_copy(update={"measured": measured})
+            data = data.model_copy(update={"curriculum": curriculum})
         data = data.model_copy(update={"train": self._questions(data, "train", data.train)})
         if data.evaluation is not None:
             data = data.model_copy(update={"evaluation": self._questions(data, "evaluation", data.evaluation)})
@@ -94,6 +129,12 @@ class Admission:
     def _audio_root(self, key: str, path: str | None) -> str | None:
         try:
             return None if path is None else str(self._roots.folder(path))
+        except OutsideRootsError as error:
+            raise SpecError(f"{key}: {error}") from error
+
+    def _file(self, key: str, path: str) -> str:
+        try:
+            return str(self._roots.file(path))
         except OutsideRootsError as error:
             raise SpecError(f"{key}: {error}") from error
 

@@ -58,6 +58,13 @@ def register(app: typer.Typer) -> None:
         reward_module: Annotated[
             list[str] | None, typer.Option(help="Module whose functions jobs may use as rewards; repeatable.")
         ] = None,
+        judge_host: Annotated[
+            list[str] | None, typer.Option(help="HOST or HOST:PORT that may judge jobs' completions; repeatable.")
+        ] = None,
+        judge_key: Annotated[
+            list[str] | None,
+            typer.Option(help="Environment variable whose content jobs may have sent to a judge; repeatable."),
+        ] = None,
     ) -> None:
         """Take jobs over REST, queue them and run them on a Ray cluster."""
         if ray_address is not None and not ray_address.startswith(("http://", "https://")):
@@ -91,6 +98,8 @@ def register(app: typer.Typer) -> None:
             keep_days=keep_days,
             roots=tuple(folder.expanduser().resolve() for folder in root or [Path.home()]),
             reward_modules=tuple(reward_module or ()),
+            judge_hosts=tuple(judge_host or ()),
+            judge_keys=tuple(judge_key or ()),
         )
         try:
             asyncio.run(run(settings))

@@ -68,6 +68,8 @@ class ServerSettings:
     """Jobs that ended longer ago are removed with their run directories; 0 keeps all."""
     roots: tuple[Path, ...] = (Path.home(),)
     reward_modules: tuple[str, ...] = ()
+    judge_hosts: tuple[str, ...] = ()
+    judge_keys: tuple[str, ...] = ()
 
 
 async def serve(settings: ServerSettings) -> None:
@@ -123,7 +125,12 @@ async def _serve(settings: ServerSettings, store: Store, listener: socket.socket
     app = create_app(
         store,
         ApiSettings(
-            local=local, roots=settings.roots, reward_modules=settings.reward_modules, data_dir=settings.data_dir
+            local=local,
+            roots=settings.roots,
+            reward_modules=settings.reward_modules,
+            judge_hosts=settings.judge_hosts,
+            judge_keys=settings.judge_keys,
+            data_dir=settings.data_dir,
         ),
         cluster=RayCluster(connection),
         fits=fits,

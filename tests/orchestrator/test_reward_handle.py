@@ -10,7 +10,7 @@ import pytest
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from orchestrator import reward_handle
-from orchestrator.reward_handle import RewardHandle, RewardLostError
+from orchestrator.reward_handle import RewardHandle, RewardLostError, UnscoredError
 from orchestrator.spec import JobSpec
 from protocol.rollout import Completion, Group, StopReason
 
@@ -105,3 +105,22 @@ def test_more_often_than_allowed_is_an_error_with_the_cause(play):
             await handle.score(groups(1))
 
     assert len(play(action)) == SPEC.reward.max_restarts
+
+
+def test_completions_that_nothing_can_score_are_events_and_end_the_job(play, monkeypatch):
+    judge = {"url": "http://127.0.0.1:9/v1", "model": "m", "max_attempts": 1}
+    reward = {"functions": {"accuracy": 1.0, "judge": 1.0}, "judge": judge, "max_unscored_in_row": 2}
+    spec = JobSpec.model_validate({"model": {"path": "m"}, "data": {"train": "t"}, "reward": reward})
+    monkeypatch.setitem(globals(), "SPEC", spec)
+
+    async def action(handle, own):
+        (scores,) = await handle.score(groups(1))
+        assert [(s.valid, s.total) for s in scores] == [(False, 0.0)] * 2
+        assert await handle.score([]) == []
+        with pytest.raises(UnscoredError, match=r"2 batches in a row .*the judge cannot be reached"):
+            await handle.score(groups(1))
+
+    events = play(action)
+    assert [kind for kind, _ in events] == ["unscored", "unscored"]
+    assert (events[0][1]["completions"], events[0][1]["of"]) == (2, 2)
+    assert "cannot be reached" in events[0][1]["causes"][0]

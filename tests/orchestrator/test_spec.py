@@ -9,7 +9,26 @@ from orchestrator.spec import JobSpec
 from orchestrator.spec_file import SpecError, dump_spec, parse_spec, read_spec, resolve_paths
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+UNLABELLED = {"train": "t", "unlabelled": True}
+MAJORITY = {"functions": {"majority": 1.0}}
 SMALLEST = {"model": {"path": "m"}, "data": {"train": "t.jsonl"}}
+
+
+def judged(prompt):
+    return {"functions": {"judge": 1.0}, "judge": {"url": "http://host/v1", "model": "m", "prompt": prompt}}
+
+
+def test_a_password_in_a_judges_url_is_not_repeated():
+    reward = {"functions": {"judge": 1}, "judge": {"url": "http://me:hunter2@host/v1", "model": "m"}}
+    with pytest.raises(SpecError) as caught:
+        parse_spec({**SMALLEST, "reward": reward}, "job")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_without_labels_a_job_may_be_rewarded_by_majority():
+    spec = parse_spec({**SMALLEST, "data": UNLABELLED, "reward": judged("{completion}")}, "job")
+    assert spec.data.unlabelled
+    assert parse_spec({**SMALLEST, "data": UNLABELLED, "reward": MAJORITY}, "job").reward.functions == {"majority": 1.0}
 
 
 def test_defaults_are_the_papers():
@@ -42,6 +61,21 @@ def test_every_example_is_valid_and_survives_the_round_trip(path):
         ({"reward": {"functions": {"acuracy": 1}}}, ["acuracy", "accuracy"]),
         ({"data": {"train": "t.jsonl", "prompt": "4"}}, ["data.prompt"]),
         ({"name": "a/b"}, ["name"]),
+        ({"data": {"train": "t", "curriculum": {"order": "easy_first"}}}, ["data.curriculum", "need measured"]),
+        ({"data": {"train": "t", "curriculum": {"max_solve_rate": 0.9}}}, ["data.curriculum", "need measured"]),
+        (
+            {"data": {"train": "t", "curriculum": {"measured": "m", "min_solve_rate": 0.5, "max_solve_rate": 0.1}}},
+            ["min_solve_rate", "exchange them"],
+        ),
+        ({"data": {"train": "t", "curriculum": {}}, "method": "supervised"}, ["data.curriculum", "leave it out"]),
+        ({"data": {"train": "t", "unlabelled": True}}, ["data.unlabelled", "'accuracy'"]),
+        ({"data": UNLABELLED, "reward": MAJORITY, "warm_start": {"steps": 1}}, ["data.unlabelled", "warm_start"]),
+        ({"data": UNLABELLED, "reward": MAJORITY, "method": "supervised"}, ["data.unlabelled", "method supervised"]),
+        ({"data": UNLABELLED | {"curriculum": {}}, "reward": MAJORITY}, ["data.unlabelled", "data.curriculum"]),
+        ({"data": UNLABELLED, "reward": judged("{answer} {completion}")}, ["data.unlabelled", "reward.judge.prompt"]),
+        ({"reward": judged("{completion}"), "deterministic": True}, ["deterministic", "judge"]),
+        ({"reward": {"functions": {"judge": 1}, "judge": {"url": "http://a:b@c", "model": "m"}}}, ["api_key_env"]),
+        ({"reward": {"functions": {"judge": 1}, "judge": {"urll": "http://c", "model": "m"}}}, ["'url'"]),
         ({"model": {"path": "m", "max_context": 64}, "rollout": {"max_tokens": 64}}, ["rollout.max_tokens", "lower"]),
     ],
 )
@@ -84,6 +118,9 @@ def test_relative_paths_start_at_the_job_file(tmp_path):
     spec = resolve_paths(parse_spec(SMALLEST, "job"), tmp_path)
     assert spec.model.path == str(tmp_path / "m")
     assert spec.data.train == str(tmp_path / "t.jsonl")
+    curriculum = {"curriculum": {"measured": "runs/samples.jsonl"}}
+    spec = resolve_paths(parse_spec({**SMALLEST, "data": SMALLEST["data"] | curriculum}, "job"), tmp_path)
+    assert spec.data.curriculum.measured == str(tmp_path / "runs" / "samples.jsonl")
     built_in = parse_spec({"model": {"path": "builtin:x"}, "data": {"train": "builtin:y"}}, "job")
     assert resolve_paths(built_in, tmp_path) == built_in
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from reward.functions import accuracy, format
-from reward.registry import RewardError, check_name, resolve
+from reward.registry import NAMES, RewardError, check_name, resolve
 
 
 def test_built_in_names() -> None:
@@ -18,8 +18,15 @@ def test_built_in_names() -> None:
 def test_an_unknown_name_is_answered_with_the_nearest(name: str) -> None:
     with pytest.raises(RewardError, match="unknown reward function") as caught:
         check_name(name, ["a"])
-    assert "'accuracy'" in str(caught.value) or "'format'" in str(caught.value)
+    assert any(repr(known) in str(caught.value) for known in NAMES)
     assert "\n" not in str(caught.value)
+
+
+def test_rewards_of_groups_are_known_and_no_function_of_one_completion() -> None:
+    for name in ("length", "majority", "judge"):
+        check_name(name, [])
+        with pytest.raises(RewardError, match="whole groups"):
+            resolve(name, [])
 
 
 @pytest.mark.parametrize("module", ["rewards", "rewards.audio", "rewards.audio.length"])

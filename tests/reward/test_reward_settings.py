@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from reward.settings import RewardSettings
+from reward.judge_settings import JudgeSettings
+from reward.settings import LengthSettings, RewardSettings
 
 
 def test_the_papers_rewards_are_the_default() -> None:
@@ -29,6 +30,11 @@ def test_a_function_of_an_allowed_module_needs_no_module_yet() -> None:
         ({"function": {"accuracy": 1}}, "Extra inputs"),
         ({"timeout_seconds": 0}, "greater than 0"),
         ({"timeout_seconds": float("inf")}, "finite"),
+        ({"functions": {"length": 1}}, "no section 'length'"),
+        ({"functions": {"judge": 1}}, "no section 'judge'"),
+        ({"length": {"target": 3, "tolerance": 1}}, "functions does not name 'length'"),
+        ({"functions": {"length": 1}, "length": {"target": 3, "tolerance": 0}}, "greater than or equal to 1"),
+        ({"max_unscored_in_row": 0}, "greater than or equal to 1"),
         ({"processes": 0}, "greater than or equal to 1"),
         ({"allowed_modules": [""]}, "dotted name"),
         ({"allowed_modules": ["a."]}, "dotted name"),
@@ -40,4 +46,5 @@ def test_what_makes_no_sense_is_refused(values: dict[str, Any], problem: str) ->
 
 
 def test_every_field_is_documented() -> None:
-    assert all(field.description for field in RewardSettings.model_fields.values())
+    for model in (RewardSettings, LengthSettings, JudgeSettings):
+        assert all(field.description for field in model.model_fields.values())

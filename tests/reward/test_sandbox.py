@@ -12,8 +12,9 @@ import pytest
 
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
+from reward.outcome import Failed, Outcome
 from reward.registry import RewardError
-from reward.sandbox import Call, Failed, Outcome, Sandbox
+from reward.sandbox import Call, Sandbox
 
 TIMEOUT = 1.0
 OBEYS, LENGTH, PROCESS, SLOW = (f"house_rewards:{name}" for name in ("obeys", "length", "process", "slow"))

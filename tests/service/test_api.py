@@ -61,6 +61,10 @@ async def test_a_key_makes_one_job(tmp_path):
         assert len((await client.get("/v1/jobs")).json()["items"]) == 1
 
 
+def judged(url, **judge):
+    return {"reward": {"functions": {"judge": 1.0}, "judge": {"url": url, "model": "m", **judge}}}
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -79,6 +83,11 @@ async def test_a_key_makes_one_job(tmp_path):
         ({"data": {"train": "builtin:synthetic", "audio_root": "/etc"}}, "data.audio_root"),
         ({"data": {"train": "builtin:synthetic", "evaluation_audio_root": "s3://b"}}, "data.evaluation_audio_root"),
         ({"reward": {"functions": {"os:system": 1.0}, "allowed_modules": ["os"]}}, "does not allow 'os'"),
+        (judged("http://elsewhere:8000/v1"), "does not allow 'elsewhere:8000' (allowed: none)"),
+        (
+            {"data": {"train": "builtin:synthetic", "curriculum": {"measured": "/etc/passwd"}}},
+            "data.curriculum.measured",
+        ),
         ({"cluster": {"address": "ray://elsewhere"}}, "the service chooses the cluster"),
     ],
 )
@@ -93,6 +102,27 @@ async def test_what_the_service_does_not_allow_is_refused_with_the_reason(tmp_pa
         body = json.loads(json.dumps({**SPEC, **change}).replace("{home}", str(tmp_path)))
         assert says in check_problem(await client.post("/v1/jobs", json=body), 422)["detail"]
         assert (await client.get("/v1/jobs")).json()["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "says"),
+    [
+        ("http://judge:8000/v1", None, None),
+        ("https://Judges.example/v1", "JUDGE_API_KEY", None),
+        ("http://judges.example:9/v1", None, None),
+        ("http://judge:8001/v1", None, "does not allow 'judge:8001' (allowed: judge:8000, judges.example)"),
+        ("http://judges.example.org/v1", None, "reward.judge.url"),
+        ("http://judge:8000/v1", "AWS_SECRET_ACCESS_KEY", "reward.judge.api_key_env: this service does not allow"),
+    ],
+)
+async def test_judges_and_their_keys_are_on_allow_lists(tmp_path, url, key, says):
+    lists = {"judge_hosts": ("judge:8000", "judges.example"), "judge_keys": ("JUDGE_API_KEY",)}
+    async with local(tmp_path, **lists) as (_, client):
+        answer = await client.post("/v1/jobs", json={**SPEC, **judged(url, api_key_env=key)})
+        if says is None:
+            assert answer.status_code == 201
+        else:
+            assert says in check_problem(answer, 422)["detail"]
 
 
 async def test_files_under_the_roots_are_taken(tmp_path):

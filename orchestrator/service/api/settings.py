@@ -18,6 +18,10 @@ class ApiSettings:
     """The service's own files: jobs may name run directories of their owner's there and nothing else."""
     reward_modules: tuple[str, ...] = ()
     """Modules and packages whose functions jobs may name as rewards."""
+    judge_hosts: tuple[str, ...] = ()
+    """HOST:PORT, or HOST for all its ports, of endpoints that jobs may have completions judged by."""
+    judge_keys: tuple[str, ...] = ()
+    """Environment variables whose content jobs may have sent to them as a key."""
     most_body_bytes: int = 1024 * 1024
     most_yaml_bytes: int = 64 * 1024
     """YAML takes much longer to read than JSON."""

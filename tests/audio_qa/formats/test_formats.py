@@ -256,3 +256,32 @@ def test_a_path_that_leads_to_no_file_is_a_missing_clip(home, path):
     for item, key in ((MMAU, "audio_id"), (AVQA, "audio_path")):
         (problem,) = read(home, item, item | {"id": "other", key: path}).problems
         assert problem.kind is ProblemKind.MISSING_AUDIO
+
+
+UNANSWERED = {
+    "earshot": {"id": "1", "audio": "1.wav", "question": "What is heard?", "choices": CHOICES},
+    "mmau": {key: value for key, value in MMAU.items() if key != "answer"},
+    "mmar": {key: value for key, value in MMAR.items() if key != "answer"},
+    "avqa": {key: value for key, value in AVQA.items() if key != "answer"},
+    "air_bench": {key: value for key, value in AIR_BENCH.items() if key != "answer_gt"},
+    "mapped": {"audio": "1.wav", "question": "What is heard?", "choices": CHOICES},
+}
+
+
+@pytest.mark.parametrize("format", UNANSWERED)
+def test_questions_without_answers_are_read_where_none_is_needed(tmp_path: Path, format: str) -> None:
+    path = tmp_path / "test.jsonl"
+    path.write_text(json.dumps(UNANSWERED[format]) + "\n")
+    with pytest.raises(DatasetError, match="answer"):
+        read_questions(path, format=format, check_audio=False).accepted()
+    (question,) = read_questions(path, format=format, check_audio=False, labelled=False).accepted()
+    assert (question.text.startswith("What is heard"), question.answer, question.chance) == (True, "", 0)
+
+
+def test_an_answer_that_stands_there_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "test.jsonl"
+    path.write_text(json.dumps(UNANSWERED["earshot"] | {"answer": "rain"}) + "\n")
+    found = read_questions(path, format="earshot", check_audio=False, labelled=False)
+    assert [question.answer for question in found.questions] == [""]
+    (path := tmp_path / "mmau.json").write_text(json.dumps([MMAU]))
+    assert [q.answer for q in read_questions(path, check_audio=False, labelled=False).questions] == [""]

@@ -1,0 +1,62 @@
+"""Rewards of a whole group: what a completion gets depends on more than its text, on the others' answers for instance.
+
+Invariant: a group reward gives one number a completion, in their order, and does not read the question's answer.
+"""
+
+import re
+from collections.abc import Callable
+
+from audio_qa.answer import extract_answer, is_correct, split_thinking
+from audio_qa.scoring.sampling import majority_vote
+from protocol.rollout import Completion, Group
+from reward.settings import LengthSettings, LengthUnit, RewardSettings
+
+GroupReward = Callable[[Group], list[float]]
+"""(a group of G completions) -> their G rewards, finite numbers."""
+
+_TAGS = re.compile(r"</?(?:think|answer)>")
+
+
+def group_rewards(settings: RewardSettings) -> dict[str, GroupReward]:
+    """The group rewards that the settings name, by name."""
+    found: dict[str, GroupReward] = {}
+    if "majority" in settings.functions:
+        found["majority"] = majority
+    length = settings.length
+    if length is not None:
+        found["length"] = lambda group: [length_reward(completion, length) for completion in group.completions]
+    return found
+
+
+def majority(group: Group) -> list[float]:
+    """1.0 for each completion whose answer is the one that most of the group give, else 0.0.
+
+    Zuo et al., 2025, "TTRL: Test-Time Reinforcement Learning" (arXiv 2504.16084): the vote stands in for the label. Of
+    answers with equally many votes the one that came first wins; blank answers do not vote and get 0.0.
+    """
+    answers = [extract_answer(completion.text) for completion in group.completions]
+    voted = majority_vote(answers)
+    if not voted:
+        return [0.0] * len(answers)
+    return [float(is_correct(completion.text, voted)) for completion in group.completions]
+
+
+def length_reward(completion: Completion, settings: LengthSettings) -> float:
+    """1.0 at the target, falling in a line to 0.0 at `tolerance` from it on either side.
+
+    After L1-Exact (Aggarwal and Welleck, 2025, arXiv 2503.04697), which takes off a constant times the distance; here
+    it is bounded, so that length cannot outweigh everything else.
+    """
+    return max(0.0, 1.0 - abs(length_of(completion, settings.unit) - settings.target) / settings.tolerance)
+
+
+def length_of(completion: Completion, unit: LengthUnit) -> int:
+    """How long a completion is, in tokens or words."""
+    match unit:
+        case LengthUnit.TOKENS:
+            return len(completion.token_ids)
+        case LengthUnit.WORDS:
+            return len(_TAGS.sub(" ", completion.text).split())
+        case LengthUnit.THINKING_WORDS:
+            parts = split_thinking(completion.text)
+            return 0 if parts is None else len(parts[0].split())
