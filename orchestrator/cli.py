@@ -3,11 +3,9 @@
 import json
 import logging
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -22,16 +20,18 @@ from orchestrator import (
     data_commands,
     evaluation_commands,
     job_commands,
+    reproduce_command,
     service_commands,
     telemetry_commands,
     token_commands,
 )
+from orchestrator.foreground import at_work, examples_folder, reporter
 from orchestrator.plan import describe, plan
-from orchestrator.preflight import BAD_INPUT, Report, check_model_folder, model_context, prepare
-from orchestrator.progress import Progress, make_progress
+from orchestrator.preflight import BAD_INPUT, check_model_folder, model_context, prepare
+from orchestrator.progress import make_progress
 from orchestrator.run_directory import RunDirectory, RunDirectoryError
 from orchestrator.service import serve_command
-from orchestrator.spec import TINY_CONTEXT, TINY_MODEL, JobSpec
+from orchestrator.spec import TINY_CONTEXT, TINY_MODELS, JobSpec
 from orchestrator.spec_file import dump_spec, parse_spec, read_spec, resolve_paths
 
 Result = TypeVar("Result")
@@ -41,12 +41,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 RunDirOption = Annotated[
     Path | None, typer.Option("--run-dir", help="Where the run is kept; by default runs/NAME-TIME here.")
 ]
-
-
-def examples_folder() -> Path:
-    """The examples that come with Earshot: beside the packages in a checkout, inside one when installed."""
-    inside = Path(__file__).parent / "examples"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "examples"
 
 
 @app.callback()
@@ -149,8 +143,8 @@ def evaluate(
     spec = _guarded(lambda: resolve_paths(parse_spec(value, "evaluate"), Path.cwd()))
     from orchestrator.evaluate import evaluate_model, show_evaluation  # noqa: PLC0415
 
-    with _at_work(), make_progress("plain" if as_json else "auto") as progress:
-        prepared = _guarded(lambda: prepare(spec, _reporter(progress)))
+    with at_work(), make_progress("plain" if as_json else "auto") as progress:
+        prepared = _guarded(lambda: prepare(spec, reporter(progress)))
         result = _failing(
             lambda: evaluate_model(
                 prepared, progress, samples=samples, temperature=temperature, predictions=predictions
@@ -169,6 +163,7 @@ for commands in (
     job_commands,
     data_commands,
     evaluation_commands,
+    reproduce_command,
     token_commands,
     backup_commands,
     cluster_commands,
@@ -178,7 +173,7 @@ for commands in (
 
 def _context(model: str) -> int:
     """The context to evaluate a model with where none is given."""
-    if model == TINY_MODEL:
+    if model in TINY_MODELS:
         return TINY_CONTEXT
     _guarded(lambda: check_model_folder(model))
     return min(2048, model_context(model) or 2048)
@@ -195,8 +190,8 @@ def _execute(spec: JobSpec, run_dir: Path | None, as_json: bool, started: float)
             f"{path}: the run directory exists and is not empty; name a new one with --run-dir, or --resume it",
             2,
         )
-    with _at_work(), make_progress("plain" if as_json else "auto") as progress:
-        prepared = _guarded(lambda: prepare(spec, _reporter(progress)))
+    with at_work(), make_progress("plain" if as_json else "auto") as progress:
+        prepared = _guarded(lambda: prepare(spec, reporter(progress)))
         made = 0.0 if prepared.base_cached else prepared.base_seconds or 0.0
         run = _guarded(lambda: RunDirectory.create(path, dump_spec(spec)))
         # What was made for later runs too is reported by itself, as base_seconds.
@@ -211,8 +206,8 @@ def _resume(path: Path, spec: JobSpec, as_json: bool, started: float) -> None:
 
     run = _guarded(lambda: RunDirectory(path))
     _guarded(lambda: check_resumable(run, read_spec(run.job_file), spec))
-    with _at_work(), make_progress("plain" if as_json else "auto") as progress:
-        prepared = _guarded(lambda: prepare(spec, _reporter(progress)))
+    with at_work(), make_progress("plain" if as_json else "auto") as progress:
+        prepared = _guarded(lambda: prepare(spec, reporter(progress)))
         with _guarded(run.written):
             state = resume(run, spec, dump_spec(spec))
         summary = _failing(lambda: run_job(prepared, run, progress, started, state))
@@ -239,19 +234,6 @@ def _read(path: Path, seed: int | None) -> JobSpec:
     return resolve_paths(read_spec(path, {} if seed is None else {"seed": seed}), path.resolve().parent)
 
 
-def _reporter(progress: Progress) -> Report:
-    """Show preparation as phases, with how far it is: at the start, every tenth and the end."""
-    shown: dict[str, int] = {}
-
-    def report(what: str, done: int, total: int) -> None:
-        tenth = done * 10 // max(1, total)
-        if shown.get(what) != tenth:
-            shown[what] = tenth
-            progress.phase(f"{what} {done}/{total}" if total > 1 else what)
-
-    return report
-
-
 def _guarded(action: Callable[[], Result]) -> Result:
     """What `action` returns; bad input ends the command with one line and exit code 2."""
     try:
@@ -270,27 +252,6 @@ def _failing(action: Callable[[], Result]) -> Result:
         if os.environ.get("EARSHOT_TRACEBACK"):
             raise
         _fail(f"{type(error).__name__}: {error} (EARSHOT_TRACEBACK=1 shows where)", 1)
-
-
-@contextmanager
-def _at_work() -> Iterator[None]:
-    """A polite kill ends a job as Ctrl-C does, and stdout is kept for the result: Ray reports deaths there."""
-
-    def interrupt(*_: object) -> None:
-        # Through SIGINT's own handler, so that asyncio cancels the job instead of dying in the middle of it.
-        signal.raise_signal(signal.SIGINT)
-
-    # A shell starts background commands with SIGINT ignored: it is heard again, or SIGTERM could not pass it on.
-    before_int = signal.signal(signal.SIGINT, signal.default_int_handler)
-    before_term = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
-    finally:
-        signal.signal(signal.SIGTERM, before_term)
-        signal.signal(signal.SIGINT, before_int)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -16,7 +16,7 @@ from audio_qa.question import Question
 from audio_qa.synthetic.benchmark import load_split, make_benchmark
 from orchestrator.cache import cache_directory
 from orchestrator.questions import Split, described, read_split, refuse_overlap
-from orchestrator.spec import SYNTHETIC, TINY_MODEL, JobSpec
+from orchestrator.spec import SYNTHETIC, TINY_INSTRUCT, TINY_MODEL, TINY_MODELS, TO_FILL_IN, JobSpec
 from orchestrator.spec_file import SpecError
 from orchestrator.tracking.following import check_tracking
 from reward.registry import RewardError, check_name
@@ -53,6 +53,9 @@ class Prepared:
 
 def check_model_folder(folder: str) -> None:
     """Raise SpecError unless `folder` looks like a Hugging Face checkpoint of a known family with its processor."""
+    if folder.startswith(TO_FILL_IN):
+        name = folder.removeprefix(TO_FILL_IN)
+        raise SpecError(f"model.path: put the folder of your {name} in the place of {folder!r}")
     home = Path(folder)
     if not home.is_dir():
         raise SpecError(
@@ -105,16 +108,17 @@ def prepare(spec: JobSpec, report: Report) -> Prepared:
     for name in spec.reward.functions:
         check_name(name, spec.reward.allowed_modules)
     check_tracking(spec)
-    if spec.model.path != TINY_MODEL:
+    if spec.model.path not in TINY_MODELS:
         check_model_folder(spec.model.path)
         check_context(spec)
     train, held_out, data = _questions(spec, report)
     base_seconds, base_cached, folder = None, True, spec.model.path
-    if folder == TINY_MODEL:
+    if folder in TINY_MODELS:
         # The tiny model is made with torch, which the base install does not have.
-        from learner.tiny.base import tiny_base  # noqa: PLC0415
+        from learner.tiny.base import tiny_base, tiny_instruct  # noqa: PLC0415
 
-        base = tiny_base(spec.seed, report, cache_directory() / "models")
+        make = tiny_instruct if folder == TINY_INSTRUCT else tiny_base
+        base = make(spec.seed, report, cache_directory() / "models")
         base_seconds, base_cached, folder = base.seconds, base.cached, str(base.folder)
     longest = check_prompts(
         [*train, *held_out],
@@ -137,7 +141,11 @@ def _questions(
     if SYNTHETIC in (data.train, data.evaluation):
         report("making the synthetic benchmark", 0, 1)
         synthetic = make_benchmark(
-            cache_directory() / "data", seed=spec.seed, train=data.synthetic_train, heldout=data.synthetic_evaluation
+            cache_directory() / "data",
+            seed=spec.seed,
+            train=data.synthetic_train,
+            heldout=data.synthetic_evaluation,
+            categories=data.synthetic_train_categories,
         )
 
     def read(source: str, split: Split, built_in: str) -> Sequence[Question]:

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from audio_qa.formats.remote import is_url
-from orchestrator.spec import JobSpec
+from orchestrator.spec import TO_FILL_IN, JobSpec
 
 
 class SpecError(ValueError):
@@ -66,7 +66,7 @@ def resolve_paths(spec: JobSpec, base: Path) -> JobSpec:
     """The same job with relative paths taken from `base`, the folder of the job file."""
 
     def absolute(value: str | None) -> str | None:
-        if value is None or value.startswith(("builtin:", "hf:")) or is_url(value):
+        if value is None or value.startswith(("builtin:", "hf:", TO_FILL_IN)) or is_url(value):
             return value
         return str((base / Path(value).expanduser()).resolve())
 
