@@ -19,7 +19,7 @@ from orchestrator.questions import read_split
 from orchestrator.reproduce.rows import Row
 from orchestrator.run_directory import RunDirectory, RunDirectoryError
 from orchestrator.spec import SYNTHETIC, TINY_MODELS, JobSpec
-from orchestrator.spec_file import SpecError, dump_spec, read_spec, resolve_paths
+from orchestrator.spec_file import SpecError, dump_spec, read_spec, resolve_path, resolve_paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,13 @@ class RowRun:
 
     @property
     def done(self) -> bool:
-        """Whether it ran to its end."""
-        summary = self.summary()
-        return summary is not None and summary.get("state") == "succeeded"
+        """Whether it ran to its end: its job says so, or was stopped when only ending was left to do."""
+        if not self.begun:
+            return False
+        directory, steps = RunDirectory(self.path), self.spec.steps
+        if (directory.summary() or {}).get("state") == "succeeded":
+            return True
+        return steps > 0 and directory.checkpoint(steps).is_dir() and self._last_evaluation() is not None
 
     @property
     def begun(self) -> bool:
@@ -48,13 +52,16 @@ class RowRun:
         """`waiting` before its turn; else the last state of its job."""
         if not self.begun:
             return "waiting"
+        if self.done:
+            return "succeeded"
         states = [event["state"] for event in RunDirectory(self.path).events() if event["kind"] == "state"]
         return str(states[-1]) if states else "starting"
 
     def evaluation(self) -> dict[str, Any] | None:
         """How the model did at the end; None before there is one."""
-        if not self.done:
-            return None
+        return self._last_evaluation() if self.done else None
+
+    def _last_evaluation(self) -> dict[str, Any] | None:
         found = RunDirectory(self.path).evaluations()
         return found[-1][1] if found and found[-1][0] == self.spec.steps else None
 
@@ -85,9 +92,7 @@ def row_runs(rows: Sequence[Row], seeds: int, recipes: Path, home: Path, fill: M
 
 
 def _filled(spec: JobSpec, fill: Mapping[str, str]) -> JobSpec:
-    given = {
-        key: str(Path(value).expanduser().resolve()) if "://" not in value else value for key, value in fill.items()
-    }
+    given = {key: resolve_path(value, Path.cwd()) for key, value in fill.items()}
     model = spec.model.model_copy(update={"path": given.get("model.path", spec.model.path)})
     named = {key: given[f"data.{key}"] for key in ("train", "evaluation") if f"data.{key}" in given}
     return spec.model_copy(update={"model": model, "data": spec.data.model_copy(update=named)})

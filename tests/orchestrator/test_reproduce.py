@@ -104,6 +104,26 @@ def test_the_baseline_of_a_run_without_an_end_is_no_figure(runs):
     assert "Not complete: 0 of 12 runs are done." in markdown(found)
 
 
+def test_a_run_that_was_stopped_behind_its_last_checkpoint_is_done(runs):
+    directory = RunDirectory.create(runs[4].path, dump_spec(runs[4].spec))
+    directory.append_event("evaluation", step=100, result=evaluation(dict.fromkeys(DOMAIN, 30)))
+    directory.append_event("state", state="cancelled")
+    assert not runs[4].done
+    directory.checkpoint(100).mkdir(parents=True)
+    assert runs[4].done
+    assert table_of(runs)["rows"][4]["runs"][0]["state"] == "succeeded"
+
+
+def test_what_is_given_takes_the_place_of_what_is_to_be_filled_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fill = {"model.path": "models/seven", "data.train": "hf:owner/avqa#train", "data.evaluation": "mmau.json"}
+    made = row_runs(ROWS, 1, examples_folder() / "paper", tmp_path / "home", fill)
+    assert {run.spec.model.path for run in made} == {str(tmp_path / "models" / "seven")}
+    assert {run.spec.data.train for run in made} == {"hf:owner/avqa#train"}
+    assert {run.spec.data.evaluation for run in made} == {str(tmp_path / "mmau.json")}
+    assert {run.spec.seed for run in made} == {42}
+
+
 def test_a_difference_is_told_apart_only_beyond_its_interval():
     # Newcombe (1998), table II, case (a): 56/70 and 48/80, method 10.
     found = difference(Share(56, 70), Share(48, 80))

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from orchestrator.cli import _at_work
+from orchestrator.foreground import at_work
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def ignoring_sigint():
 
 @pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
 def test_both_signals_end_a_command_that_was_started_in_the_background(ignoring_sigint, told):
-    with pytest.raises(SystemExit) as ended, _at_work():
+    with pytest.raises(SystemExit) as ended, at_work():
         os.kill(os.getpid(), told)
         time.sleep(5)
     assert ended.value.code == 130
