@@ -104,6 +104,8 @@ def memory_warnings(spec: JobSpec, sizes: Sizes) -> list[str]:
 def time_estimate(spec: JobSpec, sizes: Sizes, held_out: int | None) -> dict[str, Any] | None:
     """Seconds of a step and of an evaluation, and hours of the job, each at the least and at the most; None on CPUs.
 
+    A job without steps has no seconds of one.
+
     The least is for clips of 10 s and answers of 16 tokens, the most for clips of 30 s and answers as long as the job
     allows. On CPUs a step of a small model is mostly waiting, which no count of operations tells.
     """
@@ -119,7 +121,7 @@ def time_estimate(spec: JobSpec, sizes: Sizes, held_out: int | None) -> dict[str
     hours = [(spec.steps * a + evaluations * b) / 3600 for a, b in zip(steps, each, strict=True)]
     return {
         "gpu": spec.cluster.gpu.value,
-        "step_seconds": [round(seconds, 2) for seconds in steps],
+        "step_seconds": [round(seconds, 2) for seconds in steps] if spec.steps else None,
         "evaluation_seconds": [round(seconds, 1) for seconds in each],
         "evaluations": evaluations,
         "hours": [round(value, 3) for value in hours],

@@ -14,7 +14,7 @@ from orchestrator.estimate import has_reference, learner_bytes, memory_warnings,
 from orchestrator.preflight import check_context, check_model_folder
 from orchestrator.questions import Split, described, read_split, refuse_overlap
 from orchestrator.sizes import PUBLISHED, TINY_SIZES, Sizes, sizes_of
-from orchestrator.spec import SYNTHETIC, TINY_MODELS, TO_FILL_IN, JobSpec
+from orchestrator.spec import SYNTHETIC, TINY_MODELS, TO_FILL_IN, JobSpec, Method
 from orchestrator.spec_file import SpecError, dump_spec
 from protocol.weights import Carrier
 from reward.registry import check_name
@@ -41,7 +41,9 @@ def plan(spec: JobSpec) -> dict[str, Any]:
         "to_fill_in": to_fill_in(spec),
         "parameters": sizes.total,
         "steps": spec.steps,
-        "completions_per_step": spec.rollout.questions_per_step * spec.rollout.group_size,
+        "completions_per_step": 0
+        if spec.method is Method.SUPERVISED
+        else spec.rollout.questions_per_step * spec.rollout.group_size,
         "rollout_workers": spec.rollout.workers,
         "learner_ranks": spec.learner.ranks,
         "reference_model": has_reference(spec),
@@ -156,7 +158,8 @@ def _describe_time(time: dict[str, Any] | None, table: Table) -> None:
     if time is None:
         table.add_row("time", "not estimated on CPUs")
         return
-    for key, unit in (("step_seconds", "s"), ("evaluation_seconds", "s"), ("hours", "h")):
-        low, high = time[key]
-        name = "job" if key == "hours" else key.removesuffix("_seconds")
-        table.add_row(f"time of {'the' if name == 'job' else 'a'} {name}", f"{low} to {high} {unit}, an estimate")
+    rows = (("step_seconds", "a step", "s"), ("evaluation_seconds", "an evaluation", "s"), ("hours", "the job", "h"))
+    for key, of_what, unit in rows:
+        if time[key] is not None:
+            low, high = time[key]
+            table.add_row(f"time of {of_what}", f"{low} to {high} {unit}, an estimate")

@@ -95,6 +95,9 @@ def test_time_is_for_gpus_and_says_what_it_assumes():
     for key in ("step_seconds", "evaluation_seconds", "hours"):
         low, high = found[key]
         assert 0 < low <= high
+    asking = time_estimate(job(steps=0, rollout={"gpus": 1}), SIZES, 300)
+    assert asking is not None
+    assert (asking["step_seconds"], asking["evaluations"]) == (None, 1)
     assert "estimate for H100-80GB" in found["assumptions"][0]
     assert any("1000 held-out questions, as their file is not there" in line for line in found["assumptions"])
 
