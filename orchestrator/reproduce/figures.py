@@ -50,12 +50,15 @@ def shares(evaluation: Mapping[str, Any], trained: Sequence[str]) -> dict[str, S
         found[UNSEEN] = [part for name, part in parts if name not in trained]
     keys = {"silence": "silence_accuracy", "chance": "chance_accuracy"}
     return {
-        name: Share(
-            round(sum(p[keys.get(name, "accuracy")] * p["count"] for p in parts)), sum(p["count"] for p in parts)
-        )
+        name: _share(parts, keys.get(name, "accuracy"))
         for name, parts in found.items()
-        if parts
+        # What was not asked, as a control that a job leaves out, is no share.
+        if parts and all(part.get(keys.get(name, "accuracy")) is not None for part in parts)
     }
+
+
+def _share(parts: Sequence[Mapping[str, Any]], key: str) -> Share:
+    return Share(round(sum(part[key] * part["count"] for part in parts)), sum(part["count"] for part in parts))
 
 
 def pooled(by_seed: Sequence[Mapping[str, Share]]) -> dict[str, Share]:

@@ -42,7 +42,7 @@ def _bar(row: Mapping[str, Any], name: str) -> Bar:
     return Bar(
         row["title"],
         figures[name]["accuracy"],
-        figures["silence"]["accuracy"] if whole else None,
+        figures["silence"]["accuracy"] if whole and "silence" in figures else None,
         figures["chance"]["accuracy"] if whole else None,
         figures[name]["questions"],
     )
