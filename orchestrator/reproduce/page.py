@@ -64,7 +64,8 @@ def _list(sentences: Sequence[str]) -> str:
 
 
 _MORE_STYLE = """
-td:first-child { font-weight: 600; white-space: nowrap; } .figures td { white-space: nowrap; padding-right: 18px; }
+td:first-child { font-weight: 600; white-space: nowrap; } .figures td { white-space: nowrap; }
+.figures td:last-child { white-space: normal; }
 """
 
 _PAGE = """<!DOCTYPE html>
