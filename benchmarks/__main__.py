@@ -7,6 +7,7 @@ from benchmarks import (
     learner_shared_prefix,
     learner_vs_trl,
     pool_scale,
+    reproduce_tiny,
     rollout_efficiency,
     service_load,
     weight_sync,
@@ -21,6 +22,7 @@ BENCHMARKS = (
     pool_scale,
     async_speedup,
     demo_learns,
+    reproduce_tiny,
     service_load,
 )
 

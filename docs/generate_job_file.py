@@ -29,6 +29,8 @@ A job file is YAML or JSON. `earshot run JOB.yaml --dry-run` checks it and print
 
 - `model.path` and `data.train` are required. Everything else has a default.
 - An unknown key, or a key that stands twice, is an error that names the key.
+- A path that begins with `yours:` is still to be filled in: `--dry-run` plans such a job from what is published of the
+  model, and anything else refuses it.
 - Relative paths are taken from the folder of the job file.
 - A section that you write takes the defaults of its own table for the keys that you leave out.
 - `data.prompt` is text and needs quotes: `prompt: "2"`.

@@ -20,17 +20,18 @@ from orchestrator import (
     data_commands,
     evaluation_commands,
     job_commands,
+    reproduce_command,
     service_commands,
     telemetry_commands,
     token_commands,
 )
-from orchestrator.foreground import at_work, fail, failing, guarded, reporter
+from orchestrator.foreground import at_work, examples_folder, fail, failing, guarded, reporter
 from orchestrator.plan import describe, plan
 from orchestrator.preflight import check_model_folder, model_context, prepare
 from orchestrator.progress import make_progress
 from orchestrator.run_directory import RunDirectory
 from orchestrator.service import serve_command
-from orchestrator.spec import TINY_CONTEXT, TINY_MODEL, JobSpec, Method
+from orchestrator.spec import TINY_CONTEXT, TINY_MODELS, JobSpec, Method
 from orchestrator.spec_file import dump_spec, parse_spec, read_spec, resolve_paths
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
@@ -38,12 +39,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 RunDirOption = Annotated[
     Path | None, typer.Option("--run-dir", help="Where the run is kept; by default runs/NAME-TIME here.")
 ]
-
-
-def examples_folder() -> Path:
-    """The examples that come with Earshot: beside the packages in a checkout, inside one when installed."""
-    inside = Path(__file__).parent / "examples"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "examples"
 
 
 @app.callback()
@@ -167,6 +162,7 @@ for commands in (
     job_commands,
     data_commands,
     evaluation_commands,
+    reproduce_command,
     token_commands,
     backup_commands,
     cluster_commands,
@@ -176,7 +172,7 @@ for commands in (
 
 def _context(model: str) -> int:
     """The context to evaluate a model with where none is given."""
-    if model == TINY_MODEL:
+    if model in TINY_MODELS:
         return TINY_CONTEXT
     guarded(lambda: check_model_folder(model))
     return min(2048, model_context(model) or 2048)

@@ -12,7 +12,7 @@ from audio_qa.inspection.overlap import overlapping
 from audio_qa.inspection.statistics import Statistics, statistics, too_long
 from orchestrator.preflight import check_model_folder
 from orchestrator.questions import Split, read_split, trains
-from orchestrator.spec import SYNTHETIC, TINY_MODEL, DataSection, JobSpec, Method
+from orchestrator.spec import SYNTHETIC, TINY_MODELS, DataSection, JobSpec, Method
 
 LONGEST_SECONDS = max(facts.longest_seconds for facts in FACTS.values())
 """What the published models hear, where nothing names a model."""
@@ -89,7 +89,7 @@ def check_file(data: DataSection, max_seconds: float) -> DataCheck:
 
 def hears_seconds(model: str) -> float:
     """The longest clip that a model hears whole, by its folder's files alone. Raises SpecError for no such folder."""
-    if model == TINY_MODEL:
+    if model in TINY_MODELS:
         return _TINY_HEARS
     check_model_folder(model)
     longest = facts_of(model).longest_seconds

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from orchestrator.preflight import BAD_INPUT, Report
@@ -15,6 +16,12 @@ from orchestrator.progress import Progress
 from orchestrator.run_directory import RunDirectoryError
 
 Result = TypeVar("Result")
+
+
+def examples_folder() -> Path:
+    """The examples that come with Earshot: beside the packages in a checkout, inside one when installed."""
+    inside = Path(__file__).parent / "examples"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "examples"
 
 
 def reporter(progress: Progress) -> Report:

@@ -10,28 +10,28 @@ from rich.table import Table
 
 from audio_qa.families import facts_of
 from audio_qa.question import Question
+from orchestrator.estimate import has_reference, learner_bytes, memory_warnings, rollout_bytes, time_estimate
 from orchestrator.preflight import by_solve_rate, check_context, check_model_folder
 from orchestrator.questions import Split, described, read_split, refuse_overlap
+from orchestrator.sizes import PUBLISHED, TINY_SIZES, Sizes, sizes_of
 from orchestrator.solve_rates import check_measured
-from orchestrator.spec import SYNTHETIC, TINY_MODEL, JobSpec, Method
-from orchestrator.spec_file import dump_spec
+from orchestrator.spec import SYNTHETIC, TINY_MODELS, TO_FILL_IN, JobSpec, Method
+from orchestrator.spec_file import SpecError, dump_spec
 from protocol.weights import Carrier
 from reward.registry import check_name
 
-TINY_PARAMETERS = 2_492_416
-_BYTES = {"float32": 4, "bfloat16": 2}
-
 
 def plan(spec: JobSpec) -> dict[str, Any]:
-    """Models, workers, GPUs and a memory estimate, as plain data. Raises SpecError, RewardError for bad input."""
+    """Models, workers, GPUs and an estimate of memory and time, as plain data.
+
+    A job whose model or questions are still to be filled in is planned from what is published of them.
+
+    Raises:
+        SpecError, DatasetError, RewardError: bad input.
+    """
     for name in spec.reward.functions:
         check_name(name, spec.reward.allowed_modules)
-    if spec.model.path == TINY_MODEL:
-        parameters = TINY_PARAMETERS
-    else:
-        check_model_folder(spec.model.path)
-        check_context(spec)
-        parameters = count_parameters(Path(spec.model.path), facts_of(spec.model.path).weights)
+    sizes = model_sizes(spec)
     train, held_out, data = count_questions(spec)
     return {
         "name": spec.name,
@@ -39,17 +39,22 @@ def plan(spec: JobSpec) -> dict[str, Any]:
         "training_questions": train,
         "evaluation_questions": held_out,
         "data": data,
-        "parameters": parameters,
+        "to_fill_in": to_fill_in(spec),
+        "parameters": sizes.total,
         "steps": spec.steps,
-        "completions_per_step": spec.rollout.questions_per_step * spec.rollout.group_size if spec.steps else 0,
+        "completions_per_step": 0
+        if not spec.steps or spec.method is Method.SUPERVISED
+        else spec.rollout.questions_per_step * spec.rollout.group_size,
         "rollout_workers": spec.rollout.workers,
         "learner_ranks": ranks_of(spec),
-        "reference_model": spec.learner.beta > 0 and ranks_of(spec) > 0,
+        "reference_model": has_reference(spec),
         "gpus": gpus(spec),
         "memory_gib": {
-            "learner_rank": round(learner_bytes(spec, parameters) / 2**30, 2) if ranks_of(spec) else 0.0,
-            "rollout_worker": round(rollout_bytes(spec, parameters) / 2**30, 2),
+            "learner_rank": round(learner_bytes(spec, sizes) / 2**30, 2) if ranks_of(spec) else 0.0,
+            "rollout_worker": round(rollout_bytes(spec, sizes) / 2**30, 2),
         },
+        "memory_warnings": memory_warnings(spec, sizes),
+        "time": time_estimate(spec, sizes, held_out),
         "job": json.loads(spec.model_dump_json()),
     }
 
@@ -57,6 +62,29 @@ def plan(spec: JobSpec) -> dict[str, Any]:
 def ranks_of(spec: JobSpec) -> int:
     """Learner ranks: none where nothing is learnt."""
     return 0 if spec.method is Method.EVALUATE else spec.learner.ranks
+
+
+def model_sizes(spec: JobSpec) -> Sizes:
+    """The parameters of a job's model. Raises SpecError for a model that is not there, or that nobody knows."""
+    path = spec.model.path
+    if path in TINY_MODELS:
+        return TINY_SIZES
+    if path.startswith(TO_FILL_IN):
+        name = path.removeprefix(TO_FILL_IN)
+        if name not in PUBLISHED:
+            raise SpecError(f"model.path: the sizes of {name!r} are not known; known are {', '.join(PUBLISHED)}")
+        return PUBLISHED[name]
+    check_model_folder(path)
+    check_context(spec)
+    return sizes_of(Path(path), facts_of(path).weights)
+
+
+def to_fill_in(spec: JobSpec) -> dict[str, str]:
+    """What the user has still to put into the job file, by key."""
+    named = {"model.path": spec.model.path, "data.train": spec.data.train, "data.evaluation": spec.data.evaluation}
+    return {
+        key: value.removeprefix(TO_FILL_IN) for key, value in named.items() if value and value.startswith(TO_FILL_IN)
+    }
 
 
 def gpus(spec: JobSpec) -> float:
@@ -67,15 +95,15 @@ def gpus(spec: JobSpec) -> float:
     return spec.rollout.workers * spec.rollout.gpus + ranks_of(spec) * of_a_rank
 
 
-def count_questions(spec: JobSpec) -> tuple[int, int, dict[str, dict[str, Any]]]:
-    """How many training and held-out questions there are, and where they come from.
+def count_questions(spec: JobSpec) -> tuple[int | None, int | None, dict[str, dict[str, Any]]]:
+    """How many training and held-out questions there are, None where they are to be filled in; where they come from.
 
     Every one is read and its clip looked at; raises DatasetError.
     """
     sources: dict[str, dict[str, Any]] = {}
 
     def read(source: str | None, split: Split) -> Sequence[Question]:
-        if source in (None, SYNTHETIC):
+        if source is None or source == SYNTHETIC or source.startswith(TO_FILL_IN):
             return ()
         found = read_split(spec.data, split)
         sources[split] = described(found)
@@ -85,52 +113,23 @@ def count_questions(spec: JobSpec) -> tuple[int, int, dict[str, dict[str, Any]]]
     train = () if evaluates else read(spec.data.train, "train")
     held_out = read(spec.data.evaluation, "evaluation")
     refuse_overlap(spec, train, held_out)
-    if spec.data.train != SYNTHETIC:
+    if spec.data.train not in (None, SYNTHETIC) and train:
         train, _ = by_solve_rate(spec, train)
     elif spec.data.curriculum is not None and spec.data.curriculum.measured is not None:
         # What is built in is not made for a plan; how many of its questions are within bounds, the job says.
         check_measured(spec.data.curriculum.measured)
-    return (
-        spec.data.synthetic_train if spec.data.train == SYNTHETIC and not evaluates else len(train),
-        spec.data.synthetic_evaluation if spec.data.evaluation == SYNTHETIC else len(held_out),
-        sources,
-    )
 
+    def count(source: str | None, built_in: int, found: Sequence[Question]) -> int | None:
+        if source is not None and source.startswith(TO_FILL_IN):
+            return None
+        return built_in if source == SYNTHETIC else len(found)
 
-def count_parameters(folder: Path, prefix: str = "") -> int:
-    """Parameters of a safetensors checkpoint whose names begin with `prefix`, from its headers; 0 where it has none."""
-    total = 0
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for name, tensor in header.items():
-            if name != "__metadata__" and name.startswith(prefix):
-                size = 1
-                for extent in tensor["shape"]:
-                    size *= extent
-                total += size
-    return total
-
-
-def learner_bytes(spec: JobSpec, parameters: int) -> int:
-    """Model, gradients and AdamW's state of one rank under its ZeRO stage; activations are not counted.
-
-    The accounting of Rajbhandari et al., 2020, "ZeRO", section 3.1, with a float32 reference copy where beta > 0.
-    """
-    learner = spec.learner
-    width = _BYTES[learner.dtype]
-    master = 0 if learner.dtype == "float32" else 4
-    share = learner.ranks
-    weights = parameters * width // (share if learner.zero_stage == 3 else 1)
-    gradients = parameters * width // (share if learner.zero_stage >= 2 else 1)
-    optimizer = parameters * (8 + master) // (share if learner.zero_stage >= 1 else 1)
-    reference = parameters * width if learner.beta > 0 else 0
-    return weights + gradients + optimizer + reference
-
-
-def rollout_bytes(spec: JobSpec, parameters: int) -> int:
-    """Weights and key-value cache of one engine on the CPU; on a GPU it takes the share of the card it is given."""
-    return parameters * _BYTES[spec.learner.dtype] + spec.rollout.cpu_kv_gib * 2**30
+    data = spec.data
+    asked = count(data.evaluation, data.synthetic_evaluation, held_out)
+    if asked is not None and spec.evaluation.questions:
+        asked = min(asked, spec.evaluation.questions)
+    trained = 0 if evaluates else count(data.train, data.synthetic_train, train)
+    return trained, asked, sources
 
 
 def describe(planned: dict[str, Any], console: Console) -> None:
@@ -149,12 +148,32 @@ def describe(planned: dict[str, Any], console: Console) -> None:
         "gpus",
     ):
         value = planned[key]
-        table.add_row(key.replace("_", " "), str(value) if isinstance(value, bool | str) else f"{value:,}")
+        text = "to be filled in" if value is None else str(value) if isinstance(value, bool | str) else f"{value:,}"
+        table.add_row(key.replace("_", " "), text)
     for split, source in planned["data"].items():
         left_out = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in source["left_out"].items())
         version = f"{source['format']} {source['version']}".strip()
         table.add_row(f"{split} file", f"{version}; left out: {left_out}" if left_out else version)
     for part, gib in planned["memory_gib"].items():
-        table.add_row(f"memory of a {part.replace('_', ' ')}", f"{gib} GiB and activations")
+        more = " and activations" if part == "learner_rank" else ""
+        table.add_row(f"memory of a {part.replace('_', ' ')}", f"{gib} GiB{more}")
+    _describe_time(planned["time"], table)
     console.print(table)
+    for key, name in planned["to_fill_in"].items():
+        console.print(f"To be filled in: {key}, {name}. The plan is made from what is published.", highlight=False)
+    for warning in planned["memory_warnings"]:
+        console.print(f"Does not fit: {warning}.", highlight=False)
+    for assumption in (planned["time"] or {}).get("assumptions", ()):
+        console.print(f"Time: {assumption}.", style="dim", highlight=False)
     console.print(dump_spec(JobSpec.model_validate(planned["job"])), markup=False, highlight=False)
+
+
+def _describe_time(time: dict[str, Any] | None, table: Table) -> None:
+    if time is None:
+        table.add_row("time", "not estimated on CPUs")
+        return
+    rows = (("step_seconds", "a step", "s"), ("evaluation_seconds", "an evaluation", "s"), ("hours", "the job", "h"))
+    for key, of_what, unit in rows:
+        if time[key] is not None:
+            low, high = time[key]
+            table.add_row(f"time of {of_what}", f"{low} to {high} {unit}, an estimate")

@@ -19,7 +19,7 @@ from orchestrator.curriculum import within
 from orchestrator.job_state import SolveRate
 from orchestrator.questions import Split, described, read_split, refuse_overlap
 from orchestrator.solve_rates import measured_rates
-from orchestrator.spec import SYNTHETIC, TINY_MODEL, JobSpec, Method
+from orchestrator.spec import SYNTHETIC, TINY_INSTRUCT, TINY_MODEL, TINY_MODELS, TO_FILL_IN, JobSpec, Method
 from orchestrator.spec_file import SpecError
 from orchestrator.tracking.following import check_tracking
 from reward.judge import read_key
@@ -59,6 +59,9 @@ class Prepared:
 
 def check_model_folder(folder: str) -> None:
     """Raise SpecError unless `folder` looks like a Hugging Face checkpoint of a known family with its processor."""
+    if folder.startswith(TO_FILL_IN):
+        name = folder.removeprefix(TO_FILL_IN)
+        raise SpecError(f"model.path: put the folder of your {name} in the place of {folder!r}")
     home = Path(folder)
     if not home.is_dir():
         raise SpecError(
@@ -113,7 +116,7 @@ def prepare(spec: JobSpec, report: Report) -> Prepared:
     if spec.reward.judge is not None and spec.cluster.address is None:
         read_key(spec.reward.judge)
     check_tracking(spec)
-    if spec.model.path != TINY_MODEL:
+    if spec.model.path not in TINY_MODELS:
         check_model_folder(spec.model.path)
         check_context(spec)
     train, held_out, data = _questions(spec, report)
@@ -122,11 +125,12 @@ def prepare(spec: JobSpec, report: Report) -> Prepared:
     if measured:
         data["curriculum"] = {"measured": len(measured), "questions": len(train), "left_out": asked_for - len(train)}
     base_seconds, base_cached, folder = None, True, spec.model.path
-    if folder == TINY_MODEL:
+    if folder in TINY_MODELS:
         # The tiny model is made with torch, which the base install does not have.
-        from learner.tiny.base import tiny_base  # noqa: PLC0415
+        from learner.tiny.base import tiny_base, tiny_instruct  # noqa: PLC0415
 
-        base = tiny_base(spec.seed, report, cache_directory() / "models")
+        make = tiny_instruct if folder == TINY_INSTRUCT else tiny_base
+        base = make(spec.seed, report, cache_directory() / "models")
         base_seconds, base_cached, folder = base.seconds, base.cached, str(base.folder)
     longest = check_prompts(
         [*train, *held_out],
@@ -167,7 +171,11 @@ def _questions(
     if SYNTHETIC in (data.train, data.evaluation):
         report("making the synthetic benchmark", 0, 1)
         synthetic = make_benchmark(
-            cache_directory() / "data", seed=spec.seed, train=data.synthetic_train, heldout=data.synthetic_evaluation
+            cache_directory() / "data",
+            seed=spec.seed,
+            train=data.synthetic_train,
+            heldout=data.synthetic_evaluation,
+            categories=data.synthetic_train_categories,
         )
 
     def read(source: str, split: Split, built_in: str) -> Sequence[Question]:

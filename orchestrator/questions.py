@@ -9,7 +9,7 @@ from audio_qa.formats.reader import read_questions
 from audio_qa.inspection.overlap import overlapping
 from audio_qa.question import Question
 from orchestrator.cache import cache_directory
-from orchestrator.spec import SYNTHETIC, DataSection, JobSpec
+from orchestrator.spec import SYNTHETIC, TO_FILL_IN, DataSection, JobSpec
 from orchestrator.spec_file import SpecError
 
 Split = Literal["train", "evaluation"]
@@ -29,6 +29,8 @@ def read_split(data: DataSection, split: Split, *, check_audio: bool = True, rem
     source = data.train if split == "train" else data.evaluation
     if source is None or source == SYNTHETIC:
         raise SpecError(f"data.{split}: there is no question file to read")
+    if source.startswith(TO_FILL_IN):
+        raise SpecError(f"data.{split}: put your file of {source.removeprefix(TO_FILL_IN)} in the place of {source!r}")
     if source.startswith("builtin:"):
         raise SpecError(f"data: {source!r} is not built in; choose {SYNTHETIC} or a question file")
     training = split == "train"

@@ -43,7 +43,7 @@ def render_report(run: RunDirectory) -> str:
         title=html_text(f"{name} – Earshot"),
         name=html_text(name),
         state=html_text(state),
-        style=_STYLE,
+        style=STYLE,
         torn=torn,
         numbers=_numbers(run.summary() or {}, metrics, evaluations),
         plots="".join(_plots(metrics, evaluations)),
@@ -278,7 +278,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}… ({len(text)} characters)"
 
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #5c636b; --line: #d9dde2; --page: #f6f7f9; --card: #fff;
   --c0: #0072b2; --c1: #d55e00; --c2: #00805f; --c3: #b0528c; --good: #00704f; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --soft: #a3abb5; --line: #3a4048; --page: #14171a;

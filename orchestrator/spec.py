@@ -15,18 +15,26 @@ from pydantic import (
 
 from audio_qa.formats.mapped import check_columns
 from audio_qa.prompt import PromptTemplate
+from audio_qa.synthetic.benchmark import CATEGORIES
 from learner.losses.settings import CorrectionLevel
 from learner.schedule import Schedule
 from learner.settings import LearnerSettings, OptimizerSettings
+from orchestrator.gpu import Gpu
 from orchestrator.tracking.settings import TrackingSettings
 from protocol.weights import Carrier
 from reward.settings import RewardSettings
 from rollout_workers.limits import RolloutLimits
 
 TINY_MODEL = "builtin:tiny-qwen2-audio"
+"""Hears, and has never been asked a question."""
+TINY_INSTRUCT = "builtin:tiny-qwen2-audio-instruct"
+"""The same model after it was shown how each of the paper's prompts is answered."""
+TINY_MODELS = (TINY_MODEL, TINY_INSTRUCT)
 TINY_CONTEXT = 512
 """Tokens the tiny model holds."""
 SYNTHETIC = "builtin:synthetic"
+TO_FILL_IN = "yours:"
+"""Begins a path that the user has to put in; what follows says of what."""
 
 
 class Section(BaseModel):
@@ -59,7 +67,8 @@ class ModelSection(Section):
     """The model that is trained."""
 
     path: str
-    """A folder with a Hugging Face checkpoint and its processor, or `builtin:tiny-qwen2-audio`, which is made here."""
+    """A folder with a Hugging Face checkpoint and its processor; or what is made here: `builtin:tiny-qwen2-audio`
+    hears, `builtin:tiny-qwen2-audio-instruct` can answer the paper's prompts, too."""
     max_context: int = Field(default=2048, ge=16)
     """Longest prompt plus completion, in tokens; a 30 s clip is 750 of them."""
     too_long: Literal["refuse", "truncate"] = "refuse"
@@ -141,6 +150,8 @@ class DataSection(Section):
     """Draw by how often questions are solved; without this section all are drawn alike."""
     synthetic_train: int = Field(default=4096, ge=40)
     """Training questions of `builtin:synthetic`."""
+    synthetic_train_categories: list[str] = []
+    """Question types of the training questions of `builtin:synthetic`, by default all; held-out ones are of all."""
     synthetic_evaluation: int = Field(default=300, ge=10)
     """Held-out questions of `builtin:synthetic`."""
 
@@ -149,6 +160,14 @@ class DataSection(Section):
     def _known_columns(cls, columns: dict[str, str | list[str]]) -> dict[str, str | list[str]]:
         check_columns(columns)
         return columns
+
+    @field_validator("synthetic_train_categories")
+    @classmethod
+    def _known_categories(cls, categories: list[str]) -> list[str]:
+        for name in categories:
+            if name not in CATEGORIES:
+                raise ValueError(f"{name!r} is no question type; choose from {', '.join(CATEGORIES)}")
+        return categories
 
 
 class WarmStartOptimizer(OptimizerSettings):
@@ -292,6 +311,8 @@ class ClusterSection(Section):
 
     address: str | None = None
     """A Ray cluster's address; without one a Ray is started on this machine for the job, and ended with it."""
+    gpu: Gpu = Gpu.A100
+    """Which GPUs there are, for the estimate of `--dry-run` alone."""
 
 
 class JobSpec(Section):

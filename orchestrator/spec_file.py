@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from audio_qa.formats.remote import is_url
-from orchestrator.spec import JobSpec
+from orchestrator.spec import TO_FILL_IN, JobSpec
 
 
 class SpecError(ValueError):
@@ -65,18 +65,21 @@ def parse_spec(value: dict[str, Any], source: str) -> JobSpec:
 def resolve_paths(spec: JobSpec, base: Path) -> JobSpec:
     """The same job with relative paths taken from `base`, the folder of the job file."""
 
-    def absolute(value: str | None) -> str | None:
-        if value is None or value.startswith(("builtin:", "hf:")) or is_url(value):
-            return value
-        return str((base / Path(value).expanduser()).resolve())
-
     places = ("train", "evaluation", "audio_root", "evaluation_audio_root")
-    data = spec.data.model_copy(update={key: absolute(getattr(spec.data, key)) for key in places})
-    if data.curriculum is not None:
-        curriculum = data.curriculum.model_copy(update={"measured": absolute(data.curriculum.measured)})
+    named = {key: value for key in places if (value := getattr(spec.data, key)) is not None}
+    data = spec.data.model_copy(update={key: resolve_path(value, base) for key, value in named.items()})
+    if data.curriculum is not None and data.curriculum.measured is not None:
+        curriculum = data.curriculum.model_copy(update={"measured": resolve_path(data.curriculum.measured, base)})
         data = data.model_copy(update={"curriculum": curriculum})
-    model = spec.model.model_copy(update={"path": absolute(spec.model.path)})
+    model = spec.model.model_copy(update={"path": resolve_path(spec.model.path, base)})
     return spec.model_copy(update={"data": data, "model": model})
+
+
+def resolve_path(value: str, base: Path) -> str:
+    """A path of a job from `base`; what is built in, elsewhere or still to be filled in stays as it is."""
+    if value.startswith(("builtin:", "hf:", TO_FILL_IN)) or is_url(value):
+        return value
+    return str((base / Path(value).expanduser()).resolve())
 
 
 def dump_spec(spec: JobSpec) -> str:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ from audio_qa.synthetic.waveform import EVENTS, SPEAKERS, TIMBRES, VOWELS
 
 RECIPE = 2
 """Raised when the clips or questions of a seed change, so that a cached benchmark is never mistaken for a new one."""
-SPLITS = ("train", "heldout", "hearing")
+SPLITS = ("train", "heldout", "hearing", "instruct")
 OPTIONS = 4
 
 
@@ -64,6 +65,9 @@ QUESTION_TYPES = (
 )
 
 
+CATEGORIES = tuple(kind.name for kind in QUESTION_TYPES)
+
+
 def _generator(seed: int, split: str, index: int) -> np.random.Generator:
     return np.random.default_rng([RECIPE, seed, SPLITS.index(split), index])
 
@@ -80,11 +84,11 @@ def draw(seed: int, split: str, index: int, kind: QuestionType) -> tuple[Scene, 
     return scene, tuple(str(o) for o in rng.permutation(options)), answer
 
 
-def _write_split(folder: Path, seed: int, split: str, count: int) -> None:
+def _write_split(folder: Path, seed: int, split: str, count: int, kinds: Sequence[QuestionType]) -> None:
     order = _generator(seed, split, 2**31).permutation(count)
     questions = []
     for index in range(count):
-        kind = QUESTION_TYPES[int(order[index]) % len(QUESTION_TYPES)]
+        kind = kinds[int(order[index]) % len(kinds)]
         scene, options, answer = draw(seed, split, index, kind)
         path = folder / split / f"{index:06d}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,21 +99,31 @@ def _write_split(folder: Path, seed: int, split: str, count: int) -> None:
     write_jsonl(folder / f"{split}.jsonl", questions)
 
 
-def make_benchmark(folder: Path, *, seed: int, train: int, heldout: int) -> Path:
+def make_benchmark(folder: Path, *, seed: int, train: int, heldout: int, categories: Sequence[str] = ()) -> Path:
     """Make (or find) the benchmark of `seed` under `folder` and return its directory.
+
+    Args:
+        train, heldout: questions of each split.
+        categories: the question types that training questions are of, in any order; without any, all. Held-out
+            questions are of all types.
 
     The directory holds `train.jsonl`, `heldout.jsonl`, `manifest.json` and one folder of WAV files a split. It appears
     whole or not at all: an interrupted call leaves nothing that a later one would take for a benchmark.
     """
-    home = folder / f"synthetic-r{RECIPE}-s{seed}-{train}-{heldout}"
+    kinds = [kind for kind in QUESTION_TYPES if not categories or kind.name in categories]
+    narrower = [kind.name for kind in kinds] if len(kinds) < len(QUESTION_TYPES) else []
+    name = "-".join([f"synthetic-r{RECIPE}-s{seed}-{train}-{heldout}", *narrower])
+    home = folder / name
     if (home / "manifest.json").is_file():
         return home
     folder.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".making-", dir=folder))
     try:
-        _write_split(work, seed, "train", train)
-        _write_split(work, seed, "heldout", heldout)
-        manifest = {"recipe": RECIPE, "seed": seed, "train": train, "heldout": heldout}
+        _write_split(work, seed, "train", train, kinds)
+        _write_split(work, seed, "heldout", heldout, QUESTION_TYPES)
+        manifest: dict[str, object] = {"recipe": RECIPE, "seed": seed, "train": train, "heldout": heldout}
+        if narrower:
+            manifest["train_categories"] = narrower
         (work / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         try:
             work.replace(home)

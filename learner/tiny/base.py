@@ -1,10 +1,11 @@
-"""The tiny model that jobs start from: made once a seed and recipe, kept in the user's cache directory."""
+"""The tiny models that jobs start from: made once a seed and recipe, kept in the user's cache directory."""
 
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,8 +13,13 @@ import torch
 
 from audio_qa.synthetic.benchmark import RECIPE as SCENES_RECIPE
 from learner.export import write_checkpoint
+from learner.lora import freeze
+from learner.model import load_model, load_processor
+from learner.settings import TrainSettings
 from learner.tiny.architecture import make_config, make_model, make_processor
-from learner.tiny.captioning import FAMILY, CaptioningRecipe, teach_hearing
+from learner.tiny.captioning import CaptioningRecipe, teach_hearing
+from learner.tiny.examples import FAMILY, Report
+from learner.tiny.instruct import InstructRecipe, teach_prompts
 
 ARCHITECTURE = 1
 """Raised when the tiny model's sizes or its tokenizer change."""
@@ -28,35 +34,70 @@ class Base:
     seconds: float
     """What making it took, whenever that was."""
     words_right: float
-    """Share of words right in captions of clips it was not trained on."""
+    """Share of words right in captions of clips it was not trained on, as it learnt to hear."""
     cached: bool
     """It was there already."""
 
 
-def tiny_base(
-    seed: int,
-    report: Callable[[str, int, int], None],
-    folder: Path,
-    recipe: CaptioningRecipe | None = None,
-) -> Base:
+def tiny_base(seed: int, report: Report, folder: Path, recipe: CaptioningRecipe | None = None) -> Base:
     """Find or make the tiny model of `seed` in `folder`; it appears there whole or not at all."""
     recipe = recipe or CaptioningRecipe()
-    identity = json.dumps([ARCHITECTURE, SCENES_RECIPE, asdict(recipe)])
-    name = f"tiny-qwen2-audio-{hashlib.sha256(identity.encode()).hexdigest()[:10]}-s{seed}"
-    home = folder / name
-    if (home / _NOTE).is_file():
-        note = json.loads((home / _NOTE).read_text())
-        return Base(home, note["seconds"], note["words_right"], cached=True)
+    home = folder / f"tiny-qwen2-audio-{_digest(asdict(recipe))}-s{seed}"
+    if (found := _found(home)) is not None:
+        return found
     started = time.perf_counter()
     processor = make_processor()
     model = make_model(make_config(processor), seed)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
-    try:
+    with _all_cores():
         words_right = teach_hearing(model, processor, recipe, seed, report)
-    finally:
-        torch.set_num_threads(threads)
     seconds = round(time.perf_counter() - started, 1)
     note = {"seed": seed, "recipe": asdict(recipe), "seconds": seconds, "words_right": round(words_right, 4)}
     write_checkpoint(home, FAMILY, model, processor, extra={_NOTE: json.dumps(note, indent=2) + "\n"})
     return Base(home, seconds, words_right, cached=False)
+
+
+def tiny_instruct(
+    seed: int,
+    report: Report,
+    folder: Path,
+    recipe: InstructRecipe | None = None,
+    hearing: CaptioningRecipe | None = None,
+) -> Base:
+    """Find or make the tiny model of `seed` that can answer the paper's prompts; from `tiny_base`, likewise."""
+    recipe, hearing = recipe or InstructRecipe(), hearing or CaptioningRecipe()
+    home = folder / f"tiny-qwen2-audio-instruct-{_digest(asdict(hearing), asdict(recipe))}-s{seed}"
+    if (found := _found(home)) is not None:
+        return found
+    base = tiny_base(seed, report, folder, hearing)
+    started = time.perf_counter()
+    processor, model = load_processor(str(base.folder)), load_model(FAMILY, str(base.folder), "float32")
+    # What transformers freezes when it builds a model, it forgets when it loads one.
+    freeze(FAMILY, model, TrainSettings())
+    with _all_cores():
+        teach_prompts(model, processor, recipe, seed, report)
+    seconds = round(base.seconds + time.perf_counter() - started, 1)
+    note = {"seed": seed, "recipe": asdict(recipe), "seconds": seconds, "words_right": round(base.words_right, 4)}
+    write_checkpoint(home, FAMILY, model, processor, extra={_NOTE: json.dumps(note, indent=2) + "\n"})
+    return Base(home, seconds, base.words_right, cached=False)
+
+
+def _digest(*recipes: dict[str, object]) -> str:
+    identity = json.dumps([ARCHITECTURE, SCENES_RECIPE, *recipes])
+    return hashlib.sha256(identity.encode()).hexdigest()[:10]
+
+
+def _found(home: Path) -> Base | None:
+    if not (home / _NOTE).is_file():
+        return None
+    note = json.loads((home / _NOTE).read_text())
+    return Base(home, note["seconds"], note["words_right"], cached=True)
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

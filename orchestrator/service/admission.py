@@ -14,7 +14,7 @@ from audio_qa.dataset import DatasetError
 from audio_qa.formats.registry import may_lack_clips
 from orchestrator.questions import Split, read_split
 from orchestrator.service.roots import OutsideRootsError, Roots
-from orchestrator.spec import SYNTHETIC, TINY_MODEL, DataSection, JobSpec
+from orchestrator.spec import SYNTHETIC, TINY_MODELS, DataSection, JobSpec
 from orchestrator.spec_file import SpecError
 from reward.registry import RewardError, check_name
 
@@ -98,7 +98,7 @@ class Admission:
 
     def _resolved(self, spec: JobSpec) -> JobSpec:
         model = spec.model.path
-        if model != TINY_MODEL:
+        if model not in TINY_MODELS:
             model = str(self._model(model))
         data = spec.data
         for key in ("audio_root", "evaluation_audio_root"):
@@ -114,7 +114,7 @@ class Admission:
 
     def _model(self, path: str) -> Path:
         if path.startswith("builtin:"):
-            raise SpecError(f"model.path: {path!r} is not built in; {TINY_MODEL} is")
+            raise SpecError(f"model.path: {path!r} is not built in; {' and '.join(TINY_MODELS)} are")
         try:
             folder = self._roots.folder(path)
             weights = list(folder.glob("*.safetensors"))

@@ -8,7 +8,15 @@ import pytest
 import soundfile
 
 from audio_qa.dataset import read_jsonl
-from audio_qa.synthetic.benchmark import OPTIONS, QUESTION_TYPES, clip_hashes, draw, load_split, make_benchmark
+from audio_qa.synthetic.benchmark import (
+    CATEGORIES,
+    OPTIONS,
+    QUESTION_TYPES,
+    clip_hashes,
+    draw,
+    load_split,
+    make_benchmark,
+)
 from audio_qa.synthetic.scene import CLIP_SECONDS, SCENES
 from audio_qa.synthetic.waveform import EVENTS, SPEAKERS, TIMBRES, VOWELS, event, note, vowel
 
@@ -48,6 +56,20 @@ def test_splits_share_no_clip(many):
     train, held_out = clip_hashes(load_split(many, "train")), clip_hashes(load_split(many, "heldout"))
     assert (len(train), len(held_out)) == (600, 200)
     assert not train & held_out
+
+
+def test_a_narrower_train_split_shares_no_clip_and_leaves_the_held_out_questions_alone(many, tmp_path):
+    names = ("first", "instrument")
+    narrow = make_benchmark(tmp_path, seed=3, train=600, heldout=200, categories=names)
+    train, held_out = load_split(narrow, "train"), load_split(narrow, "heldout")
+    assert Counter(q.category for q in train) == dict.fromkeys(names, 300)
+    assert {q.category for q in held_out} == {kind.name for kind in QUESTION_TYPES}
+    assert not clip_hashes(train) & clip_hashes(held_out)
+    assert clip_hashes(held_out) == clip_hashes(load_split(many, "heldout"))
+    assert narrow.name != many.name
+    # In another order it is the same benchmark, and of all types it is the one without a choice.
+    assert make_benchmark(tmp_path, seed=3, train=600, heldout=200, categories=names[::-1]) == narrow
+    assert make_benchmark(many.parent, seed=3, train=600, heldout=200, categories=CATEGORIES) == many
 
 
 def test_an_interrupted_making_leaves_nothing(tmp_path, monkeypatch):

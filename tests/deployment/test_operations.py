@@ -7,7 +7,8 @@ import pytest
 from deploy_parts import DEPLOY, ROOT, check_earshot
 
 from deploy.alerts import ALERTS
-from orchestrator.plan import learner_bytes
+from orchestrator.estimate import learner_bytes
+from orchestrator.sizes import Sizes
 from orchestrator.spec import JobSpec
 
 TEXT = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -28,7 +29,7 @@ def test_sizes_are_those_of_the_plan() -> None:
         least = {"model": {"path": "builtin:tiny-qwen2-audio"}, "data": {"train": "builtin:synthetic"}}
         spec = JobSpec.model_validate({**least, "learner": learner})
         parameters = int(float(billions) * 1e9)
-        assert round(learner_bytes(spec, parameters) / 2**30, 1) == float(of_a_rank)
+        assert round(learner_bytes(spec, Sizes(decoder=parameters)) / 2**30, 1) == float(of_a_rank)
         assert round(2 * parameters / 2**30, 1) == float(of_an_engine)
 
 

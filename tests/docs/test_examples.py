@@ -67,6 +67,22 @@ def test_yaml_blocks_are_valid_in_a_job(page, tmp_path):
         plan(read_spec(tmp_path / "job.yaml", missing))
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "examples").glob("**/*.yaml")), ids=lambda p: f"{p.parent.name}-{p.name}"
+)
+def test_every_example_can_be_planned_as_it_is(path):
+    planned = plan(resolve_paths(read_spec(path), path.parent))
+    assert planned["memory_warnings"] == []
+    assert planned["memory_gib"]["learner_rank"] > 0
+    if path.parent.name == "paper":
+        assert planned["gpus"] == 8
+        assert set(planned["to_fill_in"]) == {"model.path", "data.train", "data.evaluation"}
+        low, high = planned["time"]["hours"]
+        assert 0 < low <= high
+    else:
+        assert (planned["gpus"], planned["to_fill_in"], planned["time"]) == (0, {}, None)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_files(page):
     text = page.read_text(encoding="utf-8")

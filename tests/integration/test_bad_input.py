@@ -7,7 +7,7 @@ import soundfile
 import yaml
 from integration.conftest import earshot
 
-from orchestrator.plan import TINY_PARAMETERS
+from orchestrator.sizes import TINY_SIZES
 
 
 def rewritten(path, **change):
@@ -142,10 +142,10 @@ def test_dry_run_prints_the_plan_and_writes_nothing(job_file, tmp_path):
     result = earshot("run", job, "--dry-run", "--json", timeout=60)
     assert result.returncode == 0
     plan = json.loads(result.stdout)
-    assert plan["parameters"] == TINY_PARAMETERS
+    assert plan["parameters"] == TINY_SIZES.total
     assert (plan["rollout_workers"], plan["gpus"], plan["completions_per_step"]) == (2, 0, 24)
     # float32 weights, gradients, two moments, and the reference because beta > 0: 20 bytes a parameter.
-    assert plan["memory_gib"]["learner_rank"] == pytest.approx(20 * TINY_PARAMETERS / 2**30, abs=0.01)
+    assert plan["memory_gib"]["learner_rank"] == pytest.approx(20 * TINY_SIZES.total / 2**30, abs=0.01)
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -6,22 +6,26 @@ import pytest
 import torch
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
+from audio_qa.answer import format_ok
+from audio_qa.prompt import PromptTemplate
 from audio_qa.synthetic.benchmark import QUESTION_TYPES
 from learner.families.qwen2_audio import Qwen2Audio
 from learner.model import ModelError, load_model
 from learner.tiny.architecture import HEARS_SECONDS, make_config, make_model, make_processor
-from learner.tiny.base import tiny_base
+from learner.tiny.base import tiny_base, tiny_instruct
 from learner.tiny.captioning import CaptioningRecipe
+from learner.tiny.instruct import InstructRecipe, instruct_examples
 from learner.tiny.tokenizer import SPECIAL_TOKENS, make_tokenizer
 from learner.weights import weights_of
-from orchestrator.plan import TINY_PARAMETERS, count_parameters
+from orchestrator.sizes import TINY_SIZES, sizes_of
 
 
 def test_it_is_the_real_architecture_at_a_few_million_parameters(tiny_folder):
     model = Qwen2AudioForConditionalGeneration.from_pretrained(tiny_folder, dtype=torch.float32)
     assert isinstance(AutoProcessor.from_pretrained(tiny_folder), Qwen2AudioProcessor)
-    assert sum(p.numel() for p in model.parameters()) == TINY_PARAMETERS == count_parameters(tiny_folder)
-    assert 1e6 < TINY_PARAMETERS < 1e7
+    assert sum(p.numel() for p in model.parameters()) == TINY_SIZES.total
+    assert sizes_of(tiny_folder) == TINY_SIZES
+    assert 1e6 < TINY_SIZES.total < 1e7
     assert model.config.audio_config.max_source_positions == HEARS_SECONDS * 50
 
 
@@ -66,6 +70,38 @@ def test_a_base_is_made_once_and_kept(tmp_path):
     assert again == type(made)(made.folder, made.seconds, again.words_right, cached=True)
     assert json.loads((made.folder / "earshot.json").read_text())["seed"] == 3
     assert tiny_base(4, lambda *_: None, tmp_path, recipe).folder != made.folder
+
+
+def test_a_model_that_can_answer_is_made_of_the_one_that_hears(tmp_path):
+    hearing, recipe = (
+        CaptioningRecipe(clips=16, steps=1, batch_size=8),
+        InstructRecipe(questions=4, steps=2, batch_size=6),
+    )
+    seen = []
+    made = tiny_instruct(3, lambda *progress: seen.append(progress), tmp_path, recipe, hearing)
+    assert seen[-1] == ("learning to answer", 2, 2)
+    again = tiny_instruct(3, lambda *_: pytest.fail("made again"), tmp_path, recipe, hearing)
+    assert (again.folder, again.cached) == (made.folder, True)
+    base = tiny_base(3, lambda *_: pytest.fail("made again"), tmp_path, hearing)
+    one, other = (dict(load_model(Qwen2Audio(), str(b.folder), "float32").named_parameters()) for b in (base, made))
+    changed = {name for name in one if not torch.equal(one[name], other[name])}
+    assert "lm_head.weight" in changed
+    # Sinusoids never train.
+    assert not any("embed_positions" in name for name in changed)
+
+
+def test_it_is_shown_every_prompt_with_the_answer_it_asks_for():
+    processor = make_processor()
+    examples = instruct_examples(processor, 0, 10)
+    assert len(examples) == 30
+    said = [processor.tokenizer.decode(target[:-1]) for _, target in examples]
+    for plain, tagged, thought in zip(said[::3], said[1::3], said[2::3], strict=True):
+        assert tagged == f"<answer>{plain}</answer>"
+        assert thought.startswith("<think>")
+        assert thought.endswith(f"</think>{tagged}")
+        assert format_ok(thought, PromptTemplate.THINK)
+    # What is thought is what is heard, and it fits the recipes' longest answer.
+    assert max(len(target) for _, target in examples) <= 24
 
 
 def test_a_checkpoint_without_all_parameters_is_refused(tiny_folder, tmp_path):

@@ -13,8 +13,8 @@ from tiny_families import CONTEXT, TINY, write_tiny
 from audio_qa.families import FACTS, facts_of
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
-from orchestrator.plan import count_parameters
 from orchestrator.preflight import check_model_folder, check_prompts, model_context
+from orchestrator.sizes import sizes_of
 from orchestrator.spec_file import SpecError
 
 
@@ -80,8 +80,8 @@ def test_a_talker_is_not_counted_as_what_trains(tmp_path):
 
     tensors = {"thinker.model.norm.weight": torch.zeros(3), "talker.model.norm.weight": torch.zeros(5)}
     save_file(tensors, tmp_path / "model.safetensors")
-    assert count_parameters(tmp_path, FACTS["qwen2_5_omni"].weights) == 3
-    assert count_parameters(tmp_path, FACTS["qwen2_audio"].weights) == 8
+    assert sizes_of(tmp_path, FACTS["qwen2_5_omni"].weights).total == 3
+    assert sizes_of(tmp_path, FACTS["qwen2_audio"].weights).total == 8
 
 
 def test_a_job_is_checked_without_torch():

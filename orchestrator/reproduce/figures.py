@@ -1,0 +1,154 @@
+"""The figures of the table: what the runs of a row got right, over all its seeds, with 95 % intervals.
+
+Counts are added up over seeds: each seed has a model and questions of its own. The interval is Wilson's of that many
+questions; how far seeds lie apart is beside it, for what differs between trainings is not in it. Two rows are compared
+by Newcombe's hybrid score interval (Newcombe, 1998, method 10), which takes their questions for unrelated; where they
+were asked the same ones, that is on the careful side.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from orchestrator.plot import interval
+from orchestrator.reproduce.rows import DOMAINS, HUMAN, QUESTIONS, Row
+from orchestrator.reproduce.runs import RowRun
+from orchestrator.spec import SYNTHETIC
+
+TRAINED, UNSEEN = "trained_types", "unseen_types"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """So many of so many questions."""
+
+    right: int
+    questions: int
+
+    @property
+    def value(self) -> float:
+        return self.right / self.questions
+
+    def plain(self) -> dict[str, Any]:
+        low, high = interval(self.value, self.questions)
+        return {
+            "accuracy": round(self.value, 4),
+            "interval": [round(low, 4), round(high, 4)],
+            "right": self.right,
+            "questions": self.questions,
+        }
+
+
+def shares(evaluation: Mapping[str, Any], trained: Sequence[str]) -> dict[str, Share]:
+    """What one evaluation says of all questions, by domain, by trained and unseen type, and with silence."""
+    found = {"all": [evaluation], "silence": [evaluation], "chance": [evaluation]}
+    found |= {domain: [evaluation["by_task"][domain]] for domain in DOMAINS if domain in evaluation["by_task"]}
+    if trained:
+        parts = evaluation["by_category"].items()
+        found[TRAINED] = [part for name, part in parts if name in trained]
+        found[UNSEEN] = [part for name, part in parts if name not in trained]
+    keys = {"silence": "silence_accuracy", "chance": "chance_accuracy"}
+    return {
+        name: _share(parts, keys.get(name, "accuracy"))
+        for name, parts in found.items()
+        # What was not asked, as a control that a job leaves out, is no share.
+        if parts and all(part.get(keys.get(name, "accuracy")) is not None for part in parts)
+    }
+
+
+def _share(parts: Sequence[Mapping[str, Any]], key: str) -> Share:
+    return Share(round(sum(part[key] * part["count"] for part in parts)), sum(part["count"] for part in parts))
+
+
+def pooled(by_seed: Sequence[Mapping[str, Share]]) -> dict[str, Share]:
+    """The counts of several seeds as one."""
+    names = dict.fromkeys(name for seed in by_seed for name in seed)
+    each = {name: [seed[name] for seed in by_seed if name in seed] for name in names}
+    return {name: Share(sum(s.right for s in of), sum(s.questions for s in of)) for name, of in each.items()}
+
+
+def difference(first: Share, second: Share) -> dict[str, Any]:
+    """First less second, with Newcombe's interval."""
+    (low1, high1), (low2, high2) = (interval(s.value, s.questions) for s in (first, second))
+    d = first.value - second.value
+    low = d - math.hypot(first.value - low1, high2 - second.value)
+    high = d + math.hypot(high1 - first.value, second.value - low2)
+    verdict = "higher" if low > 0 else "lower" if high < 0 else "not told apart"
+    return {"difference": round(d, 4), "interval": [round(low, 4), round(high, 4)], "verdict": verdict}
+
+
+def table(runs: Sequence[RowRun], *, tiny: bool, seconds: float, problems: Mapping[str, str]) -> dict[str, Any]:
+    """The table as plain data, from the run directories as they are now.
+
+    Args:
+        seconds: what was spent on it by this call.
+        problems: by run directory, why a row failed.
+    """
+    rows = list(dict.fromkeys(run.row for run in runs))
+    by_row = {row: [run for run in runs if run.row == row] for row in rows}
+    first = runs[0].spec
+    trained = first.data.synthetic_train_categories if first.data.train == SYNTHETIC else []
+    found = {row.name: _seeds(of) for row, of in by_row.items()}
+    return {
+        "tiny": tiny,
+        "complete": all(run.done for run in runs),
+        "seconds": round(seconds, 1),
+        "seeds": sorted({run.spec.seed for run in runs}),
+        "model": first.model.path,
+        "train": first.data.train,
+        "evaluation": first.data.evaluation,
+        "trained_types": list(trained),
+        "rows": [_row(row, by_row[row], list(found[row.name].values()), problems) for row in rows],
+        "questions": _questions(found),
+        "human": asdict(HUMAN),
+    }
+
+
+def _seeds(runs: Sequence[RowRun]) -> dict[int, dict[str, Share]]:
+    """By seed, the shares of the runs that are done."""
+    evaluations = [(run.spec, run.evaluation()) for run in runs]
+    return {spec.seed: shares(e, spec.data.synthetic_train_categories) for spec, e in evaluations if e is not None}
+
+
+def _row(
+    row: Row, runs: Sequence[RowRun], by_seed: Sequence[Mapping[str, Share]], problems: Mapping[str, str]
+) -> dict[str, Any]:
+    spec = runs[0].spec
+    return {
+        "name": row.name,
+        "title": row.title,
+        "prompt": spec.data.prompt.value,
+        "steps": spec.steps,
+        "figures": {name: share.plain() for name, share in pooled(by_seed).items()},
+        "by_seed": [round(seed["all"].value, 4) for seed in by_seed],
+        "runs": [_run(run, problems.get(str(run.path))) for run in runs],
+        "paper": asdict(row.paper),
+    }
+
+
+def _run(run: RowRun, problem: str | None) -> dict[str, Any]:
+    summary = run.summary() or {}
+    state = run.state()
+    return {
+        "seed": run.spec.seed,
+        "state": state,
+        "seconds": summary.get("seconds"),
+        "run_dir": str(run.path),
+        # A row that failed before and is done now failed no longer.
+        "problem": None if state == "succeeded" else problem,
+    }
+
+
+def _questions(found: Mapping[str, Mapping[int, Mapping[str, Share]]]) -> list[dict[str, Any]]:
+    """The differences that the paper is about, over all questions, and over those of trained and of unseen types."""
+    answers = []
+    for first, second in QUESTIONS:
+        one, other = found.get(first, {}), found.get(second, {})
+        # Of a table that is not complete, the seeds that both have.
+        both = [seed for seed in one if seed in other]
+        a, b = pooled([one[seed] for seed in both]), pooled([other[seed] for seed in both])
+        for name in ("all", TRAINED, UNSEEN):
+            if name in a and name in b:
+                answers.append({"first": first, "second": second, "of": name} | difference(a[name], b[name]))
+    return answers
