@@ -15,6 +15,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 from rich.console import Console
 
+from audio_qa.formats.remote import is_url
 from audio_qa.prompt import PromptTemplate
 from orchestrator import (
     backup_commands,
@@ -26,6 +27,8 @@ from orchestrator import (
     telemetry_commands,
     token_commands,
 )
+from orchestrator.cache import cache_directory
+from orchestrator.checkpoints import checkpoints_of
 from orchestrator.plan import describe, plan
 from orchestrator.preflight import BAD_INPUT, Report, check_model_folder, model_context, prepare
 from orchestrator.progress import Progress, make_progress
@@ -33,13 +36,22 @@ from orchestrator.run_directory import RunDirectory, RunDirectoryError
 from orchestrator.service import serve_command
 from orchestrator.spec import TINY_CONTEXT, TINY_MODEL, JobSpec
 from orchestrator.spec_file import dump_spec, parse_spec, read_spec, resolve_paths
+from orchestrator.storage.location import StorageError
+from orchestrator.storage.restoration import begin_here, catch_up
+from orchestrator.storage.resumption import check_beginning, is_left_to_store, look, place_of, store_rest
+from orchestrator.storage.stored_model import fetch_model
 
 Result = TypeVar("Result")
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 RunDirOption = Annotated[
-    Path | None, typer.Option("--run-dir", help="Where the run is kept; by default runs/NAME-TIME here.")
+    str | None,
+    typer.Option(
+        "--run-dir",
+        help="Where the run is kept; by default runs/NAME-TIME here. STORAGE/NAME, where STORAGE is s3://… or another "
+        "URL, keeps it in runs/NAME here and stores it there.",
+    ),
 ]
 
 
@@ -73,15 +85,14 @@ def run(
     started = time.perf_counter()
     if resume and run_dir is None:
         _fail("--resume goes on with the run in --run-dir: name it", 2)
-    if job is None:
-        if not resume or run_dir is None:
-            _fail("name a job file, or go on with a run: --resume --run-dir DIRECTORY", 2)
-        job = run_dir / "job.yaml"
-    file = job
-    spec = _guarded(lambda: _read(file, seed))
+    if job is None and not resume:
+        _fail("name a job file, or go on with a run: --resume --run-dir DIRECTORY", 2)
     if resume and run_dir is not None:
-        _resume(run_dir.resolve(), spec, as_json, started)
+        _resume(run_dir, job, seed, as_json, started)
         return
+    file = job
+    assert file is not None
+    spec = _guarded(lambda: _read(file, seed))
     if dry_run:
         planned = _guarded(lambda: plan(spec))
         if as_json:
@@ -107,7 +118,12 @@ def demo(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A checkpoint: a run's checkpoints/step-N, or a model's folder.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A checkpoint: a run's checkpoints/step-N, its URL where it is stored, or a model's folder."
+        ),
+    ],
     data: Annotated[
         str, typer.Option(help="Questions: a question file or its URL, hf:OWNER/NAME#SPLIT, or builtin:synthetic.")
     ] = "builtin:synthetic",
@@ -135,6 +151,9 @@ def evaluate(
     if samples > 1 and temperature == 0:
         _fail("--samples above 1 needs --temperature above 0: greedy answers are all the same", 2)
     columns = _guarded(lambda: data_commands.column_mapping(column or []))
+    named = model
+    if is_url(model):
+        model = str(_guarded(lambda: fetch_model(named, cache_directory() / "stored")))
     value = {
         "name": "evaluate",
         "seed": seed,
@@ -156,6 +175,7 @@ def evaluate(
                 prepared, progress, samples=samples, temperature=temperature, predictions=predictions
             )
         )
+    result["model"] = named if is_url(named) else result["model"]
     if as_json:
         print(json.dumps(result))
     else:
@@ -184,17 +204,23 @@ def _context(model: str) -> int:
     return min(2048, model_context(model) or 2048)
 
 
-def _execute(spec: JobSpec, run_dir: Path | None, as_json: bool, started: float) -> None:
+def _execute(spec: JobSpec, run_dir: str | None, as_json: bool, started: float) -> None:
     """Prepare a new job, run it in this process and print its result."""
     # Ray takes a second to import, which --help and --dry-run need not wait for.
     from orchestrator.driver import run_job  # noqa: PLC0415
 
-    path = (run_dir or Path("runs") / f"{spec.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}").resolve()
+    place, storage = _guarded(
+        lambda: place_of(run_dir or f"runs/{spec.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}")
+    )
+    path = place.resolve()
+    if storage is not None:
+        spec = spec.model_copy(update={"storage": storage})
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         _fail(
             f"{path}: the run directory exists and is not empty; name a new one with --run-dir, or --resume it",
             2,
         )
+    _guarded(lambda: check_beginning(spec, path))
     with _at_work(), make_progress("plain" if as_json else "auto") as progress:
         prepared = _guarded(lambda: prepare(spec, _reporter(progress)))
         made = 0.0 if prepared.base_cached else prepared.base_seconds or 0.0
@@ -204,16 +230,33 @@ def _execute(spec: JobSpec, run_dir: Path | None, as_json: bool, started: float)
     _show(summary, run, as_json)
 
 
-def _resume(path: Path, spec: JobSpec, as_json: bool, started: float) -> None:
-    """Go on with a run from its last checkpoint."""
+def _resume(run_dir: str, job: Path | None, seed: int | None, as_json: bool, started: float) -> None:
+    """Go on with a run from its last checkpoint, here or in its storage."""
     from orchestrator.driver import run_job  # noqa: PLC0415
-    from orchestrator.resume import check_resumable, resume  # noqa: PLC0415
+    from orchestrator.resume import check_resumable, check_same_job, resume  # noqa: PLC0415
 
+    place, storage = _guarded(lambda: place_of(run_dir))
+    path = place.resolve()
+    if storage is not None:
+        _guarded(lambda: begin_here(storage, path))
+    spec = _guarded(lambda: _read(job or path / "job.yaml", seed))
+    if storage is not None:
+        spec = spec.model_copy(update={"storage": storage})
     run = _guarded(lambda: RunDirectory(path))
-    _guarded(lambda: check_resumable(run, read_spec(run.job_file), spec))
+    old = _guarded(lambda: read_spec(run.job_file))
+    stored, newest = _guarded(lambda: look(run, old, spec))
+    if is_left_to_store(run, spec, newest):
+        _guarded(lambda: check_same_job(run, old, spec))
+        with _at_work(), _guarded(run.written):
+            summary = _failing(lambda: store_rest(run, spec))
+        _show(summary, run, as_json)
+        return
+    _guarded(lambda: check_resumable(run, old, spec, newest))
     with _at_work(), make_progress("plain" if as_json else "auto") as progress:
         prepared = _guarded(lambda: prepare(spec, _reporter(progress)))
         with _guarded(run.written):
+            if stored is not None:
+                _guarded(lambda: catch_up(run, stored, checkpoints_of(run, spec)))
             state = resume(run, spec, dump_spec(spec))
         summary = _failing(lambda: run_job(prepared, run, progress, started, state))
     _show(summary, run, as_json)
@@ -256,7 +299,7 @@ def _guarded(action: Callable[[], Result]) -> Result:
     """What `action` returns; bad input ends the command with one line and exit code 2."""
     try:
         return action()
-    except (*BAD_INPUT, RunDirectoryError) as error:
+    except (*BAD_INPUT, RunDirectoryError, StorageError) as error:
         _fail(str(error), 2)
 
 

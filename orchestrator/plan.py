@@ -14,6 +14,7 @@ from orchestrator.preflight import check_context, check_model_folder
 from orchestrator.questions import Split, described, read_split, refuse_overlap
 from orchestrator.spec import SYNTHETIC, TINY_MODEL, JobSpec
 from orchestrator.spec_file import dump_spec
+from orchestrator.storage.stored_run import check_storage
 from protocol.weights import Carrier
 from reward.registry import check_name
 
@@ -25,6 +26,7 @@ def plan(spec: JobSpec) -> dict[str, Any]:
     """Models, workers, GPUs and a memory estimate, as plain data. Raises SpecError, RewardError for bad input."""
     for name in spec.reward.functions:
         check_name(name, spec.reward.allowed_modules)
+    check_storage(spec)
     if spec.model.path == TINY_MODEL:
         parameters = TINY_PARAMETERS
     else:

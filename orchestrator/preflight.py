@@ -18,6 +18,7 @@ from orchestrator.cache import cache_directory
 from orchestrator.questions import Split, described, read_split, refuse_overlap
 from orchestrator.spec import SYNTHETIC, TINY_MODEL, JobSpec
 from orchestrator.spec_file import SpecError
+from orchestrator.storage.stored_run import check_storage
 from orchestrator.tracking.following import check_tracking
 from reward.registry import RewardError, check_name
 
@@ -105,6 +106,7 @@ def prepare(spec: JobSpec, report: Report) -> Prepared:
     for name in spec.reward.functions:
         check_name(name, spec.reward.allowed_modules)
     check_tracking(spec)
+    check_storage(spec)
     if spec.model.path != TINY_MODEL:
         check_model_folder(spec.model.path)
         check_context(spec)

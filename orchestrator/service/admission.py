@@ -1,7 +1,7 @@
 """Which jobs the service takes: everything a job names must be the service's to use.
 
 Invariant: a job that is admitted names no model, question file or clip outside of the roots, no reward function outside
-of the allow-list, no weights in a format that runs code when it is read, and no cluster of its own choice.
+of the allow-list, no weights in a format that runs code when it is read, and no cluster or storage of its own choice.
 """
 
 import asyncio
@@ -33,6 +33,8 @@ class Admission:
         """
         if spec.cluster.address is not None:
             raise SpecError("cluster.address: the service chooses the cluster; leave it out")
+        if spec.storage is not None:
+            raise SpecError("storage: the service chooses it (earshot serve --storage URL); leave it out")
         self._check_rewards(spec)
         spec = await asyncio.to_thread(self._resolved, spec)
         data = spec.data
