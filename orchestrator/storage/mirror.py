@@ -43,7 +43,7 @@ class Pace:
     """For what is left at the end of a job, and `slowest` comes on top."""
     slowest: float = 1e7
     """Bytes a second that a storage takes at least."""
-    close: float = 20.0
+    close: float = 15.0
     """For the very last lines, and for a job that is cancelled."""
 
 

@@ -80,6 +80,8 @@ async def test_a_key_makes_one_job(tmp_path):
         ({"data": {"train": "builtin:synthetic", "evaluation_audio_root": "s3://b"}}, "data.evaluation_audio_root"),
         ({"reward": {"functions": {"os:system": 1.0}, "allowed_modules": ["os"]}}, "does not allow 'os'"),
         ({"cluster": {"address": "ray://elsewhere"}}, "the service chooses the cluster"),
+        ({"storage": "s3://elsewhere/runs"}, "storage: the service chooses it"),
+        ({"storage": "s3://ada:secret@elsewhere"}, "name and password: leave them out"),
     ],
 )
 async def test_what_the_service_does_not_allow_is_refused_with_the_reason(tmp_path, change, says):

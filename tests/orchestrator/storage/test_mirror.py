@@ -172,11 +172,11 @@ def test_a_storage_that_stays_away_is_an_error_at_the_end(tmp_path):
     def away(*_: object) -> None:
         raise StorageError("'s3://bucket/runs' cannot be listed (PermissionError: Forbidden)")
 
-    stored._location.names = away  # type: ignore[method-assign]
-    mirror = Mirror(run, stored, spec, replace(PACE, deadline=0.5, close=0.2))
+    stored._location.names = away
+    mirror = Mirror(run, stored, spec, replace(PACE, deadline=1.0, close=0.2))
     mirror.start()
     try:
-        with pytest.raises(StorageError, match=r"could not be stored within 0 s .*Forbidden.*--resume --run-dir"):
+        with pytest.raises(StorageError, match=r"could not be stored within 1 s .*Forbidden.*--resume --run-dir"):
             mirror.flush()
     finally:
         mirror.close()
