@@ -120,7 +120,7 @@ def open_location(url: str) -> Location:
     # What each kind of store says of its own settings.
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise SpecError(f"storage: {url!r} cannot be opened ({reason}); correct the URL, or the access to it") from error
+        raise SpecError(f"storage: {url!r} cannot be opened ({reason}); correct the URL or the access") from error
     return Location(url, filesystem, str(path))
 
 
