@@ -56,6 +56,8 @@ class Mirror:
         # Beside the checkpoints, of which these are links, and out of backups.
         self._work_folder = run.path / "checkpoints" / ".storing"
         self._manifests: dict[int, Manifest] | None = None
+        self._begun: set[int] = set()
+        """Steps of which something may be stored without a manifest."""
         self._seen: dict[int, tuple[int, dict[str, Any], str]] = {}
         """By step: when the job's state in its checkpoint was written, that state, and its digest."""
         self._stored_at: dict[int, int] = {}
@@ -107,12 +109,14 @@ class Mirror:
         while True:
             with self._changed:
                 asked, everything = self._asked, self._asked > self._answered
-            began = time.monotonic()
-            everything = everything or began >= files_due
+            everything = everything or time.monotonic() >= files_due
             try:
                 self._store_checkpoints()
+                began = time.monotonic()
                 if everything:
                     self._store_files()
+                    took = time.monotonic() - began
+                    files_due = began + took + max(self._pace.files, took / _WORK_SHARE)
             # Whatever a store's client raises, the job is worth more. It is told, and the end of the job waits for it.
             except Exception as error:
                 pause = self._failed(error)
@@ -120,9 +124,6 @@ class Mirror:
             else:
                 pause = self._pace.look
                 self._worked()
-            now = time.monotonic()
-            if everything:
-                files_due = now + max(self._pace.files, (now - began) / _WORK_SHARE)
             with self._changed:
                 if everything:
                     self._answered = asked
@@ -155,9 +156,7 @@ class Mirror:
             shutil.rmtree(self._work_folder, ignore_errors=True)
             whole = self._stored.whole()
             # What a crash in the middle of storing left.
-            for step in self._stored.begun():
-                if step not in whole and step not in local:
-                    self._stored.remove(step)
+            self._begun = set(self._stored.begun()) - whole.keys()
             self._manifests = whole
         rated = {step: manifest.accuracy for step, manifest in self._manifests.items()}
         kept = kept_steps(
@@ -172,6 +171,9 @@ class Mirror:
         for step in [step for step in self._manifests if step not in kept]:
             self._stored.remove(step)
             del self._manifests[step]
+        for step in self._begun - {step for step in local if step in kept}:
+            self._stored.remove(step)
+            self._begun.discard(step)
 
     def _local(self) -> dict[int, dict[str, Any]]:
         """The job's state in each whole checkpoint of the run directory."""
@@ -207,10 +209,12 @@ class Mirror:
             self._store_files()
             logs = {name: digest_of_beginning(self._run.path / name, size) for name, size in job["offsets"].items()}
             manifests.pop(step, None)
+            self._begun.add(step)
             made = self._stored.store(step, folder, accuracy=job["accuracy"], logs=logs)
         finally:
             shutil.rmtree(folder)
         manifests[step], self._stored_at[step] = made, written
+        self._begun.discard(step)
         seconds = round(time.monotonic() - began, 3)
         self._run.append_event("stored", step=step, url=self._stored.url, bytes=made.bytes, seconds=seconds)
 

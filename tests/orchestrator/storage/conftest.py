@@ -1,5 +1,6 @@
 """The storages that runs are put into: one in memory, a folder, and a server that speaks S3."""
 
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,10 +16,9 @@ def s3() -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def new_bucket(s3: S3Server, request: pytest.FixtureRequest) -> str:
+def new_bucket(s3: S3Server) -> str:
     """A bucket of the test's own."""
-    name = "".join(c if c.isalnum() else "-" for c in request.node.name.lower()).strip("-")
-    return bucket(f"b-{abs(hash(name)) % 10**8}-{name[:30].strip('-')}")
+    return bucket(f"runs-{uuid.uuid4()}")
 
 
 @pytest.fixture(params=["memory", "file", "s3"])
@@ -26,7 +26,9 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A storage's URL, of each kind."""
     match request.param:
         case "memory":
-            fsspec.filesystem("memory").store.clear()
+            memory = fsspec.filesystem("memory")
+            memory.store.clear()
+            memory.pseudo_dirs[:] = [""]
             return "memory://runs"
         case "file":
             return f"file://{tmp_path}/stored"

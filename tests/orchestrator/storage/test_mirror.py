@@ -127,6 +127,26 @@ def test_a_checkpoint_thrown_away_while_it_is_stored_is_stored_whole(job, storag
     assert kinds(run, "storage_failed") == []
 
 
+def test_what_was_begun_and_is_not_kept_any_more_is_removed(job, storage, monkeypatch):
+    run, spec, checkpoints = job
+    put = Location.put
+
+    def fails(self, file: Path, name: str) -> None:
+        if name.endswith("step-1/training_state/job.json"):
+            raise StorageError("away")
+        put(self, file, name)
+
+    monkeypatch.setattr(Location, "put", fails)
+    commit(run, checkpoints, 1)
+    with mirroring(run, spec) as mirror:
+        until(lambda: bool(kinds(run, "storage_failed")))
+        assert stored_at(f"{storage}/my-run").begun() == [1]
+        checkpoints.remove(1)
+        mirror.flush()
+        assert stored_at(f"{storage}/my-run").begun() == []
+        assert len(kinds(run, "storage_recovered")) == 1
+
+
 def test_a_step_that_was_done_again_is_stored_again(job, storage):
     run, spec, checkpoints = job
     with mirroring(run, spec) as mirror:
@@ -245,7 +265,7 @@ def test_a_kill_in_the_middle_leaves_no_checkpoint_and_the_next_one_mends_it(kin
         [sys.executable, "-c", KILLED, storage, run.path],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{tests}"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(tests), os.environ.get("PYTHONPATH", "")])},
     )
     try:
         assert process.stdout is not None
