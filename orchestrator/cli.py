@@ -237,9 +237,12 @@ def _resume(run_dir: str, job: Path | None, seed: int | None, as_json: bool, sta
 
     place, storage = _guarded(lambda: place_of(run_dir))
     path = place.resolve()
+    if job is not None:
+        spec = _guarded(lambda: _read(job, seed))
     if storage is not None:
         _guarded(lambda: begin_here(storage, path))
-    spec = _guarded(lambda: _read(job or path / "job.yaml", seed))
+    if job is None:
+        spec = _guarded(lambda: _read(path / "job.yaml", seed))
     if storage is not None:
         spec = spec.model_copy(update={"storage": storage})
     run = _guarded(lambda: RunDirectory(path))
