@@ -6,7 +6,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 READY := .venv/.ready
 COMPILE := $(BIN)/uv pip compile --python-version 3.11 --no-emit-find-links --no-emit-index-url --no-header --no-annotate --quiet
-LOCKED := --extra dev --extra huggingface --extra remote --extra tracing --extra trackers --override requirements/overrides-trackers.txt
+LOCKED := --extra dev --extra huggingface --extra remote --extra s3 --extra tracing --extra trackers --override requirements/overrides-trackers.txt
 
 .PHONY: help demo serve test slow chaos lint format bench lock clean
 .DEFAULT_GOAL := help

@@ -62,6 +62,15 @@ class LearnerGroup:
         """Bring the ranks together."""
         await self._call("join", *(await self.address()), seconds=START_SECONDS)
 
+    async def check_sees(self, file: str) -> None:
+        """Raise LearnerError unless every rank sees a file of the run: each writes its share of a checkpoint there."""
+        blind = sorted({host for sees, host in await self._call("sees", file) if not sees})
+        if blind:
+            raise LearnerError(
+                f"{file} is not to be seen on {', '.join(blind)}, where a learner rank is: put the run directory on a "
+                "disk that all nodes have at this path, or all ranks on the driver's node"
+            )
+
     async def address(self) -> tuple[str, int]:
         """The first rank's host, and a port that is free there now."""
         ((host, port),) = await self._wait([self._ranks[0].call.remote("address")], "address", START_SECONDS)

@@ -57,6 +57,10 @@ class LearnerRank:
             probe.bind(("", 0))
             return ray.util.get_node_ip_address(), int(probe.getsockname()[1])
 
+    def sees(self, file: str) -> tuple[bool, str]:
+        """Whether there is a file, and on which node it was looked for."""
+        return Path(file).is_file(), ray.util.get_node_ip_address()
+
     def join(self, address: str, port: int) -> None:
         """Meet the other ranks; returns once all are there."""
         join(self._rank, self._ranks, address, port, self._settings.timeout_seconds)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from audio_qa.formats.remote import is_url
 from audio_qa.prompt import PromptTemplate
 from audio_qa.scoring.submission import check_submission
 from orchestrator import (
@@ -25,6 +26,8 @@ from orchestrator import (
     telemetry_commands,
     token_commands,
 )
+from orchestrator.cache import cache_directory
+from orchestrator.checkpoints import checkpoints_of
 from orchestrator.foreground import at_work, examples_folder, fail, failing, guarded, reporter
 from orchestrator.plan import describe, plan
 from orchestrator.preflight import check_model_folder, model_context, prepare
@@ -33,11 +36,19 @@ from orchestrator.run_directory import RunDirectory
 from orchestrator.service import serve_command
 from orchestrator.spec import TINY_CONTEXT, TINY_MODELS, JobSpec, Method
 from orchestrator.spec_file import dump_spec, parse_spec, read_spec, resolve_paths
+from orchestrator.storage.restoration import begin_here, catch_up
+from orchestrator.storage.resumption import check_beginning, is_left_to_store, look, place_of, store_rest
+from orchestrator.storage.stored_model import fetch_model
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 RunDirOption = Annotated[
-    Path | None, typer.Option("--run-dir", help="Where the run is kept; by default runs/NAME-TIME here.")
+    str | None,
+    typer.Option(
+        "--run-dir",
+        help="Where the run is kept; by default runs/NAME-TIME here. STORAGE/NAME, where STORAGE is s3://… or another "
+        "URL, keeps it in runs/NAME here and stores it there.",
+    ),
 ]
 
 
@@ -65,15 +76,14 @@ def run(
     started = time.perf_counter()
     if resume and run_dir is None:
         fail("--resume goes on with the run in --run-dir: name it", 2)
-    if job is None:
-        if not resume or run_dir is None:
-            fail("name a job file, or go on with a run: --resume --run-dir DIRECTORY", 2)
-        job = run_dir / "job.yaml"
-    file = job
-    spec = guarded(lambda: _read(file, seed))
+    if job is None and not resume:
+        fail("name a job file, or go on with a run: --resume --run-dir DIRECTORY", 2)
     if resume and run_dir is not None:
-        _resume(run_dir.resolve(), spec, as_json, started)
+        _resume(run_dir, job, seed, as_json, started)
         return
+    file = job
+    assert file is not None
+    spec = guarded(lambda: _read(file, seed))
     if dry_run:
         planned = guarded(lambda: plan(spec))
         if as_json:
@@ -99,7 +109,12 @@ def demo(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A checkpoint: a run's checkpoints/step-N, or a model's folder.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A checkpoint: a run's checkpoints/step-N, its URL where it is stored, or a model's folder."
+        ),
+    ],
     data: Annotated[
         str, typer.Option(help="Questions: a question file or its URL, hf:OWNER/NAME#SPLIT, or builtin:synthetic.")
     ] = "builtin:synthetic",
@@ -130,6 +145,9 @@ def evaluate(
     if samples > 1 and temperature == 0:
         fail("--samples above 1 needs --temperature above 0: greedy answers are all the same", 2)
     columns = guarded(lambda: data_commands.column_mapping(column or []))
+    named = model
+    if is_url(model):
+        model = str(guarded(lambda: fetch_model(named, cache_directory() / "stored")))
     value = {
         "name": "evaluate",
         "seed": seed,
@@ -149,6 +167,7 @@ def evaluate(
     with at_work(), make_progress("plain" if as_json else "auto") as progress:
         prepared = guarded(lambda: prepare(spec, reporter(progress)))
         result = failing(lambda: evaluate_model(prepared, progress, predictions=predictions))
+    result["model"] = named if is_url(named) else result["model"]
     if as_json:
         print(json.dumps(result))
     else:
@@ -178,17 +197,23 @@ def _context(model: str) -> int:
     return min(2048, model_context(model) or 2048)
 
 
-def _execute(spec: JobSpec, run_dir: Path | None, as_json: bool, started: float) -> None:
+def _execute(spec: JobSpec, run_dir: str | None, as_json: bool, started: float) -> None:
     """Prepare a new job, run it in this process and print its result."""
     # Ray takes a second to import, which --help and --dry-run need not wait for.
     from orchestrator.driver import run_job  # noqa: PLC0415
 
-    path = (run_dir or Path("runs") / f"{spec.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}").resolve()
+    place, storage = guarded(
+        lambda: place_of(run_dir or f"runs/{spec.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}")
+    )
+    path = place.resolve()
+    if storage is not None:
+        spec = spec.model_copy(update={"storage": storage})
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         fail(
             f"{path}: the run directory exists and is not empty; name a new one with --run-dir, or --resume it",
             2,
         )
+    guarded(lambda: check_beginning(spec, path))
     with at_work(), make_progress("plain" if as_json else "auto") as progress:
         prepared = guarded(lambda: prepare(spec, reporter(progress)))
         made = 0.0 if prepared.base_cached else prepared.base_seconds or 0.0
@@ -198,16 +223,36 @@ def _execute(spec: JobSpec, run_dir: Path | None, as_json: bool, started: float)
     _show(summary, run, as_json)
 
 
-def _resume(path: Path, spec: JobSpec, as_json: bool, started: float) -> None:
-    """Go on with a run from its last checkpoint."""
+def _resume(run_dir: str, job: Path | None, seed: int | None, as_json: bool, started: float) -> None:
+    """Go on with a run from its last checkpoint, here or in its storage."""
     from orchestrator.driver import run_job  # noqa: PLC0415
-    from orchestrator.resume import check_resumable, resume  # noqa: PLC0415
+    from orchestrator.resume import check_resumable, check_same_job, resume  # noqa: PLC0415
 
+    place, storage = guarded(lambda: place_of(run_dir))
+    path = place.resolve()
+    if job is not None:
+        spec = guarded(lambda: _read(job, seed))
+    if storage is not None:
+        guarded(lambda: begin_here(storage, path))
+    if job is None:
+        spec = guarded(lambda: _read(path / "job.yaml", seed))
+    if storage is not None:
+        spec = spec.model_copy(update={"storage": storage})
     run = guarded(lambda: RunDirectory(path))
-    guarded(lambda: check_resumable(run, read_spec(run.job_file), spec))
+    old = guarded(lambda: read_spec(run.job_file))
+    stored, newest = guarded(lambda: look(run, old, spec))
+    if is_left_to_store(run, spec, newest):
+        guarded(lambda: check_same_job(run, old, spec))
+        with at_work(), guarded(run.written):
+            summary = failing(lambda: store_rest(run, spec))
+        _show(summary, run, as_json)
+        return
+    guarded(lambda: check_resumable(run, old, spec, newest))
     with at_work(), make_progress("plain" if as_json else "auto") as progress:
         prepared = guarded(lambda: prepare(spec, reporter(progress)))
         with guarded(run.written):
+            if stored is not None:
+                guarded(lambda: catch_up(run, stored, checkpoints_of(run, spec)))
             state = resume(run, spec, dump_spec(spec))
         summary = failing(lambda: run_job(prepared, run, progress, started, state))
     _show(summary, run, as_json)

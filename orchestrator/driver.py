@@ -9,23 +9,25 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 
+from orchestrator.checkpoints import checkpoints_of
 from orchestrator.commands import Mailbox
 from orchestrator.control import Control, obey
 from orchestrator.evaluation_job import run_evaluation
 from orchestrator.job_state import JobState
 from orchestrator.preflight import Prepared
 from orchestrator.progress import Progress
-from orchestrator.recovery import Attempts, checkpoints_of
+from orchestrator.recovery import Attempts
 from orchestrator.report import write_report
 from orchestrator.reward_handle import RewardHandle
 from orchestrator.run_directory import RunDirectory
 from orchestrator.spec import JobSpec, Method
+from orchestrator.storage.mirror import mirrored
 from orchestrator.tracking.following import follow
 from protocol.rollout import WorkerSettings
 from rollout_workers.pool import RolloutPool
@@ -136,15 +138,33 @@ def run_job(
 
     Raises:
         Whatever ended the job early, after its state and report were written: KeyboardInterrupt, RolloutError,
-        LearnerError, LedgerError, …
+        LearnerError, LedgerError, …; StorageError where all is done and could not be stored.
     """
     run.append_event("state", state="starting")
+    with mirrored(run, prepared.spec) as stored:
+        return _run_to_its_end(prepared, run, progress, started, state or JobState(), stored)
+
+
+def _run_to_its_end(
+    prepared: Prepared,
+    run: RunDirectory,
+    progress: Progress,
+    started: float,
+    state: JobState,
+    stored: Callable[[], None],
+) -> dict[str, Any]:
+    """`stored` returns once all of the run is where the job stores it."""
     if prepared.data:
         run.append_event("data", **prepared.data)
-    outcome, state = "failed", state or JobState()
+    outcome = "failed"
     try:
-        with run.written(), cluster(prepared.spec):
-            asyncio.run(_run(prepared, run, state, progress))
+        with run.written():
+            with cluster(prepared.spec):
+                asyncio.run(_run(prepared, run, state, progress))
+            if prepared.spec.storage is not None:
+                # Nothing holds a GPU any more.
+                progress.phase("storing")
+            stored()
         outcome = "succeeded"
     except KeyboardInterrupt:
         outcome = "cancelled"
@@ -187,4 +207,5 @@ def summarise(prepared: Prepared, run: RunDirectory, outcome: str, state: JobSta
         "questions": state.ledger.counts(),
         "best_checkpoint": None if best is None else str(checkpoints_of(run, spec).folder(best).resolve()),
         "run_dir": str(run.path.resolve()),
+        **({} if spec.storage is None else {"stored_at": f"{spec.storage}/{run.path.name}"}),
     }

@@ -14,6 +14,7 @@ from typing import NoReturn, TypeVar
 from orchestrator.preflight import BAD_INPUT, Report
 from orchestrator.progress import Progress
 from orchestrator.run_directory import RunDirectoryError
+from orchestrator.storage.location import StorageError
 
 Result = TypeVar("Result")
 
@@ -41,7 +42,7 @@ def guarded(action: Callable[[], Result]) -> Result:
     """What `action` returns; bad input ends the command with one line and exit code 2."""
     try:
         return action()
-    except (*BAD_INPUT, RunDirectoryError) as error:
+    except (*BAD_INPUT, RunDirectoryError, StorageError) as error:
         fail(str(error), 2)
 
 

@@ -17,6 +17,7 @@ from orchestrator.sizes import PUBLISHED, TINY_SIZES, Sizes, sizes_of
 from orchestrator.solve_rates import check_measured
 from orchestrator.spec import SYNTHETIC, TINY_MODELS, TO_FILL_IN, JobSpec, Method
 from orchestrator.spec_file import SpecError, dump_spec
+from orchestrator.storage.stored_run import check_storage
 from protocol.weights import Carrier
 from reward.registry import check_name
 
@@ -31,6 +32,7 @@ def plan(spec: JobSpec) -> dict[str, Any]:
     """
     for name in spec.reward.functions:
         check_name(name, spec.reward.allowed_modules)
+    check_storage(spec)
     sizes = model_sizes(spec)
     train, held_out, data = count_questions(spec)
     return {

@@ -21,6 +21,7 @@ from orchestrator.questions import Split, described, read_split, refuse_overlap
 from orchestrator.solve_rates import measured_rates
 from orchestrator.spec import SYNTHETIC, TINY_INSTRUCT, TINY_MODEL, TINY_MODELS, TO_FILL_IN, JobSpec, Method
 from orchestrator.spec_file import SpecError
+from orchestrator.storage.stored_run import check_storage
 from orchestrator.tracking.following import check_tracking
 from reward.judge import read_key
 from reward.registry import RewardError, check_name
@@ -116,6 +117,7 @@ def prepare(spec: JobSpec, report: Report) -> Prepared:
     if spec.reward.judge is not None and spec.cluster.address is None:
         read_key(spec.reward.judge)
     check_tracking(spec)
+    check_storage(spec)
     if spec.model.path not in TINY_MODELS:
         check_model_folder(spec.model.path)
         check_context(spec)

@@ -12,7 +12,7 @@ from learner.errors import LearnerError, LearnerLostError, LearnerMemoryError
 from learner.group import LearnerGroup
 from orchestrator.autoscale import Autoscaler
 from orchestrator.carriers import PresentLearner, weight_sync
-from orchestrator.checkpoints import Checkpoints
+from orchestrator.checkpoints import Checkpoints, checkpoints_of
 from orchestrator.control import Control
 from orchestrator.controller import Controller
 from orchestrator.job_state import JobState
@@ -21,7 +21,7 @@ from orchestrator.preflight import Prepared
 from orchestrator.progress import Progress
 from orchestrator.rollouts import Scorer
 from orchestrator.run_directory import RunDirectory
-from orchestrator.spec import JobSpec, Method
+from orchestrator.spec import Method
 from orchestrator.supervised import SupervisedLoop, warm_start
 from protocol.weights import Carrier
 from rollout_workers.pool import RolloutPool
@@ -29,11 +29,6 @@ from rollout_workers.pool import RolloutPool
 _FIRST_BACK_OFF_SECONDS = 1.0
 _LONGEST_BACK_OFF_SECONDS = 60.0
 _STOP_SECONDS = 10.0
-
-
-def checkpoints_of(run: RunDirectory, spec: JobSpec) -> Checkpoints:
-    """A run's checkpoints under its job's rule of which to keep."""
-    return Checkpoints(run, keep_last=spec.checkpoint.keep_last, keep_best=spec.checkpoint.keep_best)
 
 
 class Attempts:
@@ -81,6 +76,7 @@ class Attempts:
     async def _attempt(self, workers: Awaitable[None]) -> None:
         """From wherever the job is to its end, unless the learner is lost."""
         loop, state, run = self._loop(), self._state, self._run
+        await self.learner.check_sees(str(run.job_file))
         folder = self._prepared.model_folder
         self.learner.weight_version = state.weight_version
         warm = self._spec.warm_start

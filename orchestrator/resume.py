@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
+from orchestrator.checkpoints import checkpoints_of
 from orchestrator.job_state import JobState
-from orchestrator.recovery import checkpoints_of, go_back
+from orchestrator.recovery import go_back
 from orchestrator.run_directory import RunDirectory
 from orchestrator.spec import JobSpec
 from orchestrator.spec_file import SpecError
@@ -14,6 +15,7 @@ _FREE = (
     "steps",
     "evaluation.every",
     "checkpoint",
+    "storage",
     "cluster",
     "tracking",
     "learner.timeout_seconds",
@@ -53,8 +55,8 @@ _FREE_UNLESS_DETERMINISTIC = (
 )
 
 
-def check_resumable(run: RunDirectory, old: JobSpec, new: JobSpec) -> None:
-    """Raise SpecError unless the run of `old` can go on as `new`: naming each field that differs and may not."""
+def check_same_job(run: RunDirectory, old: JobSpec, new: JobSpec) -> None:
+    """Raise SpecError unless the run of `old` can be that of `new`: naming each field that differs and may not."""
     free = _FREE if new.deterministic else (*_FREE, *_FREE_UNLESS_DETERMINISTIC)
     changed = [
         f"{name} (was {was!r}, is {now!r})"
@@ -66,12 +68,22 @@ def check_resumable(run: RunDirectory, old: JobSpec, new: JobSpec) -> None:
             f"{run.path}: this run was started with other values of {', '.join(changed)}; "
             "resume it with the values it had, or start a new run"
         )
+
+
+def check_resumable(run: RunDirectory, old: JobSpec, new: JobSpec, stored: int | None = None) -> None:
+    """Raise SpecError unless the run of `old` can go on as `new`.
+
+    Args:
+        stored: the last step with a checkpoint in the run's storage, which may be ahead of the directory.
+    """
+    check_same_job(run, old, new)
     if run.evaluation_file.is_file():
         raise SpecError(f"{run.path}: the evaluation is done, there is nothing to resume; start a new run")
-    step = checkpoints_of(run, new).latest()
-    if step is not None and step >= new.steps:
+    done = [step for step in (checkpoints_of(run, new).latest(), stored) if step is not None]
+    if done and max(done) >= new.steps:
         raise SpecError(
-            f"{run.path}: the run has done its {step} steps, there is nothing to resume; raise steps to go on with it"
+            f"{run.path}: the run has done its {max(done)} steps, there is nothing to resume; raise steps to go on "
+            "with it"
         )
 
 

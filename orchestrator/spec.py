@@ -4,6 +4,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -20,6 +21,7 @@ from learner.losses.settings import CorrectionLevel
 from learner.schedule import Schedule
 from learner.settings import LearnerSettings, OptimizerSettings
 from orchestrator.gpu import Gpu
+from orchestrator.storage.url import check_url
 from orchestrator.tracking.settings import TrackingSettings
 from protocol.weights import Carrier
 from reward.settings import RewardSettings
@@ -339,6 +341,9 @@ class JobSpec(Section):
     learner: LearnerSettings = LearnerSettings()
     evaluation: EvaluationSection = EvaluationSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    storage: Annotated[str | None, AfterValidator(lambda url: url and url.rstrip("/"))] = None
+    """A URL such as s3://BUCKET/FOLDER, gs://… or file:///FOLDER, under which the run is stored too, checkpoints
+    included, by the name of its run directory; credentials come from the environment. Without it, it is not."""
     cluster: ClusterSection = ClusterSection()
     tracking: TrackingSettings = TrackingSettings()
 
@@ -375,6 +380,9 @@ class JobSpec(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "JobSpec":
+        if self.storage is not None:
+            # Here and not at the field, whose errors show what was given: it may hold a password.
+            check_url(self.storage)
         if self.rollout.max_tokens >= self.model.max_context:
             raise ValueError(
                 f"rollout.max_tokens ({self.rollout.max_tokens}) leaves no room for a prompt within "

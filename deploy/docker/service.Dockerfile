@@ -11,7 +11,7 @@ COPY requirements/cpu.lock requirements/cpu.lock
 RUN pip install --no-deps "$(grep '^uv==' requirements/cpu.lock)" && uv venv --no-cache /opt/earshot
 COPY pyproject.toml README.md ./
 # Before the code: a change of the code alone takes these layers from the cache.
-RUN uv pip install --no-cache --python /opt/earshot --constraint requirements/cpu.lock -r pyproject.toml --extra tracing
+RUN uv pip install --no-cache --python /opt/earshot --constraint requirements/cpu.lock -r pyproject.toml --extra s3 --extra tracing
 COPY audio_qa audio_qa
 COPY protocol protocol
 COPY rollout_workers rollout_workers

@@ -17,7 +17,7 @@ COPY pyproject.toml README.md ./
 # The overrides leave out what must not be installed beside a CPU torch, as the lock does.
 RUN uv pip install --no-cache --python /opt/earshot --constraint requirements/cpu.lock \
     --override requirements/overrides.txt --override requirements/overrides-trackers.txt \
-    -r pyproject.toml --extra cpu --extra tracing --extra trackers
+    -r pyproject.toml --extra cpu --extra s3 --extra tracing --extra trackers
 COPY audio_qa audio_qa
 COPY protocol protocol
 COPY rollout_workers rollout_workers

@@ -12,7 +12,7 @@ RUN pip install --no-deps "$(grep '^uv==' requirements/gpu.lock)" && uv venv --n
 COPY pyproject.toml README.md ./
 RUN uv pip install --no-cache --python /opt/earshot --constraint requirements/gpu.lock \
     --override requirements/overrides-trackers.txt \
-    -r pyproject.toml --extra gpu --extra tracing --extra trackers
+    -r pyproject.toml --extra gpu --extra s3 --extra tracing --extra trackers
 COPY audio_qa audio_qa
 COPY protocol protocol
 COPY rollout_workers rollout_workers

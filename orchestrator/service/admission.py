@@ -2,7 +2,7 @@
 
 Invariant: a job that is admitted names no model, question file or clip outside of the roots, no reward function, judge
 or environment variable outside of the allow-lists, no weights in a format that runs code when it is read, and no
-cluster of its own choice.
+cluster or storage of its own choice.
 """
 
 import asyncio
@@ -49,6 +49,8 @@ class Admission:
         """
         if spec.cluster.address is not None:
             raise SpecError("cluster.address: the service chooses the cluster; leave it out")
+        if spec.storage is not None:
+            raise SpecError("storage: the service chooses it (earshot serve --storage URL); leave it out")
         self._check_rewards(spec)
         self._check_judge(spec)
         spec = await asyncio.to_thread(self._resolved, spec)

@@ -6,6 +6,7 @@ FAILED = 1
 BAD_INPUT = 2
 """The job's file, model or questions; nothing was started."""
 LOST = 75
-"""What the driver stands on went away: its cluster, or the lock on its run directory. Another attempt may succeed."""
+"""What the driver stands on went away: its cluster, its storage, or the lock on its run directory. Another
+attempt may succeed."""
 CANCELLED = 130
 """By SIGINT or SIGTERM."""

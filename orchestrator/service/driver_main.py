@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from orchestrator.checkpoints import checkpoints_of
 from orchestrator.commands import CommandKind, send
 from orchestrator.job_state import JobState
 from orchestrator.preflight import BAD_INPUT, prepare
@@ -22,10 +23,16 @@ from orchestrator.progress import Progress, make_progress
 from orchestrator.run_directory import RunDirectory, RunDirectoryError
 from orchestrator.service import driver_exit
 from orchestrator.service.run_view import ATTEMPT, PREEMPTION
-from orchestrator.spec_file import read_spec
+from orchestrator.spec_file import SpecError, read_spec
+from orchestrator.storage.location import DamagedError, StorageError
+from orchestrator.storage.mirror import mirrored
+from orchestrator.storage.restoration import catch_up
+from orchestrator.storage.stored_run import stored_run
 
 _LOCK_SECONDS = 60.0
 """An earlier driver that the cluster lost sight of gets this long to end."""
+_STORAGE_SECONDS = 60.0
+"""A storage is waited for so long before the job begins; it goes on only from what is known to be the newest."""
 
 
 def main(path: Path, submission_id: str) -> int:
@@ -33,11 +40,15 @@ def main(path: Path, submission_id: str) -> int:
     run = RunDirectory(path)
     try:
         with _lock(run):
+            _catch_up(run)
             first = not any(event["kind"] == ATTEMPT for event in run.events())
             run.append_event(ATTEMPT, submission_id=submission_id, pid=os.getpid())
-    except TimeoutError as error:
+    except (TimeoutError, StorageError) as error:
         print(f"earshot: {error}", file=sys.stderr)
-        return driver_exit.LOST
+        return driver_exit.FAILED if isinstance(error, DamagedError) else driver_exit.LOST
+    except SpecError as error:
+        print(f"earshot: {error}", file=sys.stderr)
+        return driver_exit.BAD_INPUT
     try:
         with make_progress("plain", sys.stderr) as progress:
             return _run(run, progress, first=first)
@@ -55,7 +66,6 @@ def main(path: Path, submission_id: str) -> int:
 def _run(run: RunDirectory, progress: Progress, *, first: bool) -> int:
     # torch and Ray take seconds to import: what is wrong with the arguments is said before.
     from orchestrator.driver import run_job, summarise  # noqa: PLC0415
-    from orchestrator.recovery import checkpoints_of  # noqa: PLC0415
     from orchestrator.report import write_report  # noqa: PLC0415
     from orchestrator.resume import resume  # noqa: PLC0415
 
@@ -72,10 +82,13 @@ def _run(run: RunDirectory, progress: Progress, *, first: bool) -> int:
         with run.written():
             state = resume(run, spec, run.job_file.read_text())
             if run.evaluation_file.is_file() or (last is not None and last >= spec.steps):
-                # The earlier driver died behind its last checkpoint, or its evaluation: all that is left is to say so.
-                run.append_event("state", state="succeeded")
-                run.write_summary(summarise(prepared, run, "succeeded", state, time.perf_counter() - started))
-                write_report(run)
+                # The earlier driver died behind its last checkpoint, or its evaluation: all that is left is to say so,
+                # and to store it.
+                with mirrored(run, spec) as stored:
+                    stored()
+                    run.append_event("state", state="succeeded")
+                    run.write_summary(summarise(prepared, run, "succeeded", state, time.perf_counter() - started))
+                    write_report(run)
                 return driver_exit.SUCCEEDED
         _tell_again(run)
     run_job(prepared, run, progress, started, state)
@@ -105,10 +118,31 @@ def _lock(run: RunDirectory) -> Iterator[None]:
         yield
 
 
+def _catch_up(run: RunDirectory) -> None:
+    """Bring the run directory up to what is stored of it: it was lost, or is another node's. Raises StorageError."""
+    spec = read_spec(run.job_file)
+    stored = stored_run(spec, run.path)
+    if stored is None:
+        return
+    deadline = time.monotonic() + _STORAGE_SECONDS
+    while True:
+        try:
+            catch_up(run, stored, checkpoints_of(run, spec))
+            # A storage that takes nothing is found out now and not at the job's end.
+            stored.put_job(run.job_file.read_text(encoding="utf-8"))
+            return
+        except DamagedError:
+            raise
+        except StorageError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(1)
+
+
 def _is_infrastructure(error: BaseException) -> bool:
     from ray.exceptions import RayError  # noqa: PLC0415
 
-    return isinstance(error, RayError | ConnectionError)
+    return isinstance(error, RayError | ConnectionError | StorageError)
 
 
 def _obey_signals() -> None:

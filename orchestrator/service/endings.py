@@ -71,7 +71,7 @@ def _how_it_died(driver: Driver, view: RunView) -> str:
     if driver.exit_code < 0:
         return f"the driver was killed by signal {-driver.exit_code}"
     if driver.exit_code == driver_exit.LOST and view.error:
-        return f"the driver lost its cluster ({view.error})"
+        return f"the driver lost its cluster or its storage ({view.error})"
     return f"the driver ended with exit code {driver.exit_code}"
 
 

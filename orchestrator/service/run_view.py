@@ -1,7 +1,7 @@
 """What a run's own files say of it, read again and again as they grow.
 
-Invariant: each line is read once. A missing or unfinished file is a run that has not got so far; one that is damaged is
-a RunDirectoryError.
+Invariant: each line is read once, as long as the file only grows. A missing or unfinished file is a run that has not
+got so far; one that is damaged is a RunDirectoryError.
 """
 
 import json
@@ -52,6 +52,10 @@ class RunWatch:
         """As of now. Raises RunDirectoryError."""
         try:
             with self._path.open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self._offset:
+                    # The directory was lost, and its run fetched from where it is stored.
+                    self._offset, self._view = 0, RunView()
+                    self._asked.clear()
                 file.seek(self._offset)
                 data = file.read()
         except FileNotFoundError:

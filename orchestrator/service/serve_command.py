@@ -5,7 +5,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -52,6 +52,14 @@ def register(app: typer.Typer) -> None:
             float,
             typer.Option(min=0, help="Remove jobs, run directories too, so long after their end; 0 keeps all."),
         ] = 0,
+        storage: Annotated[
+            str | None,
+            typer.Option(
+                envvar="EARSHOT_STORAGE",
+                help="s3://…, gs://… or another URL under which jobs' runs are stored too; credentials come from the "
+                "environment of the cluster's head.",
+            ),
+        ] = None,
         root: Annotated[
             list[Path] | None, typer.Option(help="Folder under which jobs' files may lie; repeatable; by default home.")
         ] = None,
@@ -69,6 +77,8 @@ def register(app: typer.Typer) -> None:
         """Take jobs over REST, queue them and run them on a Ray cluster."""
         if ray_address is not None and not ray_address.startswith(("http://", "https://")):
             _fail(f"--ray-address: {ray_address!r} is no dashboard's URL; write http://HEAD:8265", 2)
+        if storage is not None:
+            storage = _checked_storage(storage)
         # Ray's client would follow these instead of what it is told.
         for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
             os.environ.pop(name, None)
@@ -95,6 +105,7 @@ def register(app: typer.Typer) -> None:
                 gpus_per_user=math.inf if max_gpus_per_user is None else max_gpus_per_user,
             ),
             preemption=preemption,
+            storage=storage,
             keep_days=keep_days,
             roots=tuple(folder.expanduser().resolve() for folder in root or [Path.home()]),
             reward_modules=tuple(reward_module or ()),
@@ -109,6 +120,17 @@ def register(app: typer.Typer) -> None:
             _fail(str(error), 1)
 
 
-def _fail(message: str, code: int) -> None:
+def _checked_storage(url: str) -> str:
+    from orchestrator.spec_file import SpecError  # noqa: PLC0415
+    from orchestrator.storage.location import check_kind  # noqa: PLC0415
+
+    try:
+        check_kind(url := url.rstrip("/"))
+    except SpecError as error:
+        _fail(f"--storage: {str(error).removeprefix('storage: ')}", 2)
+    return url
+
+
+def _fail(message: str, code: int) -> NoReturn:
     typer.echo(f"earshot: {' '.join(message.split())}", err=True)
     raise typer.Exit(code)

@@ -64,6 +64,8 @@ class ServerSettings:
     """The interpreter with Earshot on the cluster's head node."""
     limits: Limits = field(default_factory=Limits)
     preemption: bool = False
+    storage: str | None = None
+    """A URL under which the jobs' runs are stored, too."""
     keep_days: float = 0
     """Jobs that ended longer ago are removed with their run directories; 0 keeps all."""
     roots: tuple[Path, ...] = (Path.home(),)
@@ -110,6 +112,7 @@ async def _serve(settings: ServerSettings, store: Store, listener: socket.socket
         RayRunner(connection, python=settings.python, grows=settings.autoscaling),
         settings.limits,
         preemption=settings.preemption,
+        storage=settings.storage,
     )
 
     async def fits(spec: JobSpec, owner: str) -> None:

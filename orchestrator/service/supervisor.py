@@ -41,8 +41,18 @@ _log = logging.getLogger(__name__)
 class Supervisor:
     """Of the jobs in a store; one at a time may be at work on a store."""
 
-    def __init__(self, store: Store, runner: Runner, limits: Limits, *, preemption: bool = False) -> None:
+    def __init__(
+        self,
+        store: Store,
+        runner: Runner,
+        limits: Limits,
+        *,
+        preemption: bool = False,
+        storage: str | None = None,
+    ) -> None:
+        """`storage`: a URL under which the jobs' runs are stored, too."""
         self._store, self._runner, self._limits, self._preempts = store, runner, limits, preemption
+        self._storage = storage
         self._preemption = Preemption(runner.stop)
         self._watches: dict[str, RunWatch] = {}
         self.capacity: Capacity | None = None
@@ -119,7 +129,7 @@ class Supervisor:
     async def _launch(self, job: JobRecord) -> None:
         assert job.submission_id is not None
         try:
-            await asyncio.to_thread(_make_run_directory, job)
+            await asyncio.to_thread(_make_run_directory, job, self._storage)
         except (OSError, ValidationError) as error:
             why = "its specification is not valid any more" if isinstance(error, ValueError) else error.strerror
             cause = f"its run directory {job.run_dir} cannot be made: {why}"
@@ -186,7 +196,7 @@ async def _view(watch: RunWatch, job: JobRecord) -> RunView:
         return RunView()
 
 
-def _make_run_directory(job: JobRecord) -> None:
+def _make_run_directory(job: JobRecord, storage: str | None) -> None:
     folder = Path(job.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "job.yaml").exists():  # of an earlier attempt
@@ -194,4 +204,4 @@ def _make_run_directory(job: JobRecord) -> None:
     spec = JobSpec.model_validate(job.spec)
     # The driver is started on the cluster and finds it by itself, whatever address it has then.
     cluster = spec.cluster.model_copy(update={"address": "auto"})
-    replace_file(folder / "job.yaml", dump_spec(spec.model_copy(update={"cluster": cluster})))
+    replace_file(folder / "job.yaml", dump_spec(spec.model_copy(update={"cluster": cluster, "storage": storage})))

@@ -234,6 +234,10 @@ def test_supervised_steps_learn_their_targets(tiny_folder, questions):
         learner = LearnerGroup(LearnerSettings(threads=1, beta=0))
         try:
             await learner.start()
+            # The ranks write checkpoints into the run directory.
+            await learner.check_sees(str(tiny_folder / "config.json"))
+            with pytest.raises(LearnerError, match=r"/nowhere/job\.yaml is not to be seen on [\d.]+, where"):
+                await learner.check_sees("/nowhere/job.yaml")
             optimizer = OptimizerSettings(learning_rate=1e-3, schedule="constant")
             await learner.begin(str(tiny_folder), Phase(optimizer, 30))
             return [(await learner.supervise(examples)).metrics["loss/total"] for _ in range(30)]

@@ -89,6 +89,8 @@ def judged(url, **judge):
             "data.curriculum.measured",
         ),
         ({"cluster": {"address": "ray://elsewhere"}}, "the service chooses the cluster"),
+        ({"storage": "s3://elsewhere/runs"}, "storage: the service chooses it"),
+        ({"storage": "s3://ada:secret@elsewhere"}, "name and password: leave them out"),
     ],
 )
 async def test_what_the_service_does_not_allow_is_refused_with_the_reason(tmp_path, change, says):

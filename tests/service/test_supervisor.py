@@ -20,6 +20,7 @@ from orchestrator.service.jobs import JobState
 from orchestrator.service.limits import Capacity, Limits, NeverFitsError, check_fits
 from orchestrator.service.store import Store, StoreUnavailableError
 from orchestrator.service.supervisor import Supervisor
+from orchestrator.spec_file import read_spec
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def runner(tmp_path: Path) -> Iterator[FolderRunner]:
 class Service:
     """A store and a loop over it, which turns while something is waited for."""
 
-    def __init__(self, store: Store, runner: FolderRunner, limits: Limits | None = None, **options: bool) -> None:
+    def __init__(self, store: Store, runner: FolderRunner, limits: Limits | None = None, **options) -> None:
         self.store, self.runner = store, runner
         self.loop = Supervisor(store, runner, limits or Limits(running=3), **options)
 
@@ -63,7 +64,7 @@ class Service:
 def serve(tmp_path: Path, runner: FolderRunner):
     """Runs a test's coroutine on a service."""
 
-    def run(body, limits: Limits | None = None, **options: bool) -> None:
+    def run(body, limits: Limits | None = None, **options) -> None:
         async def main() -> None:
             async with Store(sqlite_url(tmp_path / "earshot.db"), tmp_path / "runs") as store:
                 await body(Service(store, runner, limits, **options))
@@ -90,6 +91,15 @@ def test_a_job_runs_to_its_end(serve, runner) -> None:
         assert await service.states(job) == ["queued", "starting", "running", "paused", "running", "succeeded"]
 
     serve(body)
+
+
+def test_the_services_storage_is_that_of_its_jobs(serve, runner) -> None:
+    async def body(service: Service) -> None:
+        record = await service.until(await service.submit(), JobState.RUNNING)
+        assert read_spec(Path(record.run_dir) / "job.yaml").storage == "s3://bucket/runs"
+        runner.finish()
+
+    serve(body, storage="s3://bucket/runs")
 
 
 def test_no_more_run_than_may(serve, runner) -> None:

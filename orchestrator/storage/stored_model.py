@@ -1,0 +1,49 @@
+"""The model in a stored checkpoint, for whoever needs no more of it.
+
+Invariant: a model in the cache is whole, and is that of the checkpoint as it is stored now.
+"""
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+
+from orchestrator.checkpoints import STATE_FOLDER
+from orchestrator.spec_file import SpecError
+from orchestrator.storage import manifest as manifests
+from orchestrator.storage.location import open_location
+from orchestrator.storage.stored_run import fetch_files
+
+
+def fetch_model(url: str, cache: Path) -> Path:
+    """The folder with the model of `…/checkpoints/step-N` in a storage, fetched if it is not in the cache yet.
+
+    Raises:
+        SpecError: there is no whole checkpoint at `url`.
+        StorageError: it cannot be fetched, or is damaged.
+    """
+    storage, _, name = url.rstrip("/").rpartition("/")
+    location = open_location(storage)
+    text = location.read(f"{name}/{manifests.NAME}")
+    if text is None:
+        raise SpecError(
+            f"{url!r} is no stored checkpoint (it has no {manifests.NAME}); name one, as in "
+            "STORAGE/RUN/checkpoints/step-N"
+        )
+    try:
+        files = manifests.parse(text).files
+    except ValueError as error:
+        raise SpecError(f"{url}/{manifests.NAME} cannot be read: {error}") from error
+    folder = cache / hashlib.sha256(text).hexdigest()[:32] / name
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
+    try:
+        wanted = {file: what for file, what in files.items() if not file.startswith(f"{STATE_FOLDER}/")}
+        fetch_files(location, name, wanted, partial)
+        if not folder.is_dir():
+            partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder

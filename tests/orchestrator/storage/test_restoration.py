@@ -1,0 +1,232 @@
+"""A run whose directory is lost, or behind, goes on from what is stored of it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import fsspec
+import pytest
+from storage_parts import commit, contents, new_run, spec_with, stored_at
+
+from orchestrator.checkpoints import checkpoints_of
+from orchestrator.job_state import JobState
+from orchestrator.recovery import go_back
+from orchestrator.resume import check_resumable
+from orchestrator.run_directory import RunDirectory
+from orchestrator.service import driver_exit, driver_main
+from orchestrator.service.run_view import RunWatch
+from orchestrator.spec_file import SpecError, dump_spec
+from orchestrator.storage import mirror as mirrors
+from orchestrator.storage.location import DamagedError, Location, StorageError
+from orchestrator.storage.mirror import mirrored
+from orchestrator.storage.restoration import begin_here, catch_up, newest_stored
+from orchestrator.storage.resumption import is_left_to_store, look, store_rest
+from orchestrator.storage.stored_run import stored_run
+
+
+@pytest.fixture
+def original(storage, tmp_path) -> RunDirectory:
+    """A run of ten steps, of which three checkpoints are stored; then it was lost behind a further line."""
+    spec = spec_with(storage)
+    run = new_run(tmp_path / "first" / "my-run", spec)
+    with mirrored(run, spec) as store:
+        run.append_event("state", state="running")
+        for step, accuracy in ((0, None), (4, 0.9), (7, None), (10, 0.2)):
+            commit(run, checkpoints_of(run, spec), step, accuracy)
+        run.append_metrics({"step": 11})
+        store()
+    return run
+
+
+def here(tmp_path: Path, storage: str) -> tuple:
+    path = tmp_path / "second" / "my-run"
+    begin_here(storage, path)
+    spec = spec_with(storage)
+    return RunDirectory(path), stored_run(spec, path), checkpoints_of(RunDirectory(path), spec)
+
+
+def test_a_lost_run_is_brought_to_its_newest_checkpoint(original, storage, tmp_path):
+    run, stored, checkpoints = here(tmp_path, storage)
+    assert run.job_file.read_bytes() == original.job_file.read_bytes()
+    assert newest_stored(stored) == 10
+    assert catch_up(run, stored, checkpoints) == 10
+    # The start and the best come along.
+    assert checkpoints.steps() == [0, 4, 10]
+    assert checkpoints.best() == 4
+    for step in checkpoints.steps():
+        assert contents(checkpoints.folder(step)) == contents(checkpoints_of(original, spec_with(storage)).folder(step))
+    state = JobState()
+    go_back(run, checkpoints, state)
+    assert state.step == 10
+    assert run.metrics() == original.metrics()[:10]
+    assert [e["kind"] for e in run.events()][-1] == "fetched"
+    assert run.events()[0] == original.events()[0]
+    assert catch_up(run, stored, checkpoints) is None
+
+
+def test_a_directory_that_is_ahead_stays_as_it_is(original, storage):
+    spec = spec_with(storage)
+    checkpoints = checkpoints_of(original, spec)
+    commit(original, checkpoints, 12)
+    before = contents(original.path)
+    assert catch_up(original, stored_run(spec, original.path), checkpoints) is None
+    assert contents(original.path) == before
+
+
+def test_a_directory_that_was_left_behind_takes_over_the_other_history(original, storage, tmp_path):
+    """A node that was lost with a checkpoint more than it had stored comes back when the run went on elsewhere."""
+    spec = spec_with(storage)
+    commit(original, checkpoints_of(original, spec), 11, accuracy=0.99)
+    run, stored, checkpoints = here(tmp_path, storage)
+    catch_up(run, stored, checkpoints)
+    go_back(run, checkpoints, JobState())
+    with mirrored(run, spec) as store:
+        commit(run, checkpoints, 11, accuracy=0.3)
+        commit(run, checkpoints, 12)
+        store()
+    old = checkpoints_of(original, spec)
+    assert catch_up(original, stored_run(spec, original.path), old) == 12
+    assert original.events()[-1]["removed"] == [11]
+    assert old.steps() == [0, 4, 7, 10, 12]
+    assert original.metrics() == run.metrics()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints/step-10/model.safetensors"])
+def test_what_is_damaged_is_named_and_the_run_stays_where_it_was(original, storage, tmp_path, spoil, name):
+    run, stored, checkpoints = here(tmp_path, storage)
+    spoil(f"{storage}/my-run/{name}", b'{"step": 9}\n')
+    with pytest.raises(DamagedError) as caught:
+        catch_up(run, stored, checkpoints)
+    assert f"{storage}/my-run/{name}" in str(caught.value)
+    assert 10 not in checkpoints.steps()
+
+
+def test_a_lost_log_is_named(original, storage, tmp_path):
+    run, stored, checkpoints = here(tmp_path, storage)
+    filesystem, path = fsspec.core.url_to_fs(f"{storage}/my-run/metrics.jsonl")
+    filesystem.rm(path)
+    with pytest.raises(DamagedError, match=r"my-run/metrics\.jsonl is missing"):
+        catch_up(run, stored, checkpoints)
+
+
+def test_fetching_that_is_interrupted_anywhere_begins_again(original, storage, tmp_path, monkeypatch):
+    run, stored, checkpoints = here(tmp_path, storage)
+    get, broken = Location.get, set()
+
+    def fails_once(self, name: str, to: Path) -> None:
+        if name not in broken:
+            broken.add(name)
+            raise StorageError(f"{name}: away")
+        get(self, name, to)
+
+    monkeypatch.setattr(Location, "get", fails_once)
+    failures = 0
+    while True:
+        try:
+            assert catch_up(run, stored, checkpoints) == 10
+            break
+        except StorageError:
+            failures += 1
+            assert 10 not in checkpoints.steps()
+    assert failures >= 4
+    assert run.metrics() == original.metrics()
+    assert not list(run.path.glob("*.part"))
+
+
+def test_another_runs_directory_is_not_taken_over(original, storage, tmp_path):
+    for job in (spec_with(None), spec_with("memory://elsewhere")):
+        path = tmp_path / str(job.storage).replace(":", "").replace("/", "") / "my-run"
+        new_run(path, job)
+        with pytest.raises(SpecError, match="move it away"):
+            begin_here(storage, path)
+    begin_here(storage, original.path)
+    with pytest.raises(SpecError, match="there is no run at"):
+        begin_here(storage, tmp_path / "unknown")
+
+
+def test_a_run_that_was_not_stored_takes_no_other_ones_place(original, storage, tmp_path):
+    run = new_run(tmp_path / "third" / "my-run", spec_with(None))
+    with pytest.raises(SpecError, match="holds a run already"):
+        look(run, spec_with(None), spec_with(storage))
+    assert look(original, spec_with(storage), spec_with(storage))[1] == 10
+    assert look(original, spec_with(storage), spec_with(None)) == (None, None)
+
+
+def test_what_another_node_did_counts_as_done(original, storage):
+    spec = spec_with(storage, steps=12)
+    check_resumable(original, spec_with(storage), spec_with(storage), 12)
+    with pytest.raises(SpecError, match="has done its 12 steps"):
+        check_resumable(original, spec.model_copy(), spec, 12)
+
+
+def test_a_run_that_could_not_be_stored_at_its_end_is_stored_later(original, storage, monkeypatch):
+    spec = spec_with(storage, steps=12)
+    commit(original, checkpoints_of(original, spec), 12)
+    original.append_event("state", state="failed")
+    original.write_summary({"state": "failed"})
+    monkeypatch.setattr(mirrors.Mirror, "flush", lambda _: (_ for _ in ()).throw(StorageError("still away")))
+    assert is_left_to_store(original, spec, 10)
+    with pytest.raises(StorageError):
+        store_rest(original, spec)
+    monkeypatch.undo()
+    assert store_rest(original, spec)["state"] == "succeeded"
+    stored = stored_at(f"{storage}/my-run")
+    assert newest_stored(stored) == 12
+    assert json.loads(stored._location.read("summary.json"))["state"] == "succeeded"
+    assert not is_left_to_store(original, spec, 12)
+
+
+@pytest.fixture
+def service_job(storage, tiny_folder, benchmark_home, tmp_path) -> RunDirectory:
+    """A job of the service that has done all of its steps, and whose directory was lost but for what is made anew."""
+    model = {"path": str(tiny_folder), "max_context": 256}
+    data = {"train": str(benchmark_home / "train.jsonl")}
+    spec = spec_with(storage, steps=2, model=model, data=data, rollout={"max_tokens": 8})
+    run = new_run(tmp_path / "runs" / "j1", spec)
+    with mirrored(run, spec) as store:
+        run.append_event("attempt", submission_id="j1-1", pid=1)
+        commit(run, checkpoints_of(run, spec), 2)
+        store()
+    shutil.rmtree(run.path)
+    return new_run(run.path, spec)
+
+
+def test_a_driver_whose_disk_was_lost_goes_on_from_the_storage(service_job):
+    assert driver_main.main(service_job.path, "j1-2") == driver_exit.SUCCEEDED
+    assert [e["submission_id"] for e in service_job.events() if e["kind"] == "attempt"] == ["j1-1", "j1-2"]
+    assert service_job.summary()["steps"] == 2
+    stored = stored_at(service_job.summary()["stored_at"])
+    assert json.loads(stored._location.read("summary.json")) == service_job.summary()
+
+
+def test_a_driver_that_does_not_know_what_is_stored_does_not_begin_anew(service_job, monkeypatch, capsys):
+    monkeypatch.setattr(driver_main, "_STORAGE_SECONDS", 0)
+
+    def away(*_: object) -> None:
+        raise StorageError("'s3://bucket' cannot be listed (ConnectionError: refused)")
+
+    monkeypatch.setattr(Location, "names", away)
+    assert driver_main.main(service_job.path, "j1-2") == driver_exit.LOST
+    assert service_job.events() == []
+    assert "cannot be listed" in capsys.readouterr().err
+
+
+def test_a_driver_names_a_kind_of_storage_that_is_not_installed(tmp_path, monkeypatch, capsys):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    run = RunDirectory.create(tmp_path / "j1", dump_spec(spec_with("gs://bucket")))
+    assert driver_main.main(run.path, "j1-1") == driver_exit.BAD_INPUT
+    assert "install earshot[gcs]" in capsys.readouterr().err
+
+
+def test_the_service_follows_a_run_that_was_fetched(tmp_path):
+    run = new_run(tmp_path / "j1", spec_with(None))
+    run.append_event("attempt", submission_id="j1-1", pid=1)
+    run.append_event("state", state="running")
+    watch = RunWatch(run.path)
+    assert watch.read().state == "running"
+    (run.path / "events.jsonl").unlink()
+    run.append_event("attempt", submission_id="j1-2", pid=2)
+    assert watch.read().submission_id == "j1-2"
+    assert watch.read().state is None
