@@ -1,11 +1,13 @@
 """The compose file, read: pinned, real commands, no secret in it. `up` is run with a docker that only takes notes."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from compose_spec import PyOptions
 from deploy_parts import DEPLOY, check_earshot, check_image, check_no_secret, check_ray_start, read_yaml
 
 COMPOSE = DEPLOY / "compose"
@@ -21,6 +23,17 @@ def test_the_parts_are_there() -> None:
     assert gpu["services"]["head"]["image"] == gpu["services"]["worker"]["image"]
     for service in gpu["services"].values():
         check_image(service["image"])
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.gpu.yaml"])
+def test_it_is_what_compose_files_are(name: str) -> None:
+    # What Compose itself does before it looks at the document.
+    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (COMPOSE / name).read_text())
+    options = PyOptions(apply_merge=True)
+    options.from_yaml(text).validate()
+    (found, *_) = re.findall(r"^    image: .+$", text, re.MULTILINE)
+    with pytest.raises(ValueError):
+        options.from_yaml(text.replace(found, f"{found}\n    restrt: always", 1))
 
 
 def test_commands_are_real() -> None:
