@@ -24,9 +24,11 @@ class Container:
         self._process: subprocess.Popen[bytes] | None = None
         self._family: set[psutil.Process] = set()
         self._wanted = False
+        self._begun = 0
 
     def start(self) -> None:
         self._wanted = True
+        self._begun = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -68,6 +70,10 @@ class Container:
             self._look()
             self._kill_family()
             self._process.wait(timeout=30)
+
+    def says(self, words: str) -> bool:
+        """Whether it has said something since it was started last."""
+        return words in self.log_file.read_bytes()[self._begun :].decode(errors="replace")
 
     def runs(self) -> bool:
         """Whether its first process does."""

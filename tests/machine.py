@@ -72,9 +72,13 @@ class Machine:
         return text.replace("/opt/earshot/bin", str(BIN)).replace("$PATH", os.environ["PATH"])
 
     def add(self, group: str) -> Container:
-        """Start a pod of the RayCluster."""
+        """Start a pod of the RayCluster; returns once Ray runs in it."""
         pod = self._on_this_machine(group, ray_pod(self.manifest("RayCluster"), group, self._secrets))
-        return self._started(f"{group}-{len(self.pods)}", pod, "worker-cpu", self.of_drivers if group == HEAD else {})
+        more = self.of_drivers if group == HEAD else {}
+        made = self._started(f"{group}-{len(self.pods)}", pod, "worker-cpu", more)
+        # KubeRay's init container has workers wait for the head likewise.
+        self.wait(lambda: made.says("Ray runtime started."))
+        return made
 
     def join(self) -> str:
         """Make a bare machine a node of the cluster, as docs/operations.md says; what the command prints."""

@@ -155,7 +155,7 @@ def test_nodes_come_and_go_under_a_job(machine: Machine) -> None:
 
     # Nothing runs any more: the autoscaler may have all of them.
     machine.wait(lambda: not any(node["uses"] for node in nodes(machine).values()))
-    assert len(machine.asked_of_the_autoscaler()["idle"]) >= 3
+    machine.wait(lambda: len(machine.asked_of_the_autoscaler()["idle"]) >= 3)
     assert json.loads(machine.leave())["ended"]["role"] == "worker"
     machine.wait(lambda: nodes(machine).keys() == at_first.keys(), 60)
 
