@@ -7,7 +7,7 @@ from ray.autoscaler.v2.sdk import get_cluster_status
 
 status = get_cluster_status(sys.argv[1], timeout=30)
 wanted = [
-    bundle.bundle
+    dict(bundle.bundle)
     for demand in status.resource_demands.ray_task_actor_demand
     for bundle in demand.bundles_by_count
     for _ in range(bundle.count)
