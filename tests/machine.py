@@ -207,9 +207,9 @@ class Machine:
 
     def end(self) -> None:
         """Leave nothing."""
-        self.leave()
         for pod in self.pods.values():
             pod.kill()
+        self.leave()
 
     def _started(self, name: str, pod: Pod, image: str, more: dict[str, str]) -> Container:
         command = [self.here(word) for word in (*pod.command, *pod.arguments)]
