@@ -169,7 +169,9 @@ class Machine:
 
     def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         url = f"http://127.0.0.1:{self.ports['8420']}{path}"
-        answer = httpx.request(method, url, headers={"Authorization": f"Bearer {self.token}"}, timeout=60, **options)
+        # Events and logs in parts: as streams they would not end.
+        headers = {"Authorization": f"Bearer {self.token}", "Accept": "application/json"}
+        answer = httpx.request(method, url, headers=headers, timeout=60, **options)
         assert answer.is_success, (answer.text, self.said())
         return answer
 

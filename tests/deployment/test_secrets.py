@@ -80,7 +80,9 @@ def requests_of(place: Place, url: str) -> list[httpx.Response]:
     """All that somebody may do to give a secret away."""
     spec: dict[str, Any] = json.loads(small_spec().model_dump_json(exclude={"cluster"}))
     remote = {**spec, "data": {"train": f"https://ada:{place.password}@example.org/train.jsonl"}}
-    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {place.token}"}, timeout=30) as client:
+    # Events and logs in parts: as streams they would not end.
+    headers = {"Authorization": f"Bearer {place.token}", "Accept": "application/json"}
+    with httpx.Client(base_url=url, headers=headers, timeout=30) as client:
         job = client.post("/v1/jobs", json=spec)
         assert job.status_code == 201, job.text
         path = f"/v1/jobs/{job.json()['id']}"
