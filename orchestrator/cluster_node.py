@@ -18,7 +18,7 @@ from pathlib import Path
 
 from orchestrator.noted_process import created_at, end, found
 from orchestrator.run_directory import replace_file
-from orchestrator.service.local_ray import KEPT_BACK
+from orchestrator.service.local_ray import KEPT_BACK, SOON
 from orchestrator.service.places import RAY_PORT
 
 _STARTED = "Ray runtime started."
@@ -85,7 +85,7 @@ def token_environment(token: Path) -> dict[str, str]:
     """This process's environment, with Ray asking for the token in a file, and without what jobs must not see."""
     kept = {name: value for name, value in os.environ.items() if name not in {*KEPT_BACK, "RAY_AUTH_TOKEN"}}
     kept.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return kept | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    return SOON | kept | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
 
 
 def make_token(file: Path) -> None:

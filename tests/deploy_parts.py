@@ -41,6 +41,27 @@ def read_yaml(path: Path) -> list[dict[str, Any]]:
     return [document for document in yaml.safe_load_all(path.read_text(encoding="utf-8")) if document]
 
 
+def instructions(path: Path) -> list[tuple[str, str]]:
+    """Keyword and arguments of each instruction of a Dockerfile, comments left out and continued lines joined."""
+    lines = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
+    joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
+    return [
+        (word.upper(), rest.strip()) for word, _, rest in (line.partition(" ") for line in joined.splitlines()) if word
+    ]
+
+
+def last_stage(path: Path) -> list[tuple[str, str]]:
+    """Those of the image that comes of it."""
+    found = instructions(path)
+    return found[max(i for i, (word, _) in enumerate(found) if word == "FROM") :]
+
+
+def image_environment(path: Path) -> dict[str, str]:
+    """The variables that a Dockerfile's image sets."""
+    words = " ".join(rest for word, rest in last_stage(path) if word == "ENV").split()
+    return dict(word.partition("=")[::2] for word in words)
+
+
 def check_image(image: str) -> None:
     """That an image is pinned by a version."""
     assert _IMAGE.fullmatch(image), f"{image} is not pinned by a version"

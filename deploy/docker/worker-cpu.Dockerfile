@@ -39,6 +39,9 @@ COPY --from=build /opt/earshot /opt/earshot
 RUN ln -s /opt/earshot/bin/ray /opt/earshot/bin/earshot /usr/local/bin/
 ENV PATH=/opt/earshot/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0 \
     OMP_WAIT_POLICY=PASSIVE VLLM_NO_USAGE_STATS=1 EARSHOT_CACHE=/data/cache
+# A node that is told to end takes no new actors and waits so long for those it has to leave, which they do not: they
+# are replaced once it is gone.
+ENV RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=5
 USER 10001:10001
 WORKDIR /home/earshot
 # Ray's agent on every node answers this without a token, on its default port.

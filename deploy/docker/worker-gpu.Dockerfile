@@ -37,6 +37,9 @@ ENV PATH=/opt/earshot/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 RAY
 # NVIDIA's container runtime reads the first; which GPUs there are says whoever starts the container. DeepSpeed asks
 # CUDA_HOME for a compiler's version when it is imported.
 ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility CUDA_HOME=/opt/earshot/lib/python3.11/site-packages/nvidia/cu13
+# A node that is told to end takes no new actors and waits so long for those it has to leave, which they do not: they
+# are replaced once it is gone.
+ENV RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=5
 USER 10001:10001
 WORKDIR /home/earshot
 # Ray's agent on every node answers this without a token, on its default port.

@@ -33,6 +33,9 @@ _CPUS = max(64, 8 * (os.cpu_count() or 1))
 """Logical ones: workers and ranks take turns on the real ones, and how many jobs run is the service's to say."""
 KEPT_BACK = frozenset({"EARSHOT_DATABASE_URL", "EARSHOT_TOKEN", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"})
 """Of the environment: drivers inherit the rest, and in them run users' reward functions."""
+SOON = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "5"}
+"""A node that is told to end takes no new actors and waits, by default 30 s, for those it has to leave. Workers, ranks
+and drivers do not leave: they are replaced once it is gone."""
 _LONGEST_BACK_OFF_SECONDS = 60.0
 _SESSIONS = 2
 """Folders of earlier Rays that are kept."""
@@ -115,6 +118,7 @@ class LocalRay:
         command += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
         command += ["--dashboard-agent-listen-port=0", f"--num-cpus={_CPUS}", f"--temp-dir={self._folder()}"]
         environment = {name: value for name, value in os.environ.items() if name not in KEPT_BACK}
+        environment = SOON | environment
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         with log.open("ab") as output:
             # A session of its own: a Ctrl-C meant for the service does not reach it.

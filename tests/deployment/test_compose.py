@@ -1,11 +1,15 @@
 """The compose file, read: pinned, real commands, no secret in it. `up` is run with a docker that only takes notes."""
 
+import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from compose_spec import PyCompose
 from deploy_parts import DEPLOY, check_earshot, check_image, check_no_secret, check_ray_start, read_yaml
 
 COMPOSE = DEPLOY / "compose"
@@ -21,6 +25,23 @@ def test_the_parts_are_there() -> None:
     assert gpu["services"]["head"]["image"] == gpu["services"]["worker"]["image"]
     for service in gpu["services"].values():
         check_image(service["image"])
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.gpu.yaml"])
+def test_it_is_what_compose_files_are(name: str) -> None:
+    # What Compose itself does with variables before it looks at the document.
+    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (COMPOSE / name).read_text())
+    document = yaml.safe_load(text)
+    PyCompose.from_json(json.dumps(document)).validate()
+    for key, value in {
+        "restrt": "always",
+        "ports": ["127.0.0.1:x:1"],
+        "depends_on": {"head": {"condition": "up"}},
+    }.items():
+        wrong = yaml.safe_load(text)
+        next(iter(wrong["services"].values()))[key] = value
+        with pytest.raises(ValueError):
+            PyCompose.from_json(json.dumps(wrong))
 
 
 def test_commands_are_real() -> None:

@@ -5,32 +5,27 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from deploy_parts import DEPLOY, ROOT, check_earshot, check_no_secret, check_ray_health_path, service_routes
+from deploy_parts import (
+    DEPLOY,
+    ROOT,
+    check_earshot,
+    check_no_secret,
+    check_ray_health_path,
+    instructions,
+    last_stage,
+    service_routes,
+)
 
 FILES = sorted((DEPLOY / "docker").glob("*.Dockerfile"))
-Instruction = tuple[str, str]
-
-
-def instructions(path: Path) -> list[Instruction]:
-    """Keyword and arguments of each, comments left out and continued lines joined."""
-    lines = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
-    joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
-    return [
-        (word.upper(), rest.strip()) for word, _, rest in (line.partition(" ") for line in joined.splitlines()) if word
-    ]
 
 
 def of(path: Path, keyword: str) -> list[str]:
     return [rest for word, rest in instructions(path) if word == keyword]
-
-
-def last_stage(path: Path) -> list[Instruction]:
-    found = instructions(path)
-    return found[max(i for i, (word, _) in enumerate(found) if word == "FROM") :]
 
 
 @pytest.fixture(params=FILES, ids=lambda path: path.name)
@@ -41,6 +36,21 @@ def dockerfile(request: pytest.FixtureRequest) -> Path:
 
 def test_there_are_three() -> None:
     assert [path.name for path in FILES] == ["service.Dockerfile", "worker-cpu.Dockerfile", "worker-gpu.Dockerfile"]
+
+
+def test_the_linter_finds_nothing(dockerfile: Path, tmp_path: Path) -> None:
+    command = [
+        Path(sys.executable).with_name("hadolint"),
+        "--config",
+        DEPLOY / "docker" / "hadolint.yaml",
+        "--no-color",
+    ]
+    done = subprocess.run([*command, dockerfile], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wrong = tmp_path / "Dockerfile"
+    wrong.write_text(dockerfile.read_text().replace("WORKDIR /src", "WORKDIR src"))
+    done = subprocess.run([*command, wrong], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode and "DL3000" in done.stdout
 
 
 def test_bases_are_pinned_and_may_be_to_their_bytes(dockerfile: Path) -> None:

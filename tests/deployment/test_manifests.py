@@ -16,11 +16,13 @@ from deploy_parts import (
     check_earshot,
     check_image,
     check_no_secret,
+    check_ray_start,
     read_yaml,
     service_routes,
     shared_crds,
     walk,
 )
+from kuberay_pods import HEAD, ray_pod
 from kustomize import Manifest, render
 
 from orchestrator.service.limits import Limits
@@ -228,6 +230,25 @@ def test_ray_asks_for_a_token_and_all_are_of_one_version(manifests: list[Manifes
         groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
         assert len({group["template"]["spec"]["containers"][0]["image"] for group in groups}) == 1
         assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+
+
+def test_ray_knows_what_kuberay_tells_it(manifests: list[Manifest]) -> None:
+    for manifest in manifests:
+        if manifest["kind"] not in ("RayCluster", "RayJob"):
+            continue
+        spec = manifest["spec"].get("rayClusterSpec", manifest["spec"])
+        groups = {each["groupName"]: each for each in spec["workerGroupSpecs"]}
+        for group in (HEAD, *groups):
+            made = ray_pod(manifest | {"spec": spec}, group, {"earshot-ray-token/auth_token": "the token"})
+            shell = made.command[-1]
+            assert made.command[:3] == ["/bin/bash", "-c", "--"] and "the token" not in shell
+            told = check_ray_start(shlex.split(shell.removeprefix("ulimit -n 65536; ")))
+            assert ("--head" in told) == (group == HEAD) and "--block" in told
+            if group != HEAD:
+                limits = groups[group]["template"]["spec"]["containers"][0]["resources"]["limits"]
+                assert told["--num-gpus"] == limits["nvidia.com/gpu"]
+                # Ray waits 30 s for what has to leave a node, if nobody says otherwise; the images say 5.
+                assert made.grace_seconds > 30
 
 
 def test_secrets_are_named_and_not_there(folder: Path, manifests: list[Manifest]) -> None:

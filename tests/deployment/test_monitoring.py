@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import promql_parser
 import pytest
 from deploy_parts import DEPLOY, read_yaml, walk
 from prometheus_client.parser import text_string_to_metric_families
@@ -102,8 +103,16 @@ def test_alerts_have_names_of_their_own_and_end() -> None:
         assert alert.summary.endswith(".")
 
 
+def test_expressions_are_promql() -> None:
+    for expression in expressions():
+        promql_parser.parse(expression)
+    for wrong in ("rate(earshot_http_requests_total[5m) > 0", "rate(earshot_http_requests_total)", "sum(a) by"):
+        with pytest.raises(ValueError):
+            promql_parser.parse(wrong)
+
+
 def test_prometheus_takes_the_rules() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
-        pytest.skip("promtool is not installed here: the rules' expressions are not parsed")
+        pytest.skip("promtool is not installed here: the rules are parsed, and not given to Prometheus itself")
     subprocess.run([promtool, "check", "rules", DEPLOY / "prometheus" / "rules.yaml"], timeout=60, check=True)

@@ -4,10 +4,12 @@ import re
 import shlex
 
 import pytest
+import yaml
 from deploy_parts import DEPLOY, ROOT, check_earshot
 
 from deploy.alerts import ALERTS
 from orchestrator.estimate import learner_bytes
+from orchestrator.plan import gpus
 from orchestrator.sizes import Sizes
 from orchestrator.spec import JobSpec
 
@@ -31,6 +33,17 @@ def test_sizes_are_those_of_the_plan() -> None:
         parameters = int(float(billions) * 1e9)
         assert round(learner_bytes(spec, Sizes(decoder=parameters)) / 2**30, 1) == float(of_a_rank)
         assert round(2 * parameters / 2**30, 1) == float(of_an_engine)
+
+
+def test_worked_examples_are_those_of_the_plan() -> None:
+    row = r"^\| ([\d.]+) B \| `(learner: .+?)`, `(rollout: .+?)` \| ([\d.]+) GiB \| (\d+) \|$"
+    rows = re.findall(row, TEXT, re.MULTILINE)
+    assert [row[0] for row in rows] == ["0.5", "3", "8", "14", "30"]
+    for billions, learner, rollout, of_a_rank, all_gpus in rows:
+        least = {"model": {"path": "builtin:tiny-qwen2-audio"}, "data": {"train": "builtin:synthetic"}}
+        spec = JobSpec.model_validate({**least, **yaml.safe_load(learner), **yaml.safe_load(rollout)})
+        assert round(learner_bytes(spec, int(float(billions) * 1e9)) / 2**30, 1) == float(of_a_rank)
+        assert gpus(spec) == int(all_gpus)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)

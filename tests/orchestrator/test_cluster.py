@@ -80,6 +80,7 @@ def test_ray_asks_for_the_token_and_jobs_see_no_secret(monkeypatch: pytest.Monke
     environment = token_environment(tmp_path / "token")
     assert environment["RAY_AUTH_MODE"] == "token"
     assert environment["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / "token")
+    assert float(environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]) < cluster_node._STOP_SECONDS
     assert not environment.keys() & {"RAY_AUTH_TOKEN", "EARSHOT_DATABASE_URL", "EARSHOT_TOKEN", "RAY_ADDRESS"}
 
 

@@ -306,3 +306,31 @@ def test_what_can_never_fit_is_refused_with_the_reason() -> None:
         check_fits(grows, Limits(), Capacity(16, 4))
     assert gpus_of(scaled(spec, 5)) == 6
     assert gpus_of(scaled(grows, 2)) == 7
+
+
+def test_two_loops_on_one_store_start_nothing_twice(tmp_path: Path, runner: FolderRunner) -> None:
+    """One service at a time has a data directory; this is what would happen if two had one database all the same."""
+    url = sqlite_url(tmp_path / "earshot.db")
+
+    async def main() -> None:
+        async with Store(url, tmp_path / "runs") as one, Store(url, tmp_path / "runs") as other:
+            first, second = Service(one, runner), Service(other, runner)
+            jobs = [await first.submit() for _ in range(6)]
+
+            async def both(*wanted: JobState) -> None:
+                async def there() -> bool:
+                    return [(await one.get(job)).state for job in jobs] == list(wanted)
+
+                await asyncio.gather(first.turn(there, 60), second.turn(there, 60))
+
+            await both(*[JobState.RUNNING] * 3, *[JobState.QUEUED] * 3)
+            assert runner.started() == sorted(f"{job}-1" for job in jobs[:3])
+            runner.finish()
+            await both(*[JobState.SUCCEEDED] * 6)
+            assert runner.started() == sorted(f"{job}-1" for job in jobs)
+            for job in jobs:
+                record, states = await one.get(job), await first.states(job)
+                assert (record.attempt, record.restarts) == (1, 0)
+                assert len(states) == len({*states}), states
+
+    asyncio.run(main())
