@@ -42,7 +42,7 @@ def test_worked_examples_are_those_of_the_plan() -> None:
     for billions, learner, rollout, of_a_rank, all_gpus in rows:
         least = {"model": {"path": "builtin:tiny-qwen2-audio"}, "data": {"train": "builtin:synthetic"}}
         spec = JobSpec.model_validate({**least, **yaml.safe_load(learner), **yaml.safe_load(rollout)})
-        assert round(learner_bytes(spec, int(float(billions) * 1e9)) / 2**30, 1) == float(of_a_rank)
+        assert round(learner_bytes(spec, Sizes(decoder=int(float(billions) * 1e9))) / 2**30, 1) == float(of_a_rank)
         assert gpus(spec) == int(all_gpus)
 
 
@@ -51,7 +51,7 @@ def test_commands_and_folders_are_real(page) -> None:
     text = page.read_text(encoding="utf-8")
     blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
     for command in re.findall(r"(?:^|-- )earshot ([^|>\n]+)", blocks, re.MULTILINE):
-        check_earshot(shlex.split(command))
+        check_earshot(shlex.split(command, comments=True))
     for folder in re.findall(r"(?:apply -k|-f) (deploy/[\w/.-]+)", text):
         assert (ROOT / folder).exists(), folder
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
