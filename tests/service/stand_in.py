@@ -94,7 +94,8 @@ else:
             home = self.folder / "drivers" / submission_id
             if not home.exists():
                 return Driver(DriverState.UNKNOWN)
-            if (home / "exit").exists():
+            # As Ray does: it has ended once its process has.
+            if (home / "exit").exists() and not self.alive(submission_id):
                 code = int((home / "exit").read_text())
                 stopped = (home / "stopped").exists()
                 return Driver(DriverState.STOPPED if stopped else DriverState.ENDED, None if stopped else code)
