@@ -55,6 +55,7 @@ def test_rewards_of_every_kind_and_a_curriculum_in_one_job(job_file, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_what_is_known_without_hearing_is_left_out_and_the_rest_is_trained_on_without_labels(job_file, tmp_path):
     job = job_file(tmp_path / "job", steps=1, warm_start=WARM, rollout={"workers": 1}, evaluation={"questions": 2})
     run("run", job, "--run-dir", tmp_path / "run", "--json")
