@@ -18,7 +18,7 @@ from protocol.rollout import Group, Sampling
 from rollout_workers.limits import RolloutLimits
 from rollout_workers.pool import RolloutPool
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 TOLERANCE = 1e-4
 LONG = Sampling(group_size=4, max_tokens=60)
