@@ -21,8 +21,9 @@ PAGE = Path(__file__).with_name("job-file.md")
 INTRODUCTION = """\
 # The job file
 
-<!-- Written by docs/generate_job_file.py from the models in orchestrator/spec.py, learner/settings.py and
-reward/settings.py. Change the docstrings there, then run `.venv/bin/python docs/generate_job_file.py`. -->
+<!-- Written by docs/generate_job_file.py from the models in orchestrator/spec.py, orchestrator/sections,
+learner/settings.py and reward/settings.py. Change the docstrings there, then run
+`.venv/bin/python docs/generate_job_file.py`. -->
 
 A job file is YAML or JSON. `earshot run JOB.yaml --dry-run` checks it and prints it with every default filled in;
 `job.yaml` in a run directory is that resolved form.

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from learner.group import LearnerGroup
-from orchestrator.spec import RolloutSection
+from orchestrator.sections.rollout import RolloutSection
 from protocol.weights import Carrier, WeightUpdate
 from rollout_workers.weight_sync.cuda_ipc import CudaIpcSync
 from rollout_workers.weight_sync.nccl import NcclSync

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.run_directory import RunDirectory, replace_file
+from orchestrator.records import replace_file
+from orchestrator.run_directory import RunDirectory
 from orchestrator.spec import JobSpec
 
 STATE_FOLDER = "training_state"

@@ -33,8 +33,9 @@ from orchestrator.plan import describe, plan
 from orchestrator.preflight import check_model_folder, model_context, prepare
 from orchestrator.progress import make_progress
 from orchestrator.run_directory import RunDirectory
+from orchestrator.sections.model import TINY_CONTEXT, TINY_MODELS
 from orchestrator.service import serve_command
-from orchestrator.spec import TINY_CONTEXT, TINY_MODELS, JobSpec, Method
+from orchestrator.spec import JobSpec, Method
 from orchestrator.spec_file import dump_spec, parse_spec, read_spec, resolve_paths
 from orchestrator.storage.restoration import begin_here, catch_up
 from orchestrator.storage.resumption import check_beginning, is_left_to_store, look, place_of, store_rest

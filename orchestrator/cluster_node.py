@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from orchestrator.noted_process import created_at, end, found
-from orchestrator.run_directory import replace_file
+from orchestrator.records import replace_file
 from orchestrator.service.local_ray import KEPT_BACK, SOON
 from orchestrator.service.places import RAY_PORT
 

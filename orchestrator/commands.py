@@ -11,7 +11,8 @@ import uuid
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orchestrator.run_directory import RunDirectory, json_text
+from orchestrator.records import json_text
+from orchestrator.run_directory import RunDirectory
 
 FILE = "commands.jsonl"
 

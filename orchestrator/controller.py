@@ -14,7 +14,7 @@ from orchestrator.batch import JudgedGroup, Verdict, batch_counts
 from orchestrator.job_state import SolveRate
 from orchestrator.loop import Loop
 from orchestrator.rollouts import Batch, Rollouts, Scorer
-from orchestrator.run_directory import group_samples
+from orchestrator.samples import group_samples
 from orchestrator.step_metrics import Stopwatch, step_metrics
 
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from audio_qa.question import Question
 from orchestrator.job_state import JobState, SolveRate
+from orchestrator.sections.data import CurriculumOrder, CurriculumSection
 from orchestrator.source import QuestionSource, Source
-from orchestrator.spec import CurriculumOrder, CurriculumSection, JobSpec
+from orchestrator.spec import JobSpec
 
 
 def source_of(

@@ -12,7 +12,9 @@ from audio_qa.inspection.overlap import overlapping
 from audio_qa.inspection.statistics import Statistics, statistics, too_long
 from orchestrator.preflight import check_model_folder
 from orchestrator.questions import Split, read_split, trains
-from orchestrator.spec import SYNTHETIC, TINY_MODELS, DataSection, JobSpec, Method
+from orchestrator.sections.data import SYNTHETIC, DataSection
+from orchestrator.sections.model import TINY_MODELS
+from orchestrator.spec import JobSpec, Method
 
 LONGEST_SECONDS = max(facts.longest_seconds for facts in FACTS.values())
 """What the published models hear, where nothing names a model."""

@@ -116,7 +116,7 @@ def _asked(
 ) -> "JobSpec":
     """The job whose training questions are asked. Raises SpecError."""
     from orchestrator.preflight import check_model_folder, model_context  # noqa: PLC0415
-    from orchestrator.spec import TINY_CONTEXT, TINY_MODEL  # noqa: PLC0415
+    from orchestrator.sections.model import TINY_CONTEXT, TINY_MODEL  # noqa: PLC0415
     from orchestrator.spec_file import SpecError, parse_spec, read_spec, resolve_paths  # noqa: PLC0415
 
     if is_job_file(location):

@@ -11,8 +11,8 @@ from audio_qa.question import Question
 from audio_qa.scoring.sampling import majority_vote
 from audio_qa.scoring.score import GROUPINGS
 from audio_qa.shuffled import other_clips
+from orchestrator.sections.evaluation import Heard
 from orchestrator.source import sample_seed
-from orchestrator.spec import Heard
 from protocol.rollout import FailedQuestion, Group, RolloutRequest, Sampling
 
 Generate = Callable[[Sequence[RolloutRequest], Sampling], Awaitable[list[Group | FailedQuestion]]]

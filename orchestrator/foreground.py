@@ -13,7 +13,7 @@ from typing import NoReturn, TypeVar
 
 from orchestrator.preflight import BAD_INPUT, Report
 from orchestrator.progress import Progress
-from orchestrator.run_directory import RunDirectoryError
+from orchestrator.records import RunDirectoryError
 from orchestrator.storage.location import StorageError
 
 Result = TypeVar("Result")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.commands import CommandError, CommandKind, send
-from orchestrator.run_directory import RunDirectory, RunDirectoryError
+from orchestrator.records import RunDirectoryError
+from orchestrator.run_directory import RunDirectory
 from orchestrator.service_link import Json, Url, fail, service, show
 
 if TYPE_CHECKING:  # httpx and the models take a moment, which --help need not wait for

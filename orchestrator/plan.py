@@ -13,9 +13,11 @@ from audio_qa.question import Question
 from orchestrator.estimate import has_reference, learner_bytes, memory_warnings, rollout_bytes, time_estimate
 from orchestrator.preflight import by_solve_rate, check_context, check_model_folder
 from orchestrator.questions import Split, described, read_split, refuse_overlap
+from orchestrator.sections.data import SYNTHETIC
+from orchestrator.sections.model import TINY_MODELS
 from orchestrator.sizes import PUBLISHED, TINY_SIZES, Sizes, sizes_of
 from orchestrator.solve_rates import check_measured
-from orchestrator.spec import SYNTHETIC, TINY_MODELS, TO_FILL_IN, JobSpec, Method
+from orchestrator.spec import TO_FILL_IN, JobSpec, Method
 from orchestrator.spec_file import SpecError, dump_spec
 from orchestrator.storage.stored_run import check_storage
 from protocol.weights import Carrier

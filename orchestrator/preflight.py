@@ -18,8 +18,10 @@ from orchestrator.cache import cache_directory
 from orchestrator.curriculum import within
 from orchestrator.job_state import SolveRate
 from orchestrator.questions import Split, described, read_split, refuse_overlap
+from orchestrator.sections.data import SYNTHETIC
+from orchestrator.sections.model import TINY_INSTRUCT, TINY_MODEL, TINY_MODELS
 from orchestrator.solve_rates import measured_rates
-from orchestrator.spec import SYNTHETIC, TINY_INSTRUCT, TINY_MODEL, TINY_MODELS, TO_FILL_IN, JobSpec, Method
+from orchestrator.spec import TO_FILL_IN, JobSpec, Method
 from orchestrator.spec_file import SpecError
 from orchestrator.storage.stored_run import check_storage
 from orchestrator.tracking.following import check_tracking

@@ -9,7 +9,8 @@ from audio_qa.formats.reader import read_questions
 from audio_qa.inspection.overlap import overlapping
 from audio_qa.question import Question
 from orchestrator.cache import cache_directory
-from orchestrator.spec import SYNTHETIC, TO_FILL_IN, DataSection, JobSpec
+from orchestrator.sections.data import SYNTHETIC, DataSection
+from orchestrator.spec import TO_FILL_IN, JobSpec
 from orchestrator.spec_file import SpecError
 
 Split = Literal["train", "evaluation"]

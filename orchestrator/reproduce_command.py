@@ -51,8 +51,8 @@ def register(app: typer.Typer) -> None:
         Rows that are done are not run again.
         """
         from orchestrator.preflight import BAD_INPUT  # noqa: PLC0415
+        from orchestrator.records import RunDirectoryError  # noqa: PLC0415
         from orchestrator.reproduce.runs import check, row_runs  # noqa: PLC0415
-        from orchestrator.run_directory import RunDirectoryError  # noqa: PLC0415
 
         chosen = _chosen(rows)
         home = (run_dir or Path("runs") / f"reproduce-{datetime.now().astimezone():%Y%m%d-%H%M%S}").resolve()
@@ -87,7 +87,7 @@ def _chosen(names: str) -> "list[Row]":
 
 
 def _check_home(home: Path) -> None:
-    from orchestrator.run_directory import RunDirectoryError  # noqa: PLC0415
+    from orchestrator.records import RunDirectoryError  # noqa: PLC0415
 
     if home.exists() and (not home.is_dir() or (any(home.iterdir()) and not (home / TABLE).is_file())):
         raise RunDirectoryError(home, "holds something else; name a new folder, or one of `earshot reproduce`")
@@ -130,9 +130,9 @@ def _run_all(runs: "Sequence[RowRun]", home: Path, tiny: bool, as_json: bool) ->
 
 
 def _write(found: "Mapping[str, Any]", home: Path) -> None:
+    from orchestrator.records import json_text, replace_file  # noqa: PLC0415
     from orchestrator.reproduce.page import render  # noqa: PLC0415
     from orchestrator.reproduce.words import markdown  # noqa: PLC0415
-    from orchestrator.run_directory import json_text, replace_file  # noqa: PLC0415
 
     replace_file(home / "table.md", markdown(found))
     replace_file(home / "table.html", render(found))

@@ -8,21 +8,24 @@ One process writes a run directory at a time; any number may read it meanwhile.
 """
 
 import fcntl
-import itertools
-import json
-import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from protocol.reward import Score
-from protocol.rollout import Group
+from orchestrator.records import (
+    RunDirectoryError,
+    current_steps,
+    json_text,
+    record_of,
+    replace_file,
+    torn_bytes,
+    whole_lines,
+)
+from orchestrator.samples import Sample
 
 # fmt: off
 METRIC_NAMES = (
@@ -36,46 +39,6 @@ METRIC_NAMES = (
 """The metrics every run writes, in the order of their columns; what else a learner reports follows, sorted."""
 
 _METRICS, _SAMPLES, _EVENTS = "metrics.jsonl", "samples.jsonl", "events.jsonl"
-
-
-class RunDirectoryError(ValueError):
-    """A run directory that cannot be used. The message is one line: the path, what is wrong, how to mend it."""
-
-    def __init__(self, path: Path, problem: str) -> None:
-        super().__init__(" ".join(f"{str(path)!r}: {problem}".split()))
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One scored completion: a line of `samples.jsonl`."""
-
-    step: int
-    """The learner step that used it or set it aside."""
-    question_key: str
-    draw: int
-    """Which draw of a question it answers, as the ledger counts them."""
-    question: str
-    choices: tuple[str, ...]
-    answer: str
-    audio: str
-    """Path of the clip."""
-    text: str
-    """What the model said."""
-    rewards: Mapping[str, float]
-    """By reward function, unweighted."""
-    reward: float | None
-    """Weighted sum; None where the completion could not be scored."""
-    advantage: float | None
-    """None where the completion could not be scored; 0 in a group of equal rewards."""
-    valid: bool
-    error: str | None
-    """Why it could not be scored."""
-    stop_reason: str
-    weight_version: int
-    """The weights that sampled it."""
-    learner_version: int
-    """The weights the learner had when it took the group: staleness is the difference."""
-    worker: str
 
 
 class RunDirectory:
@@ -214,11 +177,11 @@ class RunDirectory:
         """The final result, or None while there is none."""
         if not self.summary_file.is_file():
             return None
-        return _record(self.summary_file, 1, self.summary_file.read_bytes())
+        return record_of(self.summary_file, 1, self.summary_file.read_bytes())
 
     def torn(self) -> tuple[str, ...]:
         """Names of the files whose last line was cut off by a killed writer. Readers leave that line out."""
-        return tuple(name for name in (_METRICS, _SAMPLES, _EVENTS) if _torn_bytes(self.path / name))
+        return tuple(name for name in (_METRICS, _SAMPLES, _EVENTS) if torn_bytes(self.path / name))
 
     def _records(self, name: str) -> Iterator[dict[str, Any]]:
         path = self.path / name
@@ -226,13 +189,13 @@ class RunDirectory:
             return
         with path.open("rb") as file:
             for number, line in enumerate(whole_lines(file), start=1):
-                yield _record(path, number, line)
+                yield record_of(path, number, line)
 
     def _append(self, name: str, records: Sequence[Mapping[str, object]]) -> None:
         path = self.path / name
         if name not in self._repaired:
             # A line that follows a torn one would be lost with it.
-            torn = _torn_bytes(path)
+            torn = torn_bytes(path)
             if torn:
                 os.truncate(path, path.stat().st_size - torn)
             self._repaired.add(name)
@@ -245,116 +208,3 @@ class RunDirectory:
             if written != len(data):
                 os.truncate(path, before)
                 raise OSError(f"{str(path)!r}: only {written} of {len(data)} bytes could be written; the disk is full")
-
-
-def whole_lines(file: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines up to one that is torn or being written, whose rest would come next, as if it were a line."""
-    return itertools.takewhile(lambda line: line.endswith(b"\n"), file)
-
-
-def group_samples(
-    group: Group,
-    scores: Sequence[Score],
-    advantages: Sequence[float | None],
-    *,
-    draw: int,
-    step: int,
-    learner_version: int,
-) -> list[Sample]:
-    """The lines of one group: G completions with their G scores and G advantages (None: not trained on)."""
-    question = group.question
-    return [
-        Sample(
-            step=step,
-            question_key=question.key,
-            draw=draw,
-            question=question.text,
-            choices=question.choices,
-            answer=question.answer,
-            audio=question.audio,
-            text=completion.text,
-            rewards=dict(sorted(score.rewards.items())),
-            reward=score.total if score.valid else None,
-            advantage=advantage,
-            valid=score.valid,
-            error=score.error,
-            stop_reason=completion.stop_reason,
-            weight_version=group.weight_version,
-            learner_version=learner_version,
-            worker=group.worker,
-        )
-        for completion, score, advantage in zip(group.completions, scores, advantages, strict=True)
-    ]
-
-
-def current_steps(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records with a `step`, ascending: each takes the place of earlier ones of the same or a later step."""
-    kept: list[dict[str, Any]] = []
-    for record in records:
-        while kept and kept[-1]["step"] >= record["step"]:
-            kept.pop()
-        kept.append(record)
-    return kept
-
-
-def json_text(value: object, indent: int | None = None) -> str:
-    """Strict JSON. A float that is not finite becomes null; raises TypeError for what JSON has no word for."""
-    plain = _plain(value)
-    text = json.dumps(plain, ensure_ascii=False, allow_nan=False, indent=indent)
-    # Half a surrogate pair (an undecodable file name, say) cannot be encoded as UTF-8, but it can be escaped.
-    half = any("\ud800" <= character <= "\udfff" for character in text) if not text.isascii() else False
-    return json.dumps(plain, allow_nan=False, indent=indent) if half else text
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, meets the old text or the new one and nothing between."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    def refuse(constant: str) -> float:
-        raise ValueError(f"{constant} is no JSON number")
-
-    try:
-        record = json.loads(line, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise RunDirectoryError(path, f"line {number} is not JSON ({error}); restore the file or remove it") from error
-    if not isinstance(record, dict):
-        raise RunDirectoryError(path, f"line {number} is no JSON object; restore the file or remove it")
-    return record
-
-
-def _torn_bytes(path: Path) -> int:
-    """Bytes behind the last line break of a file; 0 if it is missing."""
-    if not path.is_file():
-        return 0
-    with path.open("rb") as file:
-        end = size = file.seek(0, os.SEEK_END)
-        while end:
-            start = max(0, end - 65536)
-            file.seek(start)
-            found = file.read(end - start).rfind(b"\n")
-            if found >= 0:
-                return size - (start + found + 1)
-            end = start
-        return size

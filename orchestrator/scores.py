@@ -15,7 +15,8 @@ from audio_qa.scoring.rules import Rule, rule_of
 from audio_qa.scoring.sampling import majority_vote, pass_at_k
 from audio_qa.scoring.score import Judged, judge, report
 from orchestrator.questions import read_split
-from orchestrator.spec import SYNTHETIC, JobSpec
+from orchestrator.sections.data import SYNTHETIC
+from orchestrator.spec import JobSpec
 
 Completions = Sequence[Sequence[str] | None]
 """By question, what was answered: one completion or several; None where it could not be asked."""

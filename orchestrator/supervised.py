@@ -10,8 +10,8 @@ from audio_qa.prompt import solution_text
 from audio_qa.question import Question
 from learner.phase import Phase
 from orchestrator.loop import Loop
+from orchestrator.sections.supervised import WarmStartSection
 from orchestrator.source import QuestionSource
-from orchestrator.spec import WarmStartSection
 from orchestrator.step_metrics import Stopwatch, supervised_metrics
 from protocol.training import Learned, SupervisedExample
 

@@ -14,7 +14,8 @@ import numpy as np
 import soundfile
 import uvicorn
 
-from orchestrator.run_directory import RunDirectory, Sample
+from orchestrator.run_directory import RunDirectory
+from orchestrator.samples import Sample
 from orchestrator.service.access import Role
 from orchestrator.service.api.app import create_app
 from orchestrator.service.api.settings import ApiSettings

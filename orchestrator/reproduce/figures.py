@@ -14,7 +14,7 @@ from typing import Any
 from orchestrator.plot import interval
 from orchestrator.reproduce.rows import DOMAINS, HUMAN, QUESTIONS, Row
 from orchestrator.reproduce.runs import RowRun
-from orchestrator.spec import SYNTHETIC
+from orchestrator.sections.data import SYNTHETIC
 
 TRAINED, UNSEEN = "trained_types", "unseen_types"
 

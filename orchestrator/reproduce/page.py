@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from orchestrator.plot import Bar, category_plot, html_text
-from orchestrator.report import STYLE
+from orchestrator.report_page import STYLE
 from orchestrator.reproduce import words
 
 

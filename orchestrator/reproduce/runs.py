@@ -16,9 +16,12 @@ from orchestrator.plan import to_fill_in
 from orchestrator.preflight import check_context, check_model_folder, prepare
 from orchestrator.progress import Progress
 from orchestrator.questions import read_split
+from orchestrator.records import RunDirectoryError
 from orchestrator.reproduce.rows import Row
-from orchestrator.run_directory import RunDirectory, RunDirectoryError
-from orchestrator.spec import SYNTHETIC, TINY_MODELS, JobSpec
+from orchestrator.run_directory import RunDirectory
+from orchestrator.sections.data import SYNTHETIC
+from orchestrator.sections.model import TINY_MODELS
+from orchestrator.spec import JobSpec
 from orchestrator.spec_file import SpecError, dump_spec, read_spec, resolve_path, resolve_paths
 
 

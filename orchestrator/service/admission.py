@@ -13,8 +13,10 @@ from audio_qa.audio import is_file
 from audio_qa.dataset import DatasetError
 from audio_qa.formats.registry import may_lack_clips
 from orchestrator.questions import Split, read_split
+from orchestrator.sections.data import SYNTHETIC, DataSection
+from orchestrator.sections.model import TINY_MODELS
 from orchestrator.service.roots import OutsideRootsError, Roots
-from orchestrator.spec import SYNTHETIC, TINY_MODELS, DataSection, JobSpec
+from orchestrator.spec import JobSpec
 from orchestrator.spec_file import SpecError
 from reward.registry import RewardError, check_name
 

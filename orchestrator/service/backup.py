@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import func, select, update
 
-from orchestrator.run_directory import json_text
+from orchestrator.records import json_text
 from orchestrator.service.database import Database, database_url, sqlite_url
 from orchestrator.service.database_copy import BackupError, copy_sqlite, dump_postgresql, load_postgresql
 from orchestrator.service.file_copy import Files, all_files, copy_file, copy_run, digest_of

@@ -5,8 +5,10 @@ reached is a StoreUnavailableError within `_TIMEOUT_SECONDS`, whatever the drive
 """
 
 import asyncio
+import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,15 @@ _TIMEOUT_SECONDS = 10.0
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 # Classes of SQLSTATE: connection, deadlock or serialization, resources, a server that shuts down or comes up.
 _AWAY = ("08", "40", "53", "57P")
+_UNREACHABLE = (
+    OperationalError,
+    InterfaceError,
+    PoolTimeoutError,
+    sqlite3.OperationalError,
+    ConnectionError,
+    TimeoutError,
+    OSError,
+)
 
 
 class StoreUnavailableError(RuntimeError):
@@ -60,7 +71,8 @@ class Database:
     async def open(self) -> None:
         """Make the database if it is a file, and its tables, or bring them up to date. Raises StoreUnavailableError."""
         if self._url.get_backend_name() == "sqlite" and self._url.database:
-            await asyncio.to_thread(Path(self._url.database).parent.mkdir, parents=True, exist_ok=True)
+            with _unavailable():
+                await asyncio.to_thread(_make_file, Path(self._url.database))
         async with self.write() as connection:
             if connection.dialect.name == "postgresql":
                 # Two that open it at once take turns, as they do on SQLite.
@@ -88,6 +100,23 @@ class Database:
                     yield connection
 
 
+def _make_file(path: Path) -> None:
+    """Make the file of an SQLite database, unless it is there, with a write-ahead log, which it keeps."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    with closing(sqlite3.connect(path, timeout=_TIMEOUT_SECONDS)) as connection:
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+            except sqlite3.OperationalError:
+                # Of two that make it at once one is told that it is locked, whatever its timeout is.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+            else:
+                return
+
+
 def migrate(connection: Connection) -> None:
     """Bring the tables up to date, in the connection's transaction."""
     config = Config()
@@ -113,7 +142,7 @@ def _engine(url: URL) -> AsyncEngine:
         connection.isolation_level = None
         cursor = connection.cursor()
         # FULL: what was acknowledged survives a power cut too.
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
@@ -129,7 +158,7 @@ def _unavailable() -> Iterator[None]:
     """Give every way of not reaching a database one name."""
     try:
         yield
-    except (OperationalError, InterfaceError, PoolTimeoutError, ConnectionError, TimeoutError, OSError) as error:
+    except _UNREACHABLE as error:
         raise StoreUnavailableError(f"the database cannot be reached: {_first_line(error)}") from error
     except DBAPIError as error:
         state = getattr(error.orig, "sqlstate", None) or ""

@@ -20,7 +20,8 @@ from orchestrator.commands import CommandKind, send
 from orchestrator.job_state import JobState
 from orchestrator.preflight import BAD_INPUT, prepare
 from orchestrator.progress import Progress, make_progress
-from orchestrator.run_directory import RunDirectory, RunDirectoryError
+from orchestrator.records import RunDirectoryError
+from orchestrator.run_directory import RunDirectory
 from orchestrator.service import driver_exit
 from orchestrator.service.run_view import ATTEMPT, PREEMPTION
 from orchestrator.spec_file import SpecError, read_spec

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TextIO
 
-from orchestrator.run_directory import json_text
+from orchestrator.records import json_text
 
 _context: ContextVar[dict[str, str]] = ContextVar("log_context", default={})  # noqa: B039  # never changed, only replaced
 _JOB_PATH = re.compile(r"^/v1/jobs/([A-Za-z0-9_-]{1,64})(?:/|$)")

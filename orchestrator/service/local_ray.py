@@ -25,7 +25,7 @@ import psutil
 import requests
 
 from orchestrator.noted_process import created_at, end, found
-from orchestrator.run_directory import replace_file
+from orchestrator.records import replace_file
 
 _START_SECONDS = 90.0
 _STOP_SECONDS = 10.0

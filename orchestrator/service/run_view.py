@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from orchestrator.run_directory import RunDirectoryError
+from orchestrator.records import RunDirectoryError
 
 ATTEMPT = "attempt"
 """The kind of event with which a driver under the service begins: `submission_id`, `pid`."""

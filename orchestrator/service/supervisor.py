@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from orchestrator.run_directory import RunDirectoryError, replace_file
+from orchestrator.records import RunDirectoryError, replace_file
 from orchestrator.service import counters
 from orchestrator.service.cluster import ClusterUnavailableError
 from orchestrator.service.endings import ending_of

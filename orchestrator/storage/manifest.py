@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from orchestrator.run_directory import json_text
+from orchestrator.records import json_text
 from orchestrator.service.file_copy import Files
 
 NAME = "manifest.json"

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from orchestrator.checkpoints import JOB_FILE, STATE_FOLDER, Checkpoints
-from orchestrator.run_directory import RunDirectory, RunDirectoryError
+from orchestrator.records import RunDirectoryError
+from orchestrator.run_directory import RunDirectory
 from orchestrator.service.file_copy import digest_of
 from orchestrator.spec_file import SpecError, dump_spec, read_spec
 from orchestrator.storage.location import DamagedError, open_location

@@ -8,8 +8,9 @@ import pytest
 from audio_qa.question import Question
 from orchestrator.curriculum import LearnableSource, easy_first, source_of, within
 from orchestrator.job_state import JobState, SolveRate
+from orchestrator.sections.data import CurriculumSection
 from orchestrator.source import QuestionSource
-from orchestrator.spec import CurriculumSection, JobSpec
+from orchestrator.spec import JobSpec
 
 QUESTIONS = [Question("d", i, str(i), f"{i}.wav", "?", ("a", "b"), "a") for i in range(5)]
 MEASURED = {"d:0": SolveRate(8, 8), "d:1": SolveRate(4, 8), "d:2": SolveRate(0, 8), "d:3": SolveRate(7, 8)}

@@ -17,7 +17,8 @@ from audio_qa.formats.registry import NAMES
 from orchestrator.cli import app
 from orchestrator.plan import plan
 from orchestrator.questions import read_split, refuse_overlap
-from orchestrator.spec import DataFormat, JobSpec
+from orchestrator.sections.data import DataFormat
+from orchestrator.spec import JobSpec
 from orchestrator.spec_file import SpecError, parse_spec, resolve_paths
 
 

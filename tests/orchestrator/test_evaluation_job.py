@@ -20,8 +20,9 @@ from orchestrator.progress import PlainProgress
 from orchestrator.report import render_report
 from orchestrator.resume import check_resumable
 from orchestrator.run_directory import RunDirectory
+from orchestrator.sections.evaluation import Heard
 from orchestrator.service.demand import cpus_of
-from orchestrator.spec import Heard, JobSpec
+from orchestrator.spec import JobSpec
 from orchestrator.spec_file import SpecError, dump_spec, parse_spec
 from protocol.rollout import Completion, FailedQuestion, Group, RolloutRequest, Sampling, StopReason
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from orchestrator.plot import Bar, Series, category_plot, interval, line_plot, number, stacked_plot, ticks
 from orchestrator.report import render_report, write_report
-from orchestrator.run_directory import METRIC_NAMES, RunDirectory, Sample
+from orchestrator.run_directory import METRIC_NAMES, RunDirectory
+from orchestrator.samples import Sample
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 # Their end tags are left out, as HTML allows.

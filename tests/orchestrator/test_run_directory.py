@@ -12,15 +12,9 @@ from hypothesis import strategies as st
 
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
-from orchestrator.run_directory import (
-    METRIC_NAMES,
-    RunDirectory,
-    RunDirectoryError,
-    current_steps,
-    group_samples,
-    json_text,
-    whole_lines,
-)
+from orchestrator.records import RunDirectoryError, current_steps, json_text, whole_lines
+from orchestrator.run_directory import METRIC_NAMES, RunDirectory
+from orchestrator.samples import group_samples
 from protocol.reward import Score
 from protocol.rollout import Completion, Group, StopReason
 

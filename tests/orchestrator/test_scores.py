@@ -18,7 +18,7 @@ from orchestrator.cli import app
 from orchestrator.compare import compare_results
 from orchestrator.evaluation import Evaluation, evaluate
 from orchestrator.scores import held_out_set, scored, show_scores
-from orchestrator.spec import Heard
+from orchestrator.sections.evaluation import Heard
 from orchestrator.spec_file import parse_spec
 from protocol.rollout import Completion, FailedQuestion, Failure, Group, RolloutRequest, Sampling, StopReason
 

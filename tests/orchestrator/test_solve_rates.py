@@ -9,7 +9,7 @@ from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from orchestrator.job_state import SolveRate
 from orchestrator.preflight import by_solve_rate
-from orchestrator.run_directory import group_samples
+from orchestrator.samples import group_samples
 from orchestrator.solve_rates import measured_rates
 from orchestrator.spec import JobSpec
 from orchestrator.spec_file import SpecError

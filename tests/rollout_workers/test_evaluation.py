@@ -10,7 +10,7 @@ from audio_qa.prompt import PromptTemplate
 from audio_qa.scoring.sampling import majority_vote
 from orchestrator.evaluation import evaluate
 from orchestrator.scores import scored
-from orchestrator.spec import Heard
+from orchestrator.sections.evaluation import Heard
 
 SAMPLES = 4
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.run_directory import RunDirectoryError
+from orchestrator.records import RunDirectoryError
 from orchestrator.service.run_view import LOG, RunView, RunWatch
 
 

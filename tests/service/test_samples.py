@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from orchestrator.run_directory import RunDirectory, Sample
+from orchestrator.run_directory import RunDirectory
+from orchestrator.samples import Sample
 from orchestrator.service.telemetry.lines import PlaceError
 from orchestrator.service.telemetry.samples import Samples
 

@@ -1,8 +1,10 @@
 """The store, on SQLite and PostgreSQL."""
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -250,6 +252,9 @@ def test_many_that_open_an_empty_database_at_once_make_one(database_url: str, tm
         return await asyncio.gather(*(use(number) for number in range(6)))
 
     assert max(asyncio.run(main())) == 6
+    if database_url.startswith("sqlite"):
+        with closing(sqlite3.connect(database_url.removeprefix("sqlite:///"))) as connection:
+            assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_a_lost_server_is_said_and_found_again(postgres: Postgres, tmp_path: Path) -> None:

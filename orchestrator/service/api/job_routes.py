@@ -8,7 +8,8 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import ValidationError
 
 from orchestrator.commands import CommandKind, send
-from orchestrator.run_directory import RunDirectory, RunDirectoryError
+from orchestrator.records import RunDirectoryError
+from orchestrator.run_directory import RunDirectory
 from orchestrator.service.access import Role
 from orchestrator.service.api.body import read_object
 from orchestrator.service.api.job_access import TheApi, TheJob, audited

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from orchestrator.run_directory import RunDirectoryError, json_text
+from orchestrator.records import RunDirectoryError, json_text
 from orchestrator.service.store import CursorError, IdempotencyError, JobNotFoundError, StoreUnavailableError
 from orchestrator.service.telemetry.lines import PlaceError
 

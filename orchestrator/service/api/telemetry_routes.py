@@ -11,7 +11,8 @@ from starlette.responses import FileResponse
 
 from audio_qa.audio import AudioError, probe
 from orchestrator.checkpoints import Checkpoints
-from orchestrator.run_directory import RunDirectory, RunDirectoryError
+from orchestrator.records import RunDirectoryError
+from orchestrator.run_directory import RunDirectory
 from orchestrator.service.api.job_access import TheApi, TheJob
 from orchestrator.service.api.models import CheckpointView, MetricsView, Page, SampleView, WorkerPage
 from orchestrator.service.api.problems import ProblemError, documented

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import from_json
 
-from orchestrator.run_directory import METRIC_NAMES, RunDirectoryError
+from orchestrator.records import RunDirectoryError
+from orchestrator.run_directory import METRIC_NAMES
 
 Floats = NDArray[np.float64]
 

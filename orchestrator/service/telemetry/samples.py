@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.run_directory import RunDirectoryError
+from orchestrator.records import RunDirectoryError
 from orchestrator.service.telemetry.lines import (
     Line,
     PlaceError,

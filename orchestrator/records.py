@@ -1,0 +1,96 @@
+"""Files that are whole at any moment: strict JSON, a record a line, and replacement by renaming."""
+
+import itertools
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class RunDirectoryError(ValueError):
+    """A run directory that cannot be used. The message is one line: the path, what is wrong, how to mend it."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(" ".join(f"{str(path)!r}: {problem}".split()))
+
+
+def whole_lines(file: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines up to one that is torn or being written, whose rest would come next, as if it were a line."""
+    return itertools.takewhile(lambda line: line.endswith(b"\n"), file)
+
+
+def current_steps(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records with a `step`, ascending: each takes the place of earlier ones of the same or a later step."""
+    kept: list[dict[str, Any]] = []
+    for record in records:
+        while kept and kept[-1]["step"] >= record["step"]:
+            kept.pop()
+        kept.append(record)
+    return kept
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """Strict JSON. A float that is not finite becomes null; raises TypeError for what JSON has no word for."""
+    plain = _plain(value)
+    text = json.dumps(plain, ensure_ascii=False, allow_nan=False, indent=indent)
+    # Half a surrogate pair (an undecodable file name, say) cannot be encoded as UTF-8, but it can be escaped.
+    half = any("\ud800" <= character <= "\udfff" for character in text) if not text.isascii() else False
+    return json.dumps(plain, allow_nan=False, indent=indent) if half else text
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a crash, meets the old text or the new one and nothing between."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def record_of(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    def refuse(constant: str) -> float:
+        raise ValueError(f"{constant} is no JSON number")
+
+    try:
+        record = json.loads(line, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise RunDirectoryError(path, f"line {number} is not JSON ({error}); restore the file or remove it") from error
+    if not isinstance(record, dict):
+        raise RunDirectoryError(path, f"line {number} is no JSON object; restore the file or remove it")
+    return record
+
+
+def torn_bytes(path: Path) -> int:
+    """Bytes behind the last line break of a file; 0 if it is missing."""
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        end = size = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - 65536)
+            file.seek(start)
+            found = file.read(end - start).rfind(b"\n")
+            if found >= 0:
+                return size - (start + found + 1)
+            end = start
+        return size

@@ -1,0 +1,75 @@
+"""Scored completions, as a run directory keeps them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from protocol.reward import Score
+from protocol.rollout import Group
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One scored completion: a line of `samples.jsonl`."""
+
+    step: int
+    """The learner step that used it or set it aside."""
+    question_key: str
+    draw: int
+    """Which draw of a question it answers, as the ledger counts them."""
+    question: str
+    choices: tuple[str, ...]
+    answer: str
+    audio: str
+    """Path of the clip."""
+    text: str
+    """What the model said."""
+    rewards: Mapping[str, float]
+    """By reward function, unweighted."""
+    reward: float | None
+    """Weighted sum; None where the completion could not be scored."""
+    advantage: float | None
+    """None where the completion could not be scored; 0 in a group of equal rewards."""
+    valid: bool
+    error: str | None
+    """Why it could not be scored."""
+    stop_reason: str
+    weight_version: int
+    """The weights that sampled it."""
+    learner_version: int
+    """The weights the learner had when it took the group: staleness is the difference."""
+    worker: str
+
+
+def group_samples(
+    group: Group,
+    scores: Sequence[Score],
+    advantages: Sequence[float | None],
+    *,
+    draw: int,
+    step: int,
+    learner_version: int,
+) -> list[Sample]:
+    """The lines of one group: G completions with their G scores and G advantages (None: not trained on)."""
+    question = group.question
+    return [
+        Sample(
+            step=step,
+            question_key=question.key,
+            draw=draw,
+            question=question.text,
+            choices=question.choices,
+            answer=question.answer,
+            audio=question.audio,
+            text=completion.text,
+            rewards=dict(sorted(score.rewards.items())),
+            reward=score.total if score.valid else None,
+            advantage=advantage,
+            valid=score.valid,
+            error=score.error,
+            stop_reason=completion.stop_reason,
+            weight_version=group.weight_version,
+            learner_version=learner_version,
+            worker=group.worker,
+        )
+        for completion, score, advantage in zip(group.completions, scores, advantages, strict=True)
+    ]
