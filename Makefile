@@ -30,7 +30,7 @@ $(READY): $(LOCK) pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $(READY)
 
-demo: $(READY) ## A tiny model learns to listen, on this machine, in about twenty minutes.
+demo: $(READY) ## A tiny model learns to listen, on this machine, in six to twenty minutes.
 	$(BIN)/earshot demo
 
 serve: $(READY) ## The service on this machine: http://127.0.0.1:8420.
