@@ -35,6 +35,7 @@ from orchestrator.client import EarshotClient
 from orchestrator.run_directory import METRIC_NAMES, RunDirectory
 from orchestrator.service.api.app import create_app
 from orchestrator.service.jobs import JobState
+from orchestrator.service.local_ray import LocalRay
 from orchestrator.service.places import database_of, runs_of
 from orchestrator.service.store import Store
 from orchestrator.service.tables import jobs, transitions
@@ -106,6 +107,8 @@ def served(data_dir: Path, demo: bool) -> Iterator[str]:
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(60)
+            # It outlives its service, so that jobs go on without it.
+            LocalRay(data_dir).stop()
 
 
 def _until(true: Callable[[], bool], seconds: float, process: subprocess.Popen[bytes]) -> None:

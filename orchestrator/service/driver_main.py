@@ -23,6 +23,7 @@ from orchestrator.progress import Progress, make_progress
 from orchestrator.records import RunDirectoryError
 from orchestrator.run_directory import RunDirectory
 from orchestrator.service import driver_exit
+from orchestrator.service.core_share import give_way
 from orchestrator.service.run_view import ATTEMPT, PREEMPTION
 from orchestrator.spec_file import SpecError, read_spec
 from orchestrator.storage.location import DamagedError, StorageError
@@ -38,6 +39,7 @@ _STORAGE_SECONDS = 60.0
 
 def main(path: Path, submission_id: str) -> int:
     """The exit code."""
+    give_way()
     run = RunDirectory(path)
     try:
         with _lock(run):

@@ -26,6 +26,7 @@ import requests
 
 from orchestrator.noted_process import created_at, end, found
 from orchestrator.records import replace_file
+from orchestrator.service.core_share import give_way
 
 _START_SECONDS = 90.0
 _STOP_SECONDS = 10.0
@@ -111,7 +112,7 @@ class LocalRay:
         self._forget_sessions()
         dashboard, client = _free_ports(2)
         log = self._data_dir / "ray.log"
-        # Jobs take every core there is: the service, which takes little, goes before them.
+        # Jobs take every core there is.
         command = ["nice", "-n", str(_NICENESS)]
         command += [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
         command += ["--port=0", f"--ray-client-server-port={client}", "--min-worker-port=0", "--max-worker-port=0"]
@@ -131,6 +132,7 @@ class LocalRay:
                 env=environment,
                 cwd="/",
             )
+        give_way(process.pid)
         started = _Process(process.pid, created_at(process.pid), f"http://127.0.0.1:{dashboard}")
         # Noted before it answers: a service that is killed meanwhile must not leave a Ray that nobody knows.
         replace_file(self._note, json.dumps({k: getattr(started, k) for k in _Process.__slots__}))

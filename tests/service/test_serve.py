@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 from service.conftest import Postgres, small_spec
+
+from orchestrator.service.server import listening
 
 EARSHOT = Path(sys.executable).parent / "earshot"
 NO_CLUSTER = "http://127.0.0.1:1"
@@ -59,6 +62,13 @@ def command(tmp_path: Path) -> Iterator[Command]:
     for process in command.processes:
         process.kill()
         process.wait(timeout=10)
+
+
+def test_answers_do_not_wait_for_one_another_to_be_acknowledged() -> None:
+    with listening("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def body() -> dict[str, object]:

@@ -1,0 +1,28 @@
+"""Who goes first where the service and jobs share cores."""
+
+import subprocess
+
+import pytest
+
+from orchestrator.service.core_share import NICENESS, give_way, niceness_of_session
+
+
+def test_a_session_gives_way_and_ours_does_not() -> None:
+    before = niceness_of_session()
+    if before is None:
+        pytest.skip("this kernel does not share cores among sessions")
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
+        try:
+            assert niceness_of_session(other.pid) != NICENESS
+            give_way(other.pid)
+            assert niceness_of_session(other.pid) == NICENESS
+        finally:
+            other.kill()
+    assert niceness_of_session() == before
+
+
+def test_a_process_that_has_ended_is_no_error() -> None:
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    give_way(ended.pid)
+    assert niceness_of_session(ended.pid) is None
