@@ -51,7 +51,7 @@ def test_three_jobs_run_on_and_five_wait(service, job):
         assert [e["kind"] for e in events].count("attempt") == 1
         steps = [m["step"] for m in service.run(one).metrics()]
         assert steps == list(range(1, len(steps) + 1))
-    assert not any((service.run(one).path / "events.jsonl").exists() for one in waiting)
+    assert not any((service.data_dir / "runs" / one / "events.jsonl").exists() for one in waiting)
     for one in [*waiting, *running]:
         service.cancel(one)
     for one in jobs:
