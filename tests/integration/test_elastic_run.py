@@ -10,7 +10,8 @@ from orchestrator.run_directory import RunDirectory
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
-STEPS = 60
+STEPS = 120
+"""Twice as many as go by while three engines load and two more."""
 
 
 class Job:
