@@ -68,6 +68,8 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def record_of(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    """What a line of a file says. Raises RunDirectoryError, with the line's number, if it is no JSON object."""
+
     def refuse(constant: str) -> float:
         raise ValueError(f"{constant} is no JSON number")
 

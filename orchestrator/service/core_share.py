@@ -4,17 +4,33 @@ Linux may share cores among sessions before it looks at processes (autogroup), a
 their own. `nice` counts within one session only; the session as a whole has a niceness too.
 """
 
-from contextlib import suppress
+import logging
+import time
 from pathlib import Path
 
 NICENESS = 19
 """Of what gives way. At 10 it still holds up a process that wakes for a tick of 4 ms in one case of a hundred."""
 
+_ATTEMPTS, _PAUSE_SECONDS = 20, 0.05
+"""Of all unprivileged users together, the kernel takes one change in a tenth of a second."""
+
+_log = logging.getLogger(__name__)
+
 
 def give_way(process: int | str = "self") -> None:
-    """Have a process's session give way to others. Does nothing where sessions have no share."""
-    with suppress(OSError):
-        Path(f"/proc/{process}/autogroup").write_text(str(NICENESS))
+    """Have a process's session give way to others. Does nothing where sessions have no share, or it may not be set."""
+    for _ in range(_ATTEMPTS):
+        try:
+            Path(f"/proc/{process}/autogroup").write_text(str(NICENESS))
+        except BlockingIOError:
+            time.sleep(_PAUSE_SECONDS)
+        except OSError:
+            return
+        else:
+            return
+    _log.warning(
+        "the session of process %s does not give way to the service: the kernel takes no more changes", process
+    )
 
 
 def niceness_of_session(process: int | str = "self") -> int | None:

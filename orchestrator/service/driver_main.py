@@ -39,7 +39,6 @@ _STORAGE_SECONDS = 60.0
 
 def main(path: Path, submission_id: str) -> int:
     """The exit code."""
-    give_way()
     run = RunDirectory(path)
     try:
         with _lock(run):
@@ -162,6 +161,8 @@ def _obey_signals() -> None:
 def start() -> NoReturn:
     """As a program."""
     _obey_signals()
+    # Here, not in `main`: whoever calls that has a session of its own to think of.
+    give_way()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if len(sys.argv) != 3:

@@ -112,7 +112,7 @@ class LocalRay:
         self._forget_sessions()
         dashboard, client = _free_ports(2)
         log = self._data_dir / "ray.log"
-        # Jobs take every core there is.
+        # Jobs take every core there is: they go behind the service, among processes and below among sessions.
         command = ["nice", "-n", str(_NICENESS)]
         command += [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
         command += ["--port=0", f"--ray-client-server-port={client}", "--min-worker-port=0", "--max-worker-port=0"]
