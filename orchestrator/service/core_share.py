@@ -36,6 +36,8 @@ def give_way(process: int | str = "self") -> None:
 def niceness_of_session(process: int | str = "self") -> int | None:
     """None where sessions have no share."""
     try:
-        return int(Path(f"/proc/{process}/autogroup").read_text().split()[-1])
+        group = Path(f"/proc/{process}/autogroup").read_text()
     except OSError:
         return None
+    # Empty of a process that is in none, as where a control group of its container shares out the cores.
+    return int(group.split()[-1]) if group else None

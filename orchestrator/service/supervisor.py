@@ -105,6 +105,9 @@ class Supervisor:
         watch = self._watches.setdefault(job.id, RunWatch(Path(job.run_dir)))
         driver = await self._runner.look(job.submission_id)
         view = await _view(watch, job)
+        if driver.state is DriverState.UNKNOWN and view.submission_id == job.submission_id:
+            # Gone with its cluster, or begun between the two looks: the cluster knows by now.
+            driver = await self._runner.look(job.submission_id)
         if driver.state is DriverState.UNKNOWN and view.submission_id != job.submission_id:
             # The service was killed, or the cluster away, before it could be started.
             await self._launch(job)

@@ -41,6 +41,11 @@ def test_a_driver_gives_way(tmp_path: Path) -> None:
     assert niceness_of_session() == before
 
 
+def test_a_process_without_a_share(monkeypatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self: "")
+    assert niceness_of_session() is None
+
+
 def test_a_process_that_has_ended_is_no_error() -> None:
     with subprocess.Popen(["true"]) as ended:
         pass

@@ -18,6 +18,7 @@ from orchestrator.service.demand import gpus_of, scaled
 from orchestrator.service.endings import back_off_seconds
 from orchestrator.service.jobs import JobState
 from orchestrator.service.limits import Capacity, Limits, NeverFitsError, check_fits
+from orchestrator.service.runner import Driver, DriverState
 from orchestrator.service.store import Store, StoreUnavailableError
 from orchestrator.service.supervisor import Supervisor
 from orchestrator.spec_file import read_spec
@@ -89,6 +90,31 @@ def test_a_job_runs_to_its_end(serve, runner) -> None:
         assert (record.restarts, record.cause) == (0, None)
         assert record.created_at <= record.started_at <= record.finished_at
         assert await service.states(job) == ["queued", "starting", "running", "paused", "running", "succeeded"]
+
+    serve(body)
+
+
+def test_a_driver_that_begins_while_it_is_looked_for_is_not_taken_for_gone(serve, runner, monkeypatch) -> None:
+    async def body(service: Service) -> None:
+        look, late = runner.look, []
+
+        async def look_too_early(submission_id: str) -> Driver:
+            seen = await look(submission_id)
+            if not late and seen.state is DriverState.RUNNING:
+                late.append(submission_id)
+                events = Path((await service.store.get(job)).run_dir) / "events.jsonl"
+                while not (events.exists() and "attempt" in events.read_text()):
+                    await asyncio.sleep(0.01)
+                return Driver(DriverState.UNKNOWN)
+            return seen
+
+        monkeypatch.setattr(runner, "look", look_too_early)
+        job = await service.submit()
+        record = await service.until(job, JobState.RUNNING)
+        assert late == [f"{job}-1"]
+        assert (record.attempt, record.restarts, runner.started()) == (1, 0, late)
+        runner.finish()
+        await service.until(job, JobState.SUCCEEDED)
 
     serve(body)
 
