@@ -89,7 +89,7 @@ def memory_warnings(spec: JobSpec, sizes: Sizes) -> list[str]:
     if not spec.rollout.gpus:
         return []
     gpu = DATA_SHEETS[spec.cluster.gpu]
-    rank = learner_bytes(spec, sizes) / 2**30
+    rank = learner_bytes(spec, sizes) / 2**30 if spec.method is not Method.EVALUATE else 0
     weights, share = 2 * sizes.total / 2**30, gpu.memory_gib * spec.rollout.gpu_memory_fraction
     found = []
     if rank > gpu.memory_gib:
@@ -115,8 +115,9 @@ def time_estimate(spec: JobSpec, sizes: Sizes, held_out: int | None) -> dict[str
     questions = UNKNOWN_QUESTIONS if held_out is None else held_out
     ends = (Lengths(10, min(16, spec.rollout.max_tokens)), Lengths(30, spec.rollout.max_tokens))
     steps = [step_seconds(spec, sizes, gpu, lengths) for lengths in ends]
-    # Twice: with the clips, and with silence.
-    each = [generation_seconds(spec, sizes, gpu, lengths, 2 * questions, 1) for lengths in ends]
+    # With their clips, and once more for every control.
+    asked = questions * (1 + len(spec.evaluation.controls))
+    each = [generation_seconds(spec, sizes, gpu, lengths, asked, spec.evaluation.samples) for lengths in ends]
     evaluations = evaluations_of(spec) if questions else 0
     hours = [(spec.steps * a + evaluations * b) / 3600 for a, b in zip(steps, each, strict=True)]
     return {

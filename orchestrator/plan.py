@@ -86,6 +86,8 @@ def model_sizes(spec: JobSpec) -> Sizes:
 def to_fill_in(spec: JobSpec) -> dict[str, str]:
     """What the user has still to put into the job file, by key."""
     named = {"model.path": spec.model.path, "data.train": spec.data.train, "data.evaluation": spec.data.evaluation}
+    if spec.method is Method.EVALUATE:
+        del named["data.train"]  # is not read
     return {
         key: value.removeprefix(TO_FILL_IN) for key, value in named.items() if value and value.startswith(TO_FILL_IN)
     }

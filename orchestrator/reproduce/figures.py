@@ -15,6 +15,7 @@ from orchestrator.plot import interval
 from orchestrator.reproduce.rows import DOMAINS, HUMAN, QUESTIONS, Row
 from orchestrator.reproduce.runs import RowRun
 from orchestrator.sections.data import SYNTHETIC
+from orchestrator.spec import Method
 
 TRAINED, UNSEEN = "trained_types", "unseen_types"
 
@@ -87,7 +88,8 @@ def table(runs: Sequence[RowRun], *, tiny: bool, seconds: float, problems: Mappi
     """
     rows = list(dict.fromkeys(run.row for run in runs))
     by_row = {row: [run for run in runs if run.row == row] for row in rows}
-    first = runs[0].spec
+    # Rows that learn nothing read no training questions.
+    first = next((run.spec for run in runs if run.spec.method is not Method.EVALUATE), runs[0].spec)
     trained = first.data.synthetic_train_categories if first.data.train == SYNTHETIC else []
     found = {row.name: _seeds(of) for row, of in by_row.items()}
     return {

@@ -21,8 +21,11 @@ from orchestrator.reproduce.rows import Row
 from orchestrator.run_directory import RunDirectory
 from orchestrator.sections.data import SYNTHETIC
 from orchestrator.sections.model import TINY_MODELS
-from orchestrator.spec import JobSpec
+from orchestrator.spec import JobSpec, Method
 from orchestrator.spec_file import SpecError, dump_spec, read_spec, resolve_path, resolve_paths
+
+_OPTIONS = {"model.path": "--model", "data.train": "--train", "data.evaluation": "--evaluation"}
+"""What a recipe may leave to be filled in, and the option that does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +84,18 @@ def row_runs(rows: Sequence[Row], seeds: int, recipes: Path, home: Path, fill: M
         SpecError: a recipe that is not there or not valid, or with something left to fill in.
     """
     made = []
+    missing: dict[str, str] = {}
     for offset in range(seeds):
         for row in rows:
             file = recipes / f"{row.name}.yaml"
             spec = resolve_paths(_filled(read_spec(file), fill), file.resolve().parent)
-            missing = to_fill_in(spec)
-            if missing:
-                options = ", ".join(f"--{'model' if key == 'model.path' else key.split('.')[1]}" for key in missing)
-                raise SpecError(f"{file}: {', '.join(missing.values())}: name what is yours with {options}")
+            missing |= to_fill_in(spec)
             seed = spec.seed + offset
             made.append(RowRun(row, spec.model_copy(update={"seed": seed}), home / f"seed-{seed}" / row.name))
+    if missing:
+        options = [option for key, option in _OPTIONS.items() if key in missing]
+        lacking = ", ".join(missing[key] for key in _OPTIONS if key in missing)
+        raise SpecError(f"{recipes}: {lacking}: name what is yours with {', '.join(options)}")
     return made
 
 
@@ -115,7 +120,8 @@ def check(runs: Sequence[RowRun]) -> None:
         data = run.spec.data
         if run.spec.model.path not in TINY_MODELS:
             check_context(run.spec)
-        for split, source in (("train", data.train), ("evaluation", data.evaluation)):
+        read = {"train": data.train} if run.spec.method is not Method.EVALUATE else {}
+        for split, source in {**read, "evaluation": data.evaluation}.items():
             if source not in (None, SYNTHETIC) and (split, source) not in seen:
                 seen.add((split, source))
                 read_split(data, "train" if split == "train" else "evaluation", check_audio=False)

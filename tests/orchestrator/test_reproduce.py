@@ -273,3 +273,13 @@ def test_the_stand_in_folder_is_the_one_the_command_takes():
     assert {path.stem for path in TINY.glob("*.yaml")} == set(NAMES)
     assert {path.stem for path in (examples_folder() / "paper").glob("*.yaml")} == set(NAMES)
     assert Path(TINY).is_dir()
+
+
+def test_rows_that_learn_nothing_need_no_training_questions(tmp_path):
+    paper, yours = examples_folder() / "paper", {"model.path": "/models/mine", "data.evaluation": "/data/mmau.json"}
+    assert [run.spec.steps for run in row_runs(ROWS[:2], 1, paper, tmp_path, yours)] == [0, 0]
+    with pytest.raises(SpecError, match=r"AVQA train: name what is yours with --train$"):
+        row_runs(ROWS[:3], 1, paper, tmp_path, yours)
+    trained = yours | {"data.train": "/data/avqa.json"}
+    runs = row_runs(ROWS, 1, paper, tmp_path, trained)
+    assert table(runs, tiny=False, seconds=0, problems={})["train"] == "/data/avqa.json"
