@@ -8,6 +8,8 @@ replaced, and the job goes on from its last checkpoint (`orchestrator.recovery`)
 import asyncio
 import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -59,12 +61,16 @@ def cluster(spec: JobSpec) -> Iterator[None]:
     """A Ray to run on: the job's own on this machine, or the cluster it names."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    heard = signal.getsignal(signal.SIGTERM)
     if spec.cluster.address is not None:
         ray.init(address=spec.cluster.address, **quiet)
     else:
         # Logical CPUs: ranks and the reward actor take turns on the real ones.
         needed = spec.learner.ranks + 1
         ray.init(address="local", num_cpus=max(needed, os.cpu_count() or 1), include_dashboard=False, **quiet)
+    if threading.current_thread() is threading.main_thread():
+        # Ray put a handler of its own in its place, which ends the process in the middle of whatever it does.
+        signal.signal(signal.SIGTERM, heard)
     try:
         yield
     finally:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -24,3 +26,37 @@ def test_both_signals_end_a_command_that_was_started_in_the_background(ignoring_
         time.sleep(5)
     assert ended.value.code == 130
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_a_command_with_a_ray_of_its_own_ends_as_it_should():
+    """Ray sets signal handlers, and a process that it ends in its own way does not clean up."""
+    script = """
+import asyncio
+from orchestrator.driver import cluster
+from orchestrator.foreground import at_work
+from orchestrator.spec import JobSpec
+
+async def work():
+    try:
+        print("at work", flush=True)
+        await asyncio.sleep(60)
+    finally:
+        await asyncio.sleep(0.1)
+        print("cleaned up", flush=True)
+
+spec = {"model": {"path": "builtin:tiny-qwen2-audio"}, "data": {"train": "builtin:synthetic"}}
+with at_work(), cluster(JobSpec.model_validate(spec)):
+    asyncio.run(work())
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if line == "at work\n":
+                    break
+            process.terminate()
+            said = process.stderr.read()
+            assert process.wait(timeout=30) == 130
+        finally:
+            process.kill()
+    assert said.splitlines() == ["cleaned up", "earshot: interrupted"]
