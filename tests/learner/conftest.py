@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
+from devices import DEVICES
 from learner_parts import STEADY
 
 from audio_qa.chat import banned_token_ids, render
@@ -18,6 +20,13 @@ from protocol.training import TrainingCompletion, TrainingGroup
 
 CLIP_SECONDS = (0.31, 1.0, 1.73, 2.0)
 ANSWERS = (("two", "one"), ("one", "rising falling", "", "two"), ("flute", "a"), ("noise", "four", "one"))
+
+
+@pytest.fixture(scope="session", params=DEVICES)
+def device(request) -> str:
+    """Where a model is computed. A GPU's convolutions would round float32 inputs to 10 bits: here they may not."""
+    torch.backends.cudnn.allow_tf32 = False
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")
