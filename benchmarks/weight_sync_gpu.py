@@ -14,7 +14,7 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -65,10 +65,11 @@ def receive(connection: Connection, folder: str, device: str) -> None:
     from rollout_workers.transfer_engine import TransferEngine  # noqa: PLC0415
 
     model = Receiver(folder, device)
-    record_metadata_for_reloading(model)
+    with torch.device(device):  # where vLLM will make layers anew
+        record_metadata_for_reloading(model)
     settings = SimpleNamespace(parallel_config=None, model_config=SimpleNamespace(model=folder))
     engine = TransferEngine(None, settings, torch.device(device, 0), model)
-    does = {
+    does: dict[str, Callable[..., Any]] = {
         "start": engine.start_weight_update,
         "load": engine.update_weights,
         "finish": engine.finish_weight_update,

@@ -22,10 +22,16 @@ CLIP_SECONDS = (0.31, 1.0, 1.73, 2.0)
 ANSWERS = (("two", "one"), ("one", "rising falling", "", "two"), ("flute", "a"), ("noise", "four", "one"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def whole_floats():
+    """A GPU's convolutions would round float32 inputs to 10 bits: here it is asked whether functions are the same."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
 @pytest.fixture(scope="session", params=DEVICES)
 def device(request) -> str:
-    """Where a model is computed. A GPU's convolutions would round float32 inputs to 10 bits: here they may not."""
-    torch.backends.cudnn.allow_tf32 = False
+    """Where a model is computed; nothing is computed uncompiled on a GPU because it was compiled too often before."""
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     return str(request.param)
 
 

@@ -58,6 +58,7 @@ class Subject:
 
 @pytest.fixture(scope="module", params=TINY)
 def subject(request, device, tmp_path_factory, questions):
+    torch._dynamo.reset()
     folder = str(write_tiny(request.param, tmp_path_factory.mktemp("models") / request.param))
     family, processor = family_of(folder), load_processor(folder)
     model = load_model(family, folder, "float32").eval().to(device)
