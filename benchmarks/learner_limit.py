@@ -29,10 +29,13 @@ _MATRIX = 2048
 _VOCABULARY = 640
 
 
-def necessary_operations(work: Work, workload: Workload) -> float:
-    """Floating-point operations of one forward pass over the unique tokens of a work: two for each weight and token."""
+def necessary_operations(work: Work, workload: Workload, questions: int | None = None) -> float:
+    """Floating-point operations of one forward pass over the unique tokens of a work: two for each weight and token.
+
+    Of its first so many questions, or of all.
+    """
     total, shape = 0.0, workload.shape
-    for group in work.groups:
+    for group in work.groups[:questions]:
         frames = round(workload.clip_seconds * 100)
         prompt = len(group.prompt_token_ids)
         answers = [len(c.token_ids) for c in group.completions]

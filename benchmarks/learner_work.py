@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -42,6 +43,7 @@ from learner.settings import LearnerSettings
 from learner.tiny.architecture import make_model
 from learner.tiny.tokenizer import make_tokenizer
 from protocol.training import TrainingCompletion, TrainingGroup
+from protocol.weights import TensorSlot
 
 FAMILY = Qwen2Audio()
 HEARS_SECONDS = 30
@@ -184,10 +186,12 @@ def make_questions(folder: Path, workload: Workload) -> list[Question]:
     return questions
 
 
-def make_work(folder: Path, workload: Workload, dtype: torch.dtype = torch.float32) -> Work:
-    """Everything a step needs, below `folder`."""
+def make_work(folder: Path, workload: Workload, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Work:
+    """Everything a step needs, below `folder`. Weights are drawn on `device`: a GPU draws others than the CPU."""
     processor = small_processor()
-    model = small_model(processor, workload.shape, workload.seed).to(dtype)
+    with torch.device(device):
+        model = small_model(processor, workload.shape, workload.seed)
+    model = model.to(dtype)
     write_checkpoint(folder / "model", FAMILY, model, processor)
     questions = make_questions(folder / "clips", workload)
     encoder = PromptEncoder(FAMILY, processor)
@@ -217,20 +221,30 @@ class LearnerAtWork:
     def __init__(self, rank: LearnerRank, groups: Sequence[TrainingGroup]) -> None:
         self._rank, self._groups = rank, groups
 
-    def score(self) -> list[tuple[float, ...]]:
+    def score(self, questions: int | None = None) -> list[tuple[float, ...]]:
         """Log-probability of every token of every completion, in order, under the weights as they are."""
-        return self._rank.score(self._groups)
+        return self._rank.score(self._groups[:questions])
 
-    def step(self) -> Step:
-        """One optimizer step. Reading clips and scoring are not part of its seconds."""
-        groups, scored = [], iter(self.score())
-        for group in self._groups:
+    def step(self, questions: int | None = None) -> Step:
+        """One optimizer step, on the first so many questions or on all; reading clips and scoring are not timed."""
+        groups, scored = [], iter(self.score(questions))
+        for group in self._groups[:questions]:
             completions = tuple(replace(c, logprobs=next(scored)) for c in group.completions)
             groups.append(replace(group, completions=completions))
         started = time.perf_counter()
         lengths = [len(c.token_ids) for g in groups for c in g.completions]
         tally = self._rank.learn(groups, Counts(len(lengths), sum(lengths)))
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         return Step(time.perf_counter() - started, tally.loss, tally.grad_norm)
+
+    def describe(self, *, checksums: bool) -> tuple[TensorSlot, ...]:
+        """The weights that train, as they are announced to engines that share this GPU."""
+        return self._rank.describe(checksums)[0]
+
+    def next_piece(self) -> Mapping[str, Any] | None:
+        """Some of them, in memory of this GPU that another process may open; None behind the last."""
+        return self._rank.next_piece()
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint of the weights as they are."""

@@ -109,6 +109,13 @@ def attend_rows(
     if query.is_cuda:
         out = _flex()(query, key, value, block_mask=row_layout.block_mask(), scale=scaling, enable_gqa=True)
         return out.transpose(1, 2), None
+    return attend_in_blocks(query, key, value, row_layout, scaling), None
+
+
+def attend_in_blocks(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, row_layout: RowLayout, scaling: float
+) -> torch.Tensor:
+    """`attend_rows` block by block: on the CPU the fast way, on a GPU what its kernel is compared with."""
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
@@ -122,7 +129,7 @@ def attend_rows(
             parts.append(scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling))
         else:
             parts.extend(_shared_prefix(q, k, v, span, row_layout.completions_mask(i), scaling))
-    return torch.cat(parts, dim=2).transpose(1, 2), None
+    return torch.cat(parts, dim=2).transpose(1, 2)
 
 
 def _shared_prefix(

@@ -85,6 +85,8 @@ class Sender:
             from vllm.distributed.weight_transfer.packed_tensor import packed_ipc_producer  # noqa: PLC0415
 
             uuid = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
+            # What the last lot went through is held until the engines have let go of it and this is called.
+            torch.cuda.ipc_collect()  # type: ignore[no-untyped-call]
             largest = max(meta.dtype.itemsize * torch.Size(meta.shape).numel() for meta in self._source.metadata())
             self._pieces = packed_ipc_producer(
                 iter(self._source), uuid, lambda item: item[1], max(BUCKET_BYTES, largest)

@@ -110,6 +110,9 @@ class TransferEngine(WeightTransferEngine):  # type: ignore[misc]
 
     def finish_weight_update(self) -> None:
         self._digests = {}
+        if Carrier.CUDA_IPC in self._backends:
+            # Lets go of the learner's buffer, which a GPU would otherwise hold through the next steps.
+            self._backends[Carrier.CUDA_IPC].shutdown()
         self.load_weights(self._unsent_neighbours())
         self._ever_sent |= self._sent
         with _quiet_about_unsent_layers():

@@ -50,18 +50,20 @@ class Gradients:
         return found
 
 
-def make_trainer(folder, phase: Phase, settings) -> Trainer:
+def make_trainer(folder, phase: Phase, settings, device: str = "cpu", banned=()) -> Trainer:
     """A trainer on the model in `folder`, with a reference that is not the policy, in a world of one."""
     family, chosen = (
         family_of(str(folder)),
         LearnerSettings.model_validate({"threads": 1, "beta": phase.beta, **settings}),
     )
     policy, reference = (
-        Policy(family, load_model(family, str(folder), "float32"), temperature=phase.temperature) for _ in range(2)
+        Policy(family, load_model(family, str(folder), "float32"), banned=banned, temperature=phase.temperature)
+        for _ in range(2)
     )
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in reference.parameters():
             parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
     cost = DecoderCost.of(family.decoder(policy.model))
+    policy, reference = policy.to(device), reference.to(device)
     return Trainer(policy, reference if phase.beta else None, Gradients(policy), chosen, phase, cost)

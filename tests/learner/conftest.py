@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
+from devices import DEVICES
 from learner_parts import STEADY
 
 from audio_qa.chat import banned_token_ids, render
@@ -18,6 +20,19 @@ from protocol.training import TrainingCompletion, TrainingGroup
 
 CLIP_SECONDS = (0.31, 1.0, 1.73, 2.0)
 ANSWERS = (("two", "one"), ("one", "rising falling", "", "two"), ("flute", "a"), ("noise", "four", "one"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def whole_floats():
+    """A GPU's convolutions would round float32 inputs to 10 bits: here it is asked whether functions are the same."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
+@pytest.fixture(scope="session", params=DEVICES)
+def device(request) -> str:
+    """Where a model is computed; nothing is computed uncompiled on a GPU because it was compiled too often before."""
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

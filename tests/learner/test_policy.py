@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import relative
 from tiny_families import TINY, write_tiny
 
 from audio_qa.audio import load_audio
@@ -33,19 +34,34 @@ class Subject:
     prompts: list[EncodedPrompt]
     completions: list[list[tuple[int, ...]]]
     model: Any
-    """As the learner has it."""
+    """As the learner has it, on the device that is tested."""
+
+    def policy(self, **settings: Any) -> Policy:
+        return Policy(self.family, self.model, **settings).to(self.model.device)
 
     def packed(self, policy: Policy, shared: bool) -> torch.Tensor:
         rows = make_rows(self.prompts, self.completions, shared=shared)
-        logprobs: torch.Tensor = policy(pack(rows, self.family.audio_token_id(self.model)))[0]
+        logprobs: torch.Tensor = policy(pack(rows, self.family.audio_token_id(policy.model)))[0]
         return logprobs
+
+    def with_gradients(self, dtype: str, device: str) -> list[torch.Tensor]:
+        """The log-probabilities of a model of another type or device, and the gradients of their sum."""
+        model = load_model(self.family, self.folder, dtype).eval()
+        policy = Policy(self.family, model, banned=self.banned).to(device)
+        logprobs = self.packed(policy, shared=True)
+        logprobs.sum().backward()
+        return [
+            logprobs,
+            torch.cat([p.grad.flatten().cpu().double() for p in model.parameters() if p.grad is not None]),
+        ]
 
 
 @pytest.fixture(scope="module", params=TINY)
-def subject(request, tmp_path_factory, questions):
+def subject(request, device, tmp_path_factory, questions):
+    torch._dynamo.reset()
     folder = str(write_tiny(request.param, tmp_path_factory.mktemp("models") / request.param))
     family, processor = family_of(folder), load_processor(folder)
-    model = load_model(family, folder, "float32").eval()
+    model = load_model(family, folder, "float32").eval().to(device)
     tokenizer = processor.tokenizer
     stops = stop_token_ids(folder, tokenizer)
     banned = banned_token_ids(tokenizer, family.vocabulary_size(model), stops)
@@ -96,14 +112,14 @@ def test_clips_have_the_tokens_that_are_counted_for_them(subject, questions):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("shared", [True, False], ids=["shared prefix", "plain rows"])
 def test_logprobs_equal_transformers(subject, plain, targets, shared, temperature):
-    policy = Policy(subject.family, subject.model, banned=subject.banned, temperature=temperature)
+    policy = subject.policy(banned=subject.banned, temperature=temperature)
     with torch.no_grad():
-        logprobs = subject.packed(policy, shared)
+        logprobs = subject.packed(policy, shared).cpu()
     logits = plain.clone()
     logits[:, list(subject.banned)] = -torch.inf
     expected = (logits / temperature).log_softmax(-1).gather(1, targets[:, None])[:, 0]
     difference = (logprobs - expected).abs().max()
-    print(f"{subject.family.facts.name}: {difference:.1e}")
+    print(f"{subject.family.facts.name} on {subject.model.device}: {difference:.1e}")
     assert difference < 1e-5, f"largest difference {difference:.1e}"
 
 
@@ -111,7 +127,7 @@ def test_shared_prefix_has_the_plain_rows_gradients(subject):
     """Every trained parameter's, the audio tower's included."""
     family, gradients = subject.family, []
     for shared in (True, False):
-        policy = Policy(family, subject.model, banned=subject.banned)
+        policy = subject.policy(banned=subject.banned)
         policy.zero_grad()
         subject.packed(policy, shared).sum().backward()
         gradients.append({n: p.grad.clone() for n, p in family.named_parameters(subject.model) if p.grad is not None})
@@ -123,11 +139,21 @@ def test_shared_prefix_has_the_plain_rows_gradients(subject):
         assert (gradient - gradients[1][name]).norm() < 1e-5 * norm, name
 
 
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("bfloat16", 0.05)])
+def test_rounding_is_all_that_a_type_or_a_device_changes(subject, dtype, bound):
+    """Log-probabilities, and the gradient of every parameter, against float64 on the CPU."""
+    exact = subject.with_gradients("float64", "cpu")
+    found = subject.with_gradients(dtype, subject.model.device.type)
+    errors = [relative(one, other) for one, other in zip(found, exact, strict=True)]
+    print(f"{subject.family.facts.name} {dtype} on {subject.model.device}: {errors[0]:.1e}, gradient {errors[1]:.1e}")
+    assert max(errors) < bound
+
+
 def test_entropy_of_a_flat_distribution(subject):
-    policy = Policy(subject.family, subject.model, banned=subject.banned, temperature=1e9)
+    policy = subject.policy(banned=subject.banned, temperature=1e9)
     rows = make_rows(subject.prompts, subject.completions, shared=True)
     with torch.no_grad():
-        logprobs, entropy = policy(pack(rows, subject.family.audio_token_id(subject.model)))
+        logprobs, entropy = (x.cpu() for x in policy(pack(rows, subject.family.audio_token_id(subject.model))))
     allowed = subject.family.vocabulary_size(subject.model) - len(subject.banned)
     expected = torch.log(torch.tensor(float(allowed)))
     assert torch.allclose(entropy, expected.expand_as(entropy), atol=1e-4)
@@ -136,7 +162,7 @@ def test_entropy_of_a_flat_distribution(subject):
 
 def test_what_one_completion_says_does_not_touch_another(subject):
     """Nor is an audio token in it taken for audio."""
-    policy, audio = Policy(subject.family, subject.model), subject.family.audio_token_id(subject.model)
+    policy, audio = subject.policy(), subject.family.audio_token_id(subject.model)
     with torch.no_grad():
         one, _ = policy(pack(make_rows(subject.prompts[:1], [[(10, 11, 12), (20, 21)]], shared=True), audio))
         two, _ = policy(pack(make_rows(subject.prompts[:1], [[(30, audio, 32), (20, 21)]], shared=True), audio))

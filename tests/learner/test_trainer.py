@@ -20,13 +20,13 @@ VARIANTS = {
 
 
 @pytest.fixture(scope="module")
-def gradients(alone, tiny_folder, groups, encoder):
+def gradients(alone, device, tiny_folder, groups, encoder):
     """The gradient of one batch, by trainer settings, from the same model and a reference that differs from it."""
 
     def of(variant, share_prefix, **settings):
         phase = Phase(STEADY, 4, temperature=0.9, beta=0.04, max_tokens=10)
         chosen = {"loss": variant or {}, "share_prefix": share_prefix, **settings}
-        trainer = make_trainer(tiny_folder, phase, chosen)
+        trainer = make_trainer(tiny_folder, phase, chosen, device)
         prompts = [encoder.encode(g.question, g.template) for g in groups]
         if variant is None:
             tally = trainer.supervise(prompts, [g.completions[0].token_ids for g in groups])
@@ -55,6 +55,59 @@ def test_shared_and_plain_rows_have_the_same_gradients(gradients, variant):
     if VARIANTS[variant] is not None:
         assert (tally.shared_groups, plain_tally.shared_groups) == (4, 0)
         assert tally.tokens_computed < plain_tally.tokens_computed / 2
+
+
+STEPS = {
+    "float32": ({"zero_stage": 0}, 1e-5),
+    **{f"float32 ZeRO-{stage}": ({"zero_stage": stage}, 1e-5) for stage in (1, 2, 3)},
+    "float32 ZeRO-2, optimizer offloaded": ({"zero_stage": 2, "offload_optimizer": True}, 1e-5),
+    **{f"bfloat16 ZeRO-{stage}": ({"zero_stage": stage, "dtype": "bfloat16"}, 0.05) for stage in (1, 2, 3)},
+    "bfloat16 ZeRO-2, optimizer offloaded": ({"zero_stage": 2, "offload_optimizer": True, "dtype": "bfloat16"}, 0.05),
+}
+
+
+@pytest.mark.parametrize("settings", STEPS, ids=str)
+@pytest.mark.parametrize("share", ["always", "never"])
+def test_a_step_is_adamws_on_the_gradient(make_rank, first_step_on_the_cpu, groups, settings, share):
+    """DeepSpeed on the learner's own device, against torch's AdamW on the clipped gradient, float32 on the CPU."""
+    chosen, bound = STEPS[settings]
+    rank = make_rank(share_prefix=share, **chosen)
+    first = masters_of(rank)
+    tally = rank.learn(groups, counts_of(groups))
+    moved = {name: value - first[name] for name, value in masters_of(rank).items()}
+    expected, norm = first_step_on_the_cpu
+    apart = sum(float((moved[name] - expected[name]).square().sum()) for name in expected) ** 0.5
+    error = apart / sum(float(value.square().sum()) for value in expected.values()) ** 0.5
+    print(f"{settings}, sharing {share}, on {rank.engine.deepspeed.device}: {error:.1e}, norm {tally.grad_norm:.4f}")
+    assert error < bound
+    assert tally.grad_norm == pytest.approx(norm, rel=bound)
+
+
+def masters_of(rank) -> dict[str, torch.Tensor]:
+    """What AdamW steps, by parameter, on the CPU; float32."""
+    from learner.optimizer_state import MASTER, read_state, tie_state
+
+    tie_state(rank.engine)
+    trained = [(name, p) for name, p in rank._model.named_parameters() if p.requires_grad]
+    return {name: read_state(rank.engine, p)[MASTER].detach().float().cpu().clone() for name, p in trained}
+
+
+@pytest.fixture(scope="module")
+def first_step_on_the_cpu(alone, tiny_folder, banned, groups, encoder):
+    """How AdamW moves each parameter in a first step, and the gradient's norm."""
+    trainer = make_trainer(tiny_folder, Phase(STEADY, 4, max_tokens=10), {}, banned=banned)
+    trainer.reinforce([encoder.encode(g.question, g.template) for g in groups], groups, counts_of(groups))
+    model = trainer.policy.model
+    trained = {name: p for name, p in model.named_parameters() if p.grad is not None}
+    norm = float(torch.nn.utils.clip_grad_norm_(trained.values(), STEADY.max_grad_norm))
+    before = {name: p.detach().clone() for name, p in trained.items()}
+    matrices, rest = [p for p in trained.values() if p.ndim > 1], [p for p in trained.values() if p.ndim <= 1]
+    torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": STEADY.weight_decay}, {"params": rest, "weight_decay": 0.0}],
+        lr=STEADY.learning_rate,
+        eps=STEADY.adam_epsilon,
+    ).step()
+    return {name: p.detach() - before[name] for name, p in trained.items()}, norm
 
 
 def test_a_masked_completion_has_no_gradient(gradients, groups, encoder, tiny_folder, alone):
