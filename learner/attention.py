@@ -19,6 +19,9 @@ from learner.packing import PROMPT, Span
 NAME = "earshot_rows"
 """The implementation's name, as transformers' configurations take it."""
 
+_BLOCK = 128
+"""Tokens of a block of flex-attention, whose kernel skips whole blocks only."""
+
 _WASTE = 1.5
 """How many times the scores that are needed may be computed, before completions are attended to one by one."""
 
@@ -76,13 +79,45 @@ class RowLayout:
             self._masks[row] = mask.to(self.device)
         return self._masks[row]
 
+    def seen_blocks(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which blocks of `size` query tokens see some token of which blocks of keys, and which see all of them.
+
+        Both bool, shape (B, B) for B blocks; a last block that is not full does not count as seen by all, or seeing all.
+        """
+        length = self.spans[-1].end
+        count = -(-length // size)
+        some = torch.zeros(count, count, dtype=torch.bool)
+        whole = torch.zeros_like(some)
+
+        def mark(queries: tuple[int, int], keys: tuple[int, int]) -> None:
+            """Every query token of the one stretch sees every key token of the other that is not behind it."""
+            (q, q_end), (k, k_end) = queries, keys
+            if q < q_end and k < k_end:
+                some[q // size : -(-q_end // size), k // size : -(-k_end // size)] = True
+                whole[-(-q // size) : q_end // size, -(-k // size) : k_end // size] = True
+
+        for span in self.spans:
+            prompt = (span.start, span.first_completion)
+            mark(prompt, prompt)
+            at = span.first_completion
+            for tokens in span.completions:
+                own = (at, at + tokens)
+                mark(own, own)
+                mark(own, prompt)
+                at += tokens
+        return some.tril(), whole.tril(-1)
+
     def block_mask(self) -> Any:
-        """flex-attention's sparse mask, made once for all layers."""
+        """flex-attention's sparse mask, made once for all layers, and not from a mask of T x T tokens."""
         if self._block_mask is None:
-            from torch.nn.attention.flex_attention import create_block_mask  # noqa: PLC0415
+            from torch.nn.attention.flex_attention import BlockMask  # noqa: PLC0415
 
             length = self.spans[-1].end
-            self._block_mask = create_block_mask(self.sees(), None, None, length, length, device=str(self.device))
+            some, whole = self.seen_blocks(_BLOCK)
+            listed = [each.to(self.device) for each in (*_listed(some & ~whole), *_listed(whole))]
+            self._block_mask = BlockMask.from_kv_blocks(
+                *listed, BLOCK_SIZE=_BLOCK, mask_mod=self.sees(), seq_lengths=(length, length)
+            )
         return self._block_mask
 
 
@@ -107,7 +142,16 @@ def attend_rows(
         Shape (1, T, H, D), and no weights.
     """
     if query.is_cuda:
-        out = _flex()(query, key, value, block_mask=row_layout.block_mask(), scale=scaling, enable_gqa=True)
+        out = _flex()(
+            query,
+            key,
+            value,
+            block_mask=row_layout.block_mask(),
+            scale=scaling,
+            enable_gqa=True,
+            # Left to choose, it takes its kernel for decoding below 128 tokens, which grouped heads may not have.
+            kernel_options={"BACKEND": "TRITON"},
+        )
         return out.transpose(1, 2), None
     return attend_in_blocks(query, key, value, row_layout, scaling), None
 
@@ -153,6 +197,12 @@ def _shared_prefix(
             outs.append(scaled_dot_product_attention(own_q, keys, values, attn_mask=sees, scale=scaling))
         at += n
     return outs
+
+
+def _listed(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many blocks of keys each block of queries has, shape (1, 1, B), and which, those first, (1, 1, B, B)."""
+    which = blocks.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
+    return blocks.sum(-1).to(torch.int32)[None, None], which.to(torch.int32)[None, None]
 
 
 @cache
