@@ -82,7 +82,7 @@ class RowLayout:
     def seen_blocks(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Which blocks of `size` query tokens see some token of which blocks of keys, and which see all of them.
 
-        Both bool, shape (B, B) for B blocks; a last block that is not full does not count as seen by all, or seeing all.
+        Both bool, shape (B, B) for B blocks; of a last block that is not full, nobody sees all, and it sees all of none.
         """
         length = self.spans[-1].end
         count = -(-length // size)
