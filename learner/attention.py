@@ -82,7 +82,7 @@ class RowLayout:
     def seen_blocks(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Which blocks of `size` query tokens see some token of which blocks of keys, and which see all of them.
 
-        Both bool, shape (B, B) for B blocks; of a last block that is not full, nobody sees all, and it sees all of none.
+        Both bool, shape (B, B) for B blocks. A last block that is not full sees all of none, and nobody sees all of it.
         """
         length = self.spans[-1].end
         count = -(-length // size)
@@ -107,6 +107,10 @@ class RowLayout:
                 at += tokens
         return some.tril(), whole.tril(-1)
 
+    def arguments(self) -> dict[str, Any]:
+        """What a decoder is called with: the layout, or on a GPU what the kernel and compiled layers take of it."""
+        return {"block_mask": self.block_mask()} if self.device.type == "cuda" else {"row_layout": self}
+
     def block_mask(self) -> Any:
         """flex-attention's sparse mask, made once for all layers, and not from a mask of T x T tokens."""
         if self._block_mask is None:
@@ -114,9 +118,17 @@ class RowLayout:
 
             length = self.spans[-1].end
             some, whole = self.seen_blocks(_BLOCK)
-            listed = [each.to(self.device) for each in (*_listed(some & ~whole), *_listed(whole))]
+            (partly, partly_which), (wholly, wholly_which) = (
+                _listed(b.to(self.device)) for b in (some & ~whole, whole)
+            )
             self._block_mask = BlockMask.from_kv_blocks(
-                *listed, BLOCK_SIZE=_BLOCK, mask_mod=self.sees(), seq_lengths=(length, length)
+                partly,
+                partly_which,
+                wholly,
+                wholly_which,
+                BLOCK_SIZE=_BLOCK,
+                mask_mod=self.sees(),
+                seq_lengths=(length, length),
             )
         return self._block_mask
 
@@ -128,31 +140,33 @@ def attend_rows(
     value: torch.Tensor,
     attention_mask: None,
     *,
-    row_layout: RowLayout,
     scaling: float,
+    row_layout: RowLayout | None = None,
+    block_mask: Any = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """The attention that transformers' decoder layers call.
 
     Args:
         query: shape (1, H, T, D); key and value have as many heads or a divisor of them.
-        row_layout: passed to the decoder as an argument, which hands it on.
+        row_layout, block_mask: one of `arguments`, passed to the decoder, which hands it on.
 
     Returns:
         Shape (1, T, H, D), and no weights.
     """
-    if query.is_cuda:
+    if block_mask is not None:
         out = _flex()(
             query,
             key,
             value,
-            block_mask=row_layout.block_mask(),
+            block_mask=block_mask,
             scale=scaling,
             enable_gqa=True,
             # Left to choose, it takes its kernel for decoding below 128 tokens, which grouped heads may not have.
             kernel_options={"BACKEND": "TRITON"},
         )
         return out.transpose(1, 2), None
+    assert row_layout is not None
     return attend_in_blocks(query, key, value, row_layout, scaling), None
 
 
@@ -205,9 +219,19 @@ def _listed(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return blocks.sum(-1).to(torch.int32)[None, None], which.to(torch.int32)[None, None]
 
 
-@cache
 def _flex() -> Callable[..., torch.Tensor]:
-    """The compiled kernel: without compilation flex-attention computes every score."""
+    """The kernel, which has to be compiled: otherwise flex-attention computes every score."""
+    from torch.nn.attention.flex_attention import flex_attention  # noqa: PLC0415
+
+    if torch.compiler.is_compiling():
+        # It becomes a part of the layer that is being compiled.
+        kernel: Callable[..., torch.Tensor] = flex_attention
+        return kernel
+    return _compiled_by_itself()
+
+
+@cache
+def _compiled_by_itself() -> Callable[..., torch.Tensor]:
     from torch.nn.attention.flex_attention import flex_attention  # noqa: PLC0415
 
     compiled: Callable[..., torch.Tensor] = torch.compile(flex_attention, dynamic=True)

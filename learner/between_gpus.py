@@ -1,7 +1,7 @@
 """The learner's side of carrying weights from GPU to GPU: vLLM's own senders, fed with the weights that train.
 
-Never run yet: written against vLLM 0.32's interfaces, on a machine without a GPU. The pool drives the receiving side
-(`rollout_workers.weight_sync`), so the senders here only send.
+The pool drives the receiving side (`rollout_workers.weight_sync`), so the senders here only send. Carrying by CUDA IPC
+ran on a GPU (`benchmarks.weight_sync_gpu`). The broadcast, which takes two, is written against vLLM 0.32 and never ran.
 """
 
 import base64

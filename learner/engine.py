@@ -31,6 +31,8 @@ def join(rank: int, ranks: int, address: str, port: int, timeout_seconds: float)
 
     DeepSpeed would pass a device id, which has hung weight sync elsewhere.
     """
+    # Convolutions would otherwise keep 10 bits of what float32 holds: those of an audio tower, for example.
+    torch.backends.cudnn.allow_tf32 = False
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(ranks), MASTER_ADDR=address, MASTER_PORT=str(port))
     distributed.init_process_group(

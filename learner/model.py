@@ -46,3 +46,12 @@ def attend_by_rows(family: Family, model: PreTrainedModel) -> None:
             f"{config.model_type}: layers with a sliding window cannot be trained; use_sliding_window is on"
         )
     config._attn_implementation = ROW_ATTENTION
+
+
+def compile_layers(family: Family, model: PreTrainedModel, backend: str = "inductor") -> None:
+    """Have the decoder's layers compiled at their next use: once for all of them, and for batches of any length.
+
+    They are compiled anew with and without gradients, with and without adapters, and for batches below 128 tokens.
+    """
+    for layer in family.decoder(model).layers:
+        layer.compile(dynamic=True, backend=backend)

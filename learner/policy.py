@@ -66,7 +66,7 @@ class Policy(nn.Module):
             position_ids=self.family.position_ids(batch.position_ids.to(device)),
             # Given by kind, so that transformers makes no mask of its own; the layout says who sees whom.
             attention_mask={"full_attention": None},
-            row_layout=RowLayout(batch.spans, device),
+            **RowLayout(batch.spans, device).arguments(),
             use_cache=False,
         ).last_hidden_state
         return hidden[0, batch.predictors.to(device)]  # type: ignore[no-any-return]

@@ -25,7 +25,7 @@ from learner.engine import TrainingEngine, join, leave
 from learner.families.family import Part
 from learner.families.registry import family_of
 from learner.lora import add_adapters, freeze, trains
-from learner.model import load_model, load_processor
+from learner.model import compile_layers, load_model, load_processor
 from learner.packing import EncodedPrompt
 from learner.phase import Counts, Phase, PlacedBucket, Tally
 from learner.policy import Policy
@@ -96,6 +96,8 @@ class LearnerRank:
             saved = SavedState(Path(resume))
             saved.check(self._model)
             saved.restore_parameters(self._model)
+        if settings.compile:
+            compile_layers(self._family, self._model)
         cost = DecoderCost.of(self._family.decoder(self._model))
         vocabulary = self._family.vocabulary_size(self._model)
         stops = stop_token_ids(folder, self._processor.tokenizer)
@@ -107,6 +109,8 @@ class LearnerRank:
         reference = None
         if phase.beta > 0 and settings.lora is None:
             frozen = load_model(self._family, folder, settings.dtype).eval().requires_grad_(False)
+            if settings.compile:
+                compile_layers(self._family, frozen)
             # A tower that does not train is the same on both sides: what it made of a clip serves both.
             kept = memory or self._memory(frozen, in_step=False)
             device = "cuda" if torch.cuda.is_available() else "cpu"

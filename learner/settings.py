@@ -99,6 +99,8 @@ class LearnerSettings(BaseModel):
     """Type of the parameters in forward and backward; bfloat16 keeps float32 master weights."""
     activation_checkpointing: bool = False
     """Keep the layers' inputs only for the backward pass and compute the rest again: less memory, a third more time."""
+    compile: bool = False
+    """Compile the decoder's layers, on GPUs, zero_stage below 3: the first step takes longer, the others less time."""
     train: TrainSettings = TrainSettings()
     """Which parts of the model train."""
     lora: LoraSettings | None = None
@@ -130,4 +132,6 @@ class LearnerSettings(BaseModel):
             raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3")
         if self.offload_parameters and self.zero_stage != 3:
             raise ValueError("offload_parameters needs zero_stage 3")
+        if self.compile and self.zero_stage == 3:
+            raise ValueError("compile needs zero_stage below 3, which gathers parameters in the middle of layers")
         return self

@@ -140,6 +140,8 @@ class JobSpec(Section):
                 "rollout.max_staleness above 0 needs rollouts and learner at work at once, and with weight_sync "
                 "cuda_ipc they take turns on one GPU: set it to 0, or give the rollout workers GPUs of their own"
             )
+        if self.learner.compile and not self.rollout.gpus:
+            raise ValueError("learner.compile is for GPUs, and with rollout.gpus 0 the learner has none: leave it out")
         if self.method is Method.EVALUATE and (self.steps or self.warm_start is not None):
             raise ValueError("method evaluate trains nothing: leave out steps and warm_start")
         if self.deterministic and self.reward.judge is not None:

@@ -60,7 +60,7 @@ def test_attention_is_that_of_one_dense_mask(device, case):
     for groups in BATCHES:
         layout = layout_of(groups, device)
         q, k, v = (heads(layout, n, size, seed, dtype) for seed, n in enumerate((count, key_count, key_count)))
-        out, _ = attend_rows(None, q, k, v, None, row_layout=layout, scaling=0.25)
+        out, _ = attend_rows(None, q, k, v, None, **layout.arguments(), scaling=0.25)
         assert out.shape == (1, layout.spans[-1].end, count, size)
         found = with_gradients(out, (q, k, v))
         exact_inputs = [x.detach().cpu().double().requires_grad_() for x in (q, k, v)]
@@ -101,7 +101,7 @@ def test_new_lengths_compile_nothing_new():
         layout = layout_of(lengths * (1 if most == 20 else rng.randint(1, 4)), "cuda")
         q, k, v = (heads(layout, n, 32, seed, torch.bfloat16) for seed, n in enumerate((4, 2, 2)))
         with torch.set_grad_enabled(call % 2 == 0):
-            out, _ = attend_rows(None, q, k, v, None, row_layout=layout, scaling=0.25)
+            out, _ = attend_rows(None, q, k, v, None, **layout.arguments(), scaling=0.25)
         if call % 2 == 0:
             out.sum().backward()
         tokens.append(out.shape[1])
@@ -119,7 +119,7 @@ def test_a_full_micro_batch_is_attended_to_as_in_blocks():
     before = torch.cuda.memory_allocated()
     layout.block_mask()
     peak = (torch.cuda.max_memory_allocated() - before) / 2**30
-    out, _ = attend_rows(None, q, k, v, None, row_layout=layout, scaling=0.1)
+    out, _ = attend_rows(None, q, k, v, None, **layout.arguments(), scaling=0.1)
     found = with_gradients(out, (q, k, v))
     exact_inputs = [x.detach().float().requires_grad_() for x in (q, k, v)]
     exact = with_gradients(attend_in_blocks(*exact_inputs, layout, 0.1), exact_inputs)
@@ -137,6 +137,6 @@ def test_flex_attention_sees_what_the_blocks_see():
     layout = layout_of(GROUPS)
     with torch.no_grad():
         q, k, v = (heads(layout, 2, 16, seed).detach() for seed in range(3))
-        ours, _ = attend_rows(None, q, k, v, None, row_layout=layout, scaling=0.25)
+        ours, _ = attend_rows(None, q, k, v, None, **layout.arguments(), scaling=0.25)
         flex = flex_attention(q, k, v, block_mask=layout.block_mask(), scale=0.25)
     assert (ours - flex.transpose(1, 2)).abs().max() < 1e-5

@@ -141,3 +141,10 @@ def test_what_is_stale_is_weighed_unless_the_job_says_otherwise(staleness, given
     )
     assert spec.learner.loss.correction.level == level
     assert JobSpec.model_validate(spec.model_dump()) == spec
+
+
+def test_compiling_is_for_gpus():
+    job = {"model": {"path": "m"}, "data": {"train": "t"}, "learner": {"compile": True}}
+    with pytest.raises(ValueError, match=r"learner\.compile is for GPUs, and with rollout\.gpus 0"):
+        JobSpec.model_validate(job)
+    assert JobSpec.model_validate(job | {"rollout": {"gpus": 1}}).learner.compile
