@@ -6,21 +6,17 @@ missing (None) leaves a gap.
 """
 
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import groupby
+
+from orchestrator.notation import Format, html_text, named, number, percent, ticks
 
 _WIDTH, _HEIGHT = 560, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 68, 12, 12, 40
 # More marks than this on 490 pixels cannot be told apart, and every one costs bytes.
 _MOST_POINTS = 250
 _MOST_BARS = 80
-
-_UNSHOWABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-Format = Callable[[float], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,34 +175,6 @@ def interval(share: float, count: int) -> tuple[float, float]:
     return max(0.0, centre - spread), min(1.0, centre + spread)
 
 
-def html_text(value: object) -> str:
-    """Escaped for HTML. Characters that HTML forbids, or that would turn the text around, become visible signs."""
-    text = "" if value is None else str(value)
-    return escape(_UNSHOWABLE.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text))
-
-
-def number(value: float) -> str:
-    """Three digits, with k and M for thousands and millions; no digits that are noise."""
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if size <= abs(value) < size * 1e3 and abs(value) >= 1e4:
-            return f"{value / size:.{0 if abs(value) >= 100 * size else 1}f}{letter}"
-    return f"{value:.0f}" if 100 <= abs(value) < 1e4 else f"{value:.3g}"
-
-
-def percent(value: float) -> str:
-    return f"{value:.1%}"
-
-
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round values (1, 2 or 5 times a power of ten apart) that lie between `low` and `high`."""
-    raw = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(raw))
-    apart = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * (1 - 1e-9))
-    first, last = math.ceil(low / apart - 1e-9), math.floor(high / apart + 1e-9)
-    digits = max(0, -math.floor(math.log10(apart) + 1e-9))
-    return [round(i * apart, digits) for i in range(first, last + 1)]  # 3 * 0.2 is to be 0.6
-
-
 def _thinned(series: Series, most: int) -> list[tuple[float, float, float | None]]:
     """At most `most` triples (first step, last step, mean value); each covers as many neighbouring points."""
     points = series.points
@@ -237,7 +205,7 @@ def _frame(x: _Scale, low: float, high: float, form: Format, unit: str) -> tuple
     room = 0.05 * (high - low)
     y = _Scale(low if low == 0 else low - room, high + room, _HEIGHT - _BOTTOM, _TOP)
     marks = []
-    for tick, name in _named(ticks(y.low, y.high), form):
+    for tick, name in named(ticks(y.low, y.high), form):
         at = y(tick)
         marks.append(
             f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{at}" y2="{at}"/>'
@@ -258,16 +226,6 @@ def _frame(x: _Scale, low: float, high: float, form: Format, unit: str) -> tuple
             f"{html_text(unit)}</text>"
         )
     return y, marks
-
-
-def _named(values: Sequence[float], form: Format) -> list[tuple[float, str]]:
-    """The values as `form` writes them; with more digits where it would write two alike."""
-    names = [form(value) for value in values]
-    for digits in range(4, 16):
-        if len(set(names)) == len(names):
-            break
-        names = [f"{value:.{digits}g}" for value in values]
-    return list(zip(values, names, strict=True))
 
 
 def _figure(title: str, label: str, height: int, marks: Sequence[str], legend: str) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from orchestrator.plot import Bar, Series, category_plot, html_text, interval, line_plot, number, percent, stacked_plot
+from orchestrator.notation import html_text, number, percent
+from orchestrator.plot import Bar, Series, category_plot, interval, line_plot, stacked_plot
 from orchestrator.progress import duration
 from orchestrator.records import replace_file
 from orchestrator.report_page import PAGE, STYLE

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from orchestrator.plot import Bar, category_plot, html_text
+from orchestrator.notation import html_text
+from orchestrator.plot import Bar, category_plot
 from orchestrator.report_page import STYLE
 from orchestrator.reproduce import words
 

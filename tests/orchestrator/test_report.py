@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.plot import Bar, Series, category_plot, interval, line_plot, number, stacked_plot, ticks
+from orchestrator.notation import number, ticks
+from orchestrator.plot import Bar, Series, category_plot, interval, line_plot, stacked_plot
 from orchestrator.report import render_report, write_report
 from orchestrator.run_directory import METRIC_NAMES, RunDirectory
 from orchestrator.samples import Sample
