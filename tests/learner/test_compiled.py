@@ -1,8 +1,11 @@
 """Compiled layers say what uncompiled ones say, and batches of other lengths compile nothing anew."""
 
+from functools import partial
+
 import pytest
 import torch
 from devices import relative
+from learner_parts import counts_of, parameters_of
 from tiny_families import TINY, write_tiny
 from torch._dynamo.utils import counters
 from torch.nn.attention import flex_attention
@@ -83,6 +86,28 @@ def test_a_compiled_decoder_is_the_same_function(model_type, adapters, device, m
     # With and without gradients and adapters, and once more for batches within one block of 128 tokens, as the second.
     first = 2 + adapters
     assert (compiled[0], set(compiled[1:])) == (first, {2 * first})
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_a_compiled_learner_takes_the_same_steps(make_rank, groups, monkeypatch, adapters):
+    """Three of DeepSpeed's, each on the weights that the one before has left, with a reference."""
+    settings = {"beta": 0.04, "zero_stage": 2} | ({"lora": {"rank": 4}} if adapters else {})
+    tallies, parameters = [], []
+    for compiled in (False, True):
+        if compiled:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            backend = compiled_anew(device, monkeypatch)
+            monkeypatch.setattr("learner.rank.compile_layers", partial(compile_layers, backend=backend))
+        rank = make_rank(compile=compiled, **settings)
+        tallies.append([rank.learn(groups, counts_of(groups)) for _ in range(3)])
+        parameters.append(parameters_of(rank))
+    for plain, compiled in zip(*tallies, strict=True):
+        assert compiled.grad_norm == pytest.approx(plain.grad_norm, rel=1e-5)
+        assert compiled.kl == pytest.approx(plain.kl, rel=1e-4, abs=1e-7)
+    assert tallies[0][2].kl > 0
+    errors = [relative(parameters[1][name], value) for name, value in parameters[0].items() if value.any()]
+    print(f"largest error after three steps: {max(errors):.1e}")
+    assert max(errors) < 1e-5
 
 
 def test_layers_that_gather_their_parameters_are_not_compiled():
