@@ -22,8 +22,9 @@ def shrunken(tiny_folder, tmp_path_factory):
         job["model"]["path"] = str(tiny_folder)
         job["data"] |= {"synthetic_train": 40, "synthetic_evaluation": 20}
         job["rollout"] |= {"workers": 1, "threads": 1}
-        job["learner"]["threads"] = 1
-        job["steps"] = min(job["steps"], 2)
+        if "steps" in job:
+            job["learner"]["threads"] = 1
+            job["steps"] = min(job["steps"], 2)
         if "questions_per_step" in job["rollout"]:
             job["rollout"]["questions_per_step"] = 4
         if "supervised" in job:
