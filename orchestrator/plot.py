@@ -59,14 +59,26 @@ class _Scale:
 
 
 def line_plot(
-    title: str, series: Sequence[Series], form: Format | None = None, *, unit: str = "", from_zero: bool = False
+    title: str,
+    series: Sequence[Series],
+    form: Format | None = None,
+    *,
+    unit: str = "",
+    from_zero: bool = False,
+    if_none: str = "",
 ) -> str:
-    """Lines over learner steps. `form` writes values, by default `number`; `unit` labels the axis."""
+    """Lines over learner steps.
+
+    Args:
+        form: writes values, by default `number`.
+        unit: labels the axis.
+        if_none: said where there are no values: why.
+    """
     form = form or number
     drawn = [_thinned(line, _MOST_POINTS) for line in series]
     values = [value for line in drawn for _, _, value in line if value is not None]
     if not values:
-        return _empty(title)
+        return _empty(title, if_none)
     marks: list[str] = []
     x = _step_scale([last for line in drawn for _, last, _ in line])
     y, frame = _frame(x, min(0.0, *values) if from_zero else min(values), max(values), form, unit)
@@ -236,8 +248,9 @@ def _figure(title: str, label: str, height: int, marks: Sequence[str], legend: s
     )
 
 
-def _empty(title: str) -> str:
-    return f'<figure class="plot"><figcaption>{html_text(title)}</figcaption><p class="none">No values.</p></figure>'
+def _empty(title: str, why: str = "") -> str:
+    said = html_text(f"No values. {why}".strip())
+    return f'<figure class="plot"><figcaption>{html_text(title)}</figcaption><p class="none">{said}</p></figure>'
 
 
 def _legend(series: Sequence[Series], *, filled: bool = False) -> str:

@@ -130,7 +130,12 @@ def _plots(metrics: Sequence[Record], evaluations: Sequence[tuple[int, Record]])
         lambda value: f"{value:.0%}" if value == round(value, 2) else percent(value),
         from_zero=True,
     )
-    yield line_plot("KL to the reference model", lines(KL="kl/ref"), unit="nats per token")
+    yield line_plot(
+        "KL to the reference model",
+        lines(KL="kl/ref"),
+        unit="nats per token",
+        if_none="There is no reference where learner.beta is 0.",
+    )
     yield line_plot("Entropy", lines(entropy="entropy"), unit="nats per token")
     yield line_plot("Loss", lines(policy="loss/policy", KL="loss/kl"))
     yield line_plot("Completion length", lines(mean_length="completion/length_mean"), unit="tokens")

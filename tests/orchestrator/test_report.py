@@ -145,6 +145,7 @@ def test_hostile_text_stays_text(run: RunDirectory, tmp_path: Path) -> None:
 def test_report_of_nothing(run: RunDirectory) -> None:
     page = Page(render_report(run))
     assert "No values." in page.text
+    assert "No values. There is no reference where learner.beta is 0." in page.text
     assert "unknown" in page.text
     assert "– → –" in page.text
 
