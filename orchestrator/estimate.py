@@ -63,7 +63,12 @@ def has_reference(spec: JobSpec) -> bool:
 
 
 def learner_bytes(spec: JobSpec, sizes: Sizes) -> int:
-    """Model, gradients and AdamW's state of one rank under its ZeRO stage; activations are not counted."""
+    """Model, gradients and AdamW's state of one rank under its ZeRO stage; activations are not counted.
+
+    Nothing where nothing is learnt: there is no rank.
+    """
+    if spec.method is Method.EVALUATE:
+        return 0
     learner = spec.learner
     width, ranks, stage = _BYTES[learner.dtype], learner.ranks, learner.zero_stage
     master = 0 if learner.dtype == "float32" else 4
@@ -89,7 +94,7 @@ def memory_warnings(spec: JobSpec, sizes: Sizes) -> list[str]:
     if not spec.rollout.gpus:
         return []
     gpu = DATA_SHEETS[spec.cluster.gpu]
-    rank = learner_bytes(spec, sizes) / 2**30 if spec.method is not Method.EVALUATE else 0
+    rank = learner_bytes(spec, sizes) / 2**30
     weights, share = 2 * sizes.total / 2**30, gpu.memory_gib * spec.rollout.gpu_memory_fraction
     found = []
     if rank > gpu.memory_gib:

@@ -54,7 +54,7 @@ def plan(spec: JobSpec) -> dict[str, Any]:
         "reference_model": has_reference(spec),
         "gpus": gpus(spec),
         "memory_gib": {
-            "learner_rank": round(learner_bytes(spec, sizes) / 2**30, 2) if ranks_of(spec) else 0.0,
+            "learner_rank": round(learner_bytes(spec, sizes) / 2**30, 2),
             "rollout_worker": round(rollout_bytes(spec, sizes) / 2**30, 2),
         },
         "memory_warnings": memory_warnings(spec, sizes),

@@ -59,4 +59,5 @@ with at_work(), cluster(JobSpec.model_validate(spec)):
             assert process.wait(timeout=30) == 130
         finally:
             process.kill()
-    assert said.splitlines() == ["cleaned up", "earshot: interrupted"]
+    assert "cleaned up" in said.splitlines()
+    assert said.splitlines()[-1] == "earshot: interrupted"
