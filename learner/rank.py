@@ -27,11 +27,12 @@ from learner.families.registry import family_of
 from learner.lora import add_adapters, freeze, trains
 from learner.model import compile_layers, load_model, load_processor
 from learner.packing import EncodedPrompt
-from learner.phase import Counts, Phase, PlacedBucket, Tally
+from learner.phase import Counts, Phase, PlacedBucket, SharedWeights, Tally
 from learner.policy import Policy
 from learner.prompts import PromptEncoder, PromptMismatchError
-from learner.publish import publish
+from learner.publish import changes_audio, publish, trained
 from learner.settings import LearnerSettings
+from learner.shared_memory import SharedMemoryPublisher, gather
 from learner.trainer import Trainer
 from protocol.training import SupervisedExample, TrainingGroup
 from protocol.weights import TensorSlot
@@ -49,6 +50,7 @@ class LearnerRank:
         self._writer = CheckpointWriter()
         self._engine: TrainingEngine | None = None
         self._sender: Sender | None = None
+        self._shared: SharedMemoryPublisher | None = None
         self._prepared: dict[tuple[str, PromptTemplate], EncodedPrompt] = {}
 
     def address(self) -> tuple[str, int]:
@@ -184,6 +186,20 @@ class LearnerRank:
         """Put the trained weights into the object store; the buckets that this rank has put."""
         return publish(self.engine, self._family, self._model, checksums=checksums)
 
+    def share(self, version: int, checksums: bool) -> tuple[SharedWeights | None, bool]:
+        """Have the first rank publish the trained weights in its machine's memory; what of it, and whether audio tower
+        or projector are among them.
+        """
+        weights = trained(self._family, self._model)
+        audio = changes_audio(self._family, weights)
+        if self._rank:
+            gather(weights, self.engine.whole)
+            return None, audio
+        if self._shared is None:
+            self._shared = SharedMemoryPublisher()
+        whole = self.engine.whole
+        return self._shared.publish(weights, whole, version, audio_changed=audio, checksums=checksums), audio
+
     def describe(self, checksums: bool) -> tuple[tuple[TensorSlot, ...], bool]:
         """The trained weights that another carrier takes, and whether audio tower or projector are among them."""
         return self._between_gpus.describe(checksums=checksums)
@@ -230,6 +246,9 @@ class LearnerRank:
 
     def close(self) -> None:
         """Leave the other ranks. The process ends with its actor."""
+        if self._shared is not None:
+            self._shared.close()
+            self._shared = None
         if self._engine is not None:
             self._engine.close()
             self._engine = None

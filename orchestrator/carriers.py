@@ -8,6 +8,7 @@ from orchestrator.sections.rollout import RolloutSection
 from protocol.weights import Carrier, WeightUpdate
 from rollout_workers.weight_sync.cuda_ipc import CudaIpcSync
 from rollout_workers.weight_sync.nccl import NcclSync
+from rollout_workers.weight_sync.shared_memory import SharedMemorySync
 from rollout_workers.weight_sync.sync import ObjectStoreSync, WeightSync
 
 
@@ -37,6 +38,8 @@ def weight_sync(rollout: RolloutSection, learner: PresentLearner) -> WeightSync:
     """The carrier that a job names."""
     seconds = rollout.limits.update_seconds
     match rollout.weight_sync:
+        case Carrier.SHARED_MEMORY:
+            return SharedMemorySync(learner)
         case Carrier.OBJECT_STORE:
             return ObjectStoreSync()
         case Carrier.NCCL:

@@ -103,7 +103,7 @@ def demo(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Watch a tiny model learn to listen: examples/demo.yaml, about twenty minutes on two cores the first time."""
+    """Watch a tiny model learn to listen: examples/demo.yaml, six to twenty minutes on two cores the first time."""
     started = time.perf_counter()
     _execute(guarded(lambda: _read(examples_folder() / "demo.yaml", seed)), run_dir, as_json, started)
 

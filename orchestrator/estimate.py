@@ -19,7 +19,12 @@ LEARNER_EFFICIENCY = 0.4
 """Share of the peak rate of matrix products that a learner rank, or an engine reading prompts, is assumed to reach."""
 DECODING_EFFICIENCY = 0.6
 """Share of the memory's bandwidth that an engine is assumed to reach where it decodes."""
-SYNC_BYTES_PER_SECOND = {Carrier.OBJECT_STORE: 2e9, Carrier.NCCL: 50e9, Carrier.CUDA_IPC: 100e9}
+SYNC_BYTES_PER_SECOND = {
+    Carrier.SHARED_MEMORY: 2e9,
+    Carrier.OBJECT_STORE: 2e9,
+    Carrier.NCCL: 50e9,
+    Carrier.CUDA_IPC: 100e9,
+}
 """How fast new weights are assumed to reach all rollout workers."""
 UNKNOWN_QUESTIONS = 1000
 """Held-out questions where their file is not there yet: as many as MMAU's test-mini has."""

@@ -54,7 +54,7 @@ class Loop(ABC):
 
     async def sync(self) -> None:
         """Give the rollout workers the learner's weights; those that fail to take them are replaced."""
-        await self.pool.update(await self.learner.publish(self.spec.rollout.weight_sync))
+        await self.pool.update(await self.learner.publish(self.pool.carrier))
 
     @asynccontextmanager
     async def learning(self) -> AsyncIterator[None]:

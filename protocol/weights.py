@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 class Carrier(StrEnum):
     """What takes the bytes of an update from the learner to the rollout workers."""
 
+    SHARED_MEMORY = "shared_memory"
+    """Memory of the learner's machine that its workers map; those elsewhere take the object store."""
     OBJECT_STORE = "object_store"
     """Ray's object store, which is shared memory between processes of a machine: any worker, at any time."""
     NCCL = "nccl"
@@ -59,3 +61,9 @@ class WeightUpdate:
     """Whether the audio tower or the projector changed: only then the engines' audio embeddings are stale."""
     nbytes: int
     carrier: Carrier = Carrier.OBJECT_STORE
+    address: str = ""
+    """In shared memory: where workers of the learner's machine hear of it."""
+    announced: int = 0
+    """In shared memory: the number of its announcement there."""
+    held_by: frozenset[str] = frozenset()
+    """The workers that have it already, by name: in shared memory they need not be asked to take it."""

@@ -1,28 +1,32 @@
 """The tensors of one bucket, as views of the memory that carries it."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 
 from protocol.weights import digest
 from rollout_workers.segment import Mapper
 
+with warnings.catch_warnings():
+    # torch warns once in a process of memory that is not to be written, as is meant here.
+    warnings.simplefilter("ignore")
+    torch.frombuffer(b"\0", dtype=torch.uint8)
+
 Place = tuple[str, str, list[int], int]
 """Name (the checkpoint's), dtype, shape and first byte of a tensor."""
 
 
-def tensors(mapper: Mapper, path: str, places: Iterable[Place]) -> Iterator[tuple[str, torch.Tensor]]:
+def tensors(mapper: Mapper, path: str, places: Iterable[Place]) -> list[tuple[str, torch.Tensor]]:
     """The tensors at some places of the memory that `rollout_workers.segment` offers, by name; to be read only."""
     slots = [(name, getattr(torch, dtype), torch.Size(shape), offset) for name, dtype, shape, offset in places]
     first = min(offset for *_, offset in slots)
     end = max(offset + shape.numel() * dtype.itemsize for _, dtype, shape, offset in slots)
     memory, start = mapper.map(path, first, end)
-    for name, dtype, shape, offset in slots:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given buffer is not writable")
-            values = torch.frombuffer(memory, dtype=dtype, count=shape.numel(), offset=offset - start)
-        yield name, values.view(shape)
+    return [
+        (name, torch.frombuffer(memory, dtype=dtype, count=shape.numel(), offset=offset - start).view(shape))
+        for name, dtype, shape, offset in slots
+    ]
 
 
 def digest_of(tensor: torch.Tensor) -> str:

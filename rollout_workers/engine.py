@@ -24,6 +24,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from audio_qa.chat import stop_token_ids
 from audio_qa.families import FamilyFacts, facts_of, mel_frames
 from audio_qa.processor import load_processor
+from protocol.announcement import PlacedTensor
 from protocol.rollout import Completion, Sampling, StopReason, WorkerSettings
 from protocol.weights import Carrier, TensorSlot
 from rollout_workers.engine_config import engine_args, engine_environment
@@ -167,10 +168,14 @@ class Engine:
     async def load_stored(self, arrays: Arrays, slots: Sequence[TensorSlot]) -> None:
         """Load one bucket: an array of bytes for each slot, which must be held until `finish_update` is through."""
         with shared(arrays) as (path, offsets):
-            described = [(s.name, s.dtype, list(s.shape), offset) for s, offset in zip(slots, offsets, strict=True)]
-            info = {"path": path, "slots": described}
-            digests = {slot.name: slot.digest for slot in slots if slot.digest is not None}
-            await self.load({"carrier": Carrier.OBJECT_STORE.value, "info": info, "digests": digests})
+            placed = [PlacedTensor(slot, offset) for slot, offset in zip(slots, offsets, strict=True)]
+            await self.load_placed(path, placed, Carrier.OBJECT_STORE)
+
+    async def load_placed(self, path: str, placed: Sequence[PlacedTensor], carrier: Carrier) -> None:
+        """Load parameters that lie in a file; what is there must stay until `finish_update` is through."""
+        described = [(p.slot.name, p.slot.dtype, list(p.slot.shape), p.offset) for p in placed]
+        digests = {p.slot.name: p.slot.digest for p in placed if p.slot.digest is not None}
+        await self.load({"carrier": carrier.value, "info": {"path": path, "slots": described}, "digests": digests})
 
     async def load(self, piece: Mapping[str, Any]) -> None:
         """Load a piece of an update: see `rollout_workers.transfer_engine.UpdateInfo`."""

@@ -17,6 +17,10 @@ class WeightsUnavailableError(RuntimeError):
     """An update's bytes cannot be had any more. The worker still has the weights it had."""
 
 
+class ElsewhereError(WeightsUnavailableError):
+    """An update is in the memory of a machine that is not the worker's."""
+
+
 class WorkerLostError(RuntimeError):
     """A worker is dead or does not answer: it has to be replaced, and what it was asked has to be asked again."""
 

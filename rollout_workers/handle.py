@@ -143,7 +143,7 @@ class ActorHandle:
         except RayTaskError as error:
             cause = error.cause
             if isinstance(cause, WeightsUnavailableError):
-                raise WeightsUnavailableError(str(cause)) from error
+                raise type(cause)(str(cause)) from error
             raise WorkerFailedError(f"{method!r} failed: {type(cause).__name__}: {cause}") from error
         except RayError as error:
             raise WorkerLostError(f"died in {method!r}: {_first_line(error)}") from error

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from protocol.rollout import Answer, RolloutRequest, Sampling, WorkerSettings
-from protocol.weights import WeightUpdate
+from protocol.weights import Carrier, WeightUpdate
 from rollout_workers.changes import Changes
 from rollout_workers.crew import Crew, MakeWorker
 from rollout_workers.dispatcher import Dispatcher, OnEvent
@@ -167,6 +167,11 @@ class RolloutPool:
         if by_rule:
             return await self._by_rule(requests, sampling)
         return await _all_of([self.submit(request, sampling) for request in requests])
+
+    @property
+    def carrier(self) -> Carrier:
+        """How the learner is to publish the next update."""
+        return self._keeper.sync.carrier
 
     async def update(self, update: WeightUpdate) -> UpdateReport:
         """Give new weights to the workers that serve; those that join later take them first.

@@ -14,10 +14,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from protocol.announcement import MEMORY_FILE
 from rollout_workers.plasma import is_store, locate
 
 Arrays = Sequence[npt.NDArray[np.uint8]]
 _ALIGNMENT = 64
+_KEPT = 3
+"""Files that stay mapped: a learner takes turns with two, and with one more after a worker hung in the third."""
 
 
 @contextmanager
@@ -60,28 +63,38 @@ def _write(descriptor: int, array: npt.NDArray[np.uint8], start: int) -> None:
 
 
 class Mapper:
-    """Maps what `shared` offers.
+    """Maps what `shared` offers, and the memory files that a learner publishes weights in.
 
-    Ray's store is one file for as long as Ray runs: it is mapped as a whole and stays so, for each update's bytes lie
-    where an earlier one's did, and mapping their pages anew takes as long as copying them. It can be read only: who
-    wrote there would change others' objects, and dies of it.
+    Ray's store is one file for as long as Ray runs, and a learner's files come again and again: they are mapped as a
+    whole and stay so, for mapping their pages anew takes as long as copying them. They can be read only: who wrote
+    there would change others' objects, and dies of it.
     """
 
     def __init__(self) -> None:
-        self._store: mmap.mmap | None = None
-        self._inode = 0
+        self._kept: dict[int, mmap.mmap] = {}
+        """By the file's number, which is not given to another file while it is mapped; the newest is last."""
 
     def map(self, path: str, first: int, end: int) -> tuple[mmap.mmap, int]:
         """A mapping with the bytes from `first` to `end`, and the byte that it begins with."""
+        kept = self._kept.get(Path(path).stat().st_ino)
+        if kept is not None and len(kept) >= end:
+            return kept, 0
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            if not is_store(str(Path(path).readlink())):
+            if not _comes_again(str(Path(path).readlink())):
                 start = first // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
                 return mmap.mmap(descriptor, end - start, access=mmap.ACCESS_READ, offset=start), start
-            # While it is mapped, its number is not given to another file.
+            mapping = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
             inode = os.fstat(descriptor).st_ino
-            if self._store is None or self._inode != inode or len(self._store) < end:
-                self._store, self._inode = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), inode
-            return self._store, 0
+            self._kept.pop(inode, None)
+            self._kept[inode] = mapping
+            if len(self._kept) > _KEPT:
+                # Unmapped once the last tensor in it is gone.
+                del self._kept[next(iter(self._kept))]
+            return mapping, 0
         finally:
             os.close(descriptor)
+
+
+def _comes_again(path: str) -> bool:
+    return is_store(path) or Path(path).name.startswith(f"memfd:{MEMORY_FILE}")

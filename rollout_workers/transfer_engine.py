@@ -56,8 +56,9 @@ class UpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
 
     carrier: str
     info: dict[str, Any]
-    """As vLLM's own backend for the carrier takes it; for the object store `path`, which is mapped, and `slots`: name,
-    dtype, shape and first byte of each tensor; for CUDA IPC, `handles` by rank in the place of `ipc_handles`."""
+    """As vLLM's own backend for the carrier takes it; for CUDA IPC, `handles` by rank in the place of `ipc_handles`.
+    For shared memory and the object store, `path`, which is mapped, and `slots`: name, dtype, shape and first byte of
+    each tensor."""
     digests: dict[str, str] = field(default_factory=dict)
     """What the bytes of parameters must be, by name."""
 
@@ -99,7 +100,7 @@ class TransferEngine(WeightTransferEngine):  # type: ignore[misc]
         """Load one piece. Layers whose tensors are not complete yet keep the mapping alive until they are."""
         self._digests = update_info.digests
         carrier = Carrier(update_info.carrier)
-        if carrier is Carrier.OBJECT_STORE:
+        if carrier in (Carrier.OBJECT_STORE, Carrier.SHARED_MEMORY):
             self.load_weights(tensors(self._mapper, update_info.info["path"], update_info.info["slots"]))
         else:
             info = dict(update_info.info)

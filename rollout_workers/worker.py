@@ -14,12 +14,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import ray
-from ray.exceptions import RayError
 
 from audio_qa.audio import AudioError, Clip, load_audio, silence_like
 from audio_qa.chat import render
+from protocol.announcement import Announcement, PlacedTensor
 from protocol.rollout import (
     FailedQuestion,
     Failure,
@@ -30,17 +29,13 @@ from protocol.rollout import (
     WorkerSettings,
     WorkerStatus,
 )
-from protocol.weights import WeightUpdate
-from rollout_workers.errors import (
-    ClipTooShortError,
-    PromptTooLongError,
-    UnusableOutputError,
-    WeightsUnavailableError,
-)
+from protocol.weights import Carrier, WeightUpdate
+from rollout_workers.errors import ClipTooShortError, PromptTooLongError, UnusableOutputError
 from rollout_workers.gate import Gate
-from rollout_workers.limits import FETCH_SECONDS, HEALTH_SECONDS, RolloutLimits
+from rollout_workers.limits import HEALTH_SECONDS, RolloutLimits
 from rollout_workers.packed import Outcome, PackedWorker
-from rollout_workers.segment import Arrays
+from rollout_workers.stored import fetch
+from rollout_workers.subscription import Subscription
 
 if TYPE_CHECKING:
     from rollout_workers.engine import Engine, PreparedPrompt
@@ -66,6 +61,8 @@ class RolloutWorker(PackedWorker):
         self._name, self._settings, self._limits = name, settings, limits
         self._gate = Gate()
         self._whole_batch = asyncio.Lock()
+        self._subscription = Subscription(name, self._replace)
+        self._one_update = asyncio.Lock()
         self._update = AsyncExitStack()
         self._updating = False
         self._version = 0
@@ -98,22 +95,33 @@ class RolloutWorker(PackedWorker):
             return list(await asyncio.gather(*(self._ask(one, sampling) for one in prepared)))
 
     async def update(self, update: WeightUpdate) -> int:
-        """Replace the parameters in `update`, whose bytes are in the object store; returns the version, for checking.
+        """Take an update from shared memory or the object store; returns the version, for checking.
 
-        Raises WeightsUnavailableError where they are not: then nothing has changed. Whatever goes wrong after the first
-        byte leaves weights undefined: the error is raised and the process ends.
+        Raises WeightsUnavailableError where it cannot be had there: then nothing has changed. Whatever goes wrong after
+        the first byte leaves weights undefined: the error is raised and the process ends.
         """
         async with asyncio.timeout(self._limits.update_seconds):
-            # Requests go on meanwhile.
+            if update.carrier is Carrier.SHARED_MEMORY:
+                await self._subscription.take(update)
+                return update.version
+            # Requests go on meanwhile. The arrays are held until the end: the engine may read them in place.
             arrived = await asyncio.to_thread(fetch, update)
+            async with self._one_update:
+                await self.begin_update()
+                async with self._fatal():
+                    for bucket, arrays in zip(update.buckets, arrived, strict=True):
+                        await self._running.load_stored(arrays, bucket.slots)
+                return await self.finish_update(update)
+
+    async def _replace(self, announced: Announcement, path: str, placed: Sequence[PlacedTensor]) -> None:
+        """Take an update that has been announced on this machine."""
+        async with asyncio.timeout(self._limits.update_seconds), self._one_update:
             await self.begin_update()
             async with self._fatal():
-                for bucket, arrays in zip(update.buckets, arrived, strict=True):
-                    await self._running.load_stored(arrays, bucket.slots)
-            # The arrays are held until here: the engine may read them in place.
-            version = await self.finish_update(update)
-            del arrived
-            return version
+                await self._running.load_placed(path, placed, Carrier.SHARED_MEMORY)
+            await self.finish_update(
+                WeightUpdate(announced.version, (), announced.audio_changed, 0, Carrier.SHARED_MEMORY)
+            )
 
     async def meet(self, init_info: Mapping[str, Any]) -> None:
         """Meet the learner, for a carrier of weights that needs it."""
@@ -164,6 +172,7 @@ class RolloutWorker(PackedWorker):
 
     async def stop(self) -> None:
         """End the engine's processes. Nothing may be asked afterwards."""
+        self._subscription.close()
         engine, self._engine = self._running, None
         await asyncio.to_thread(engine.shutdown)
 
@@ -277,17 +286,3 @@ class RolloutWorker(PackedWorker):
 
 async def _already(outcome: FailedQuestion) -> Outcome:
     return outcome
-
-
-def fetch(update: WeightUpdate) -> list[Arrays]:
-    """The bytes of an update, in this machine's part of the object store: an array for each slot of each bucket.
-
-    Raises WeightsUnavailableError where they cannot be had.
-    """
-    # References that are nested in a message are not resolved; the arrays are views of Ray's store.
-    references = [bucket.data for bucket in update.buckets]
-    try:
-        found = ray.get(references, timeout=FETCH_SECONDS)
-    except RayError as error:
-        raise WeightsUnavailableError(f"weight version {update.version} cannot be fetched: {error}") from error
-    return [[np.asarray(array) for array in arrays] for arrays in found]

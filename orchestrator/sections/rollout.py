@@ -52,9 +52,9 @@ class RolloutSection(Section):
     """Share of a GPU's memory that an engine takes."""
     cpu_kv_gib: int = Field(default=1, ge=1)
     """Key-value cache of an engine on the CPU, GiB."""
-    weight_sync: Carrier = Carrier.OBJECT_STORE
-    """What carries new weights: Ray's object_store, anywhere; nccl, between GPUs; cuda_ipc, on GPUs shared with the
-    learner."""
+    weight_sync: Carrier = Carrier.SHARED_MEMORY
+    """What carries new weights: shared_memory of the learner's machine, and for workers elsewhere the object store;
+    Ray's object_store, anywhere; nccl, between GPUs; cuda_ipc, on GPUs shared with the learner."""
     weight_checksums: bool = False
     """Have every engine compare the bytes it is about to load with those the learner sent."""
     autoscale: AutoscaleSection | None = None

@@ -1,6 +1,6 @@
 """Weights within a GPU that a learner rank and an engine share: the engine reads the learner's memory in place.
 
-Never run yet: written against vLLM 0.32's interfaces, on a machine without a GPU.
+Its two sides ran on a GPU without an engine around them (`benchmarks.weight_sync_gpu`), and never in a job.
 
 The learner packs its weights into one buffer again and again; each piece is loaded by all workers before the next is
 packed, so a piece costs the GPU no more than that buffer. While the learner learns, engines sleep (`rest`, `wake`).
@@ -12,6 +12,8 @@ from rollout_workers.weight_sync.in_step import LEARNER, Failures, InStepSync, R
 
 class CudaIpcSync(InStepSync):
     """Hands over the learner's memory, piece by piece."""
+
+    carrier = Carrier.CUDA_IPC
 
     async def carry(self, update: WeightUpdate, receivers: Receivers) -> Failures:
         digests = {s.name: s.digest for bucket in update.buckets for s in bucket.slots if s.digest is not None}

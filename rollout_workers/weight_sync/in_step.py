@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Coroutine, Mapping
 from typing import Any
 
 from protocol.weights import Carrier, WeightUpdate
-from rollout_workers.errors import WeightsUnavailableError, WorkerLostError
+from rollout_workers.errors import WorkerLostError
 from rollout_workers.handle import WeightReceiver
-from rollout_workers.weight_sync.sync import WeightSender
+from rollout_workers.weight_sync.sync import WeightSender, stored
 
 Receivers = Mapping[str, WeightReceiver]
 Failures = dict[str, WorkerLostError]
@@ -22,6 +22,8 @@ LEARNER = "the learner"
 
 class InStepSync(ABC):
     """A carrier that needs the learner and all workers at the same time."""
+
+    carrier: Carrier
 
     def __init__(self, sender: WeightSender, *, seconds: float) -> None:
         """`seconds` is the deadline of each part."""
@@ -33,10 +35,7 @@ class InStepSync(ABC):
 
     async def join(self, update: WeightUpdate, receiver: WeightReceiver) -> int:
         """By the object store: one worker alone has no group to meet."""
-        stored = await self._sender.publish(Carrier.OBJECT_STORE)
-        if stored.version != update.version:
-            raise WeightsUnavailableError(f"the learner has version {stored.version} by now, not {update.version}")
-        return await receiver.update(stored)
+        return await receiver.update(await stored(self._sender, update))
 
     @abstractmethod
     async def carry(self, update: WeightUpdate, receivers: Receivers) -> Failures:

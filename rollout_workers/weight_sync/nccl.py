@@ -53,6 +53,8 @@ def update_info(update: WeightUpdate) -> dict[str, Any]:
 class NcclSync(InStepSync):
     """Broadcasts over a group that is made again where its members changed."""
 
+    carrier = Carrier.NCCL
+
     def __init__(self, sender: WeightSender, *, ranks_each: int, seconds: float) -> None:
         super().__init__(sender, seconds=seconds)
         self._ranks_each = ranks_each

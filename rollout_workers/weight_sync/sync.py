@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Mapping
 from typing import Any, Protocol
 
 from protocol.weights import Carrier, WeightUpdate
+from rollout_workers.errors import WeightsUnavailableError
 from rollout_workers.handle import WeightReceiver
 
 
@@ -33,6 +34,10 @@ class WeightSender(Protocol):
 class WeightSync(Protocol):
     """A way to bring weights to workers."""
 
+    @property
+    def carrier(self) -> Carrier:
+        """How the learner is to publish the next update."""
+
     def spread(self, update: WeightUpdate, receivers: Mapping[str, WeightReceiver]) -> dict[str, Awaitable[int]]:
         """Begin to give an update to workers, by name; for each, an awaitable of the version that it has then.
 
@@ -44,8 +49,22 @@ class WeightSync(Protocol):
         """Give an update to one worker that comes late. Raises likewise."""
 
 
+async def stored(sender: WeightSender, update: WeightUpdate) -> WeightUpdate:
+    """The same version in the object store. Raises WeightsUnavailableError where the learner has another by now."""
+    try:
+        again = await sender.publish(Carrier.OBJECT_STORE)
+    except Exception as error:
+        # The learner is lost, as the loop finds by itself: its next publication serves everyone.
+        raise WeightsUnavailableError(f"version {update.version} was not published again: {error}") from error
+    if again.version != update.version:
+        raise WeightsUnavailableError(f"the learner has version {again.version} by now, not {update.version}")
+    return again
+
+
 class ObjectStoreSync:
     """Ray's object store, and shared memory from there to the engine: each worker fetches for itself."""
+
+    carrier = Carrier.OBJECT_STORE
 
     def spread(self, update: WeightUpdate, receivers: Mapping[str, WeightReceiver]) -> dict[str, Awaitable[int]]:
         return {name: receiver.update(update) for name, receiver in receivers.items()}

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,16 @@ from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from learner.export import write_checkpoint
 from learner.families.qwen2_audio import Qwen2Audio
+from learner.shared_memory import SharedMemoryPublisher
 from learner.tiny.architecture import make_processor
-from learner.weights import weights_of
+from learner.weights import Weight, weights_of
 from protocol.rollout import Completion, Group, RolloutRequest, WorkerSettings
-from protocol.weights import Bucket, TensorSlot, WeightUpdate, digest
+from protocol.weights import Bucket, Carrier, TensorSlot, WeightUpdate, digest
 from rollout_workers import restarts
 from rollout_workers.limits import RolloutLimits
 from rollout_workers.pool import RolloutPool
+from rollout_workers.weight_sync.shared_memory import SharedMemorySync
+from rollout_workers.weight_sync.sync import ObjectStoreSync
 
 PADDING_ROWS = 10
 CONTEXT = 256
@@ -201,14 +205,32 @@ class Publisher:
 
     pool: RolloutPool
     run: Any
+    memory: SharedMemoryPublisher
+    carrier: Carrier = Carrier.OBJECT_STORE
     version: int = 0
 
     def publish(self, state: Mapping[str, torch.Tensor], *, audio_changed: bool, buckets: int = 3) -> int:
-        self.version += 1
-        update = pack(state, self.version, audio_changed=audio_changed, buckets=buckets)
-        report = self.run(self.pool.update(update))
-        assert len(report.updated) == self.pool.target, report
+        self.run(self.offer(state, audio_changed=audio_changed, buckets=buckets))
         return self.version
+
+    async def offer(self, state: Mapping[str, torch.Tensor], *, audio_changed: bool, buckets: int = 3) -> WeightUpdate:
+        """Publish and have all workers take it."""
+        self.version += 1
+        pack_it = pack if self.carrier is Carrier.OBJECT_STORE else self._share
+        update = await asyncio.to_thread(pack_it, state, self.version, audio_changed=audio_changed, buckets=buckets)
+        report = await self.pool.update(update)
+        assert len(report.updated) == self.pool.target, report
+        return update
+
+    def _share(
+        self, state: Mapping[str, torch.Tensor], version: int, *, audio_changed: bool, buckets: int
+    ) -> WeightUpdate:
+        weights = [Weight(name, (torch.nn.Parameter(value),)) for name, value in state.items()]
+        shared = self.memory.publish(
+            weights, lambda _: nullcontext(), version, audio_changed=audio_changed, checksums=True
+        )
+        place = shared.address, shared.announced, shared.held_by
+        return WeightUpdate(version, (), audio_changed, shared.nbytes, Carrier.SHARED_MEMORY, *place)
 
 
 def pack(state: Mapping[str, torch.Tensor], version: int, *, audio_changed: bool, buckets: int) -> WeightUpdate:
@@ -227,15 +249,26 @@ def pack(state: Mapping[str, torch.Tensor], version: int, *, audio_changed: bool
 
 
 @pytest.fixture(scope="session")
-def _publisher(shared_pool: RolloutPool, run: Any) -> Publisher:
-    return Publisher(shared_pool, run)
+def _publisher(shared_pool: RolloutPool, run: Any) -> Iterator[Publisher]:
+    memory = SharedMemoryPublisher()
+    yield Publisher(shared_pool, run, memory)
+    memory.close()
 
 
-@pytest.fixture
-def publisher(_publisher: Publisher, tiny: Tiny) -> Iterator[Publisher]:
-    """The shared pool's publisher; the pool has its first weights again afterwards."""
+@pytest.fixture(params=[Carrier.OBJECT_STORE, Carrier.SHARED_MEMORY])
+def publisher(
+    request: pytest.FixtureRequest, _publisher: Publisher, pool: RolloutPool, tiny: Tiny
+) -> Iterator[Publisher]:
+    """The shared pool's publisher by each carrier; the pool has its first weights again afterwards."""
+    _publisher.carrier = request.param
+    pool.carry_with(ObjectStoreSync() if request.param is Carrier.OBJECT_STORE else SharedMemorySync(NotAsked()))
     yield _publisher
     _publisher.publish(canonical(tiny.model), audio_changed=True)
+    pool.carry_with(ObjectStoreSync())
+
+
+class NotAsked:
+    """A learner of workers that are all on its machine."""
 
 
 @pytest.fixture

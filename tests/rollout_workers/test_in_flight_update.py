@@ -25,14 +25,13 @@ def changed(tiny):
     return other
 
 
-async def updated_in_the_middle(pool, requests, update, delay):
+async def updated_in_the_middle(pool, requests, offer, delay):
     """The groups of requests that were asked `delay` seconds before an update."""
     # All clips and prompts are known to the engines' caches before.
     await pool.generate(requests, Sampling(group_size=1, max_tokens=1), by_rule=False)
     futures = [pool.submit(request, SAMPLING) for request in requests]
     await asyncio.sleep(delay)
-    report = await pool.update(update)
-    assert set(report.updated) == {"rollout-0", "rollout-1"}
+    await offer
     return await asyncio.gather(*futures)
 
 
@@ -56,16 +55,15 @@ def mixed_completions(groups, requests, models) -> int:
 
 
 def test_tokens_carry_the_weights_they_were_sampled_with(
-    pool, publisher, run, requests, tiny, changed, canonical_state, pack_weights
+    pool, publisher, run, requests, tiny, changed, canonical_state
 ):
     """Log-probabilities of both parts are those of the weights they name, the audio tower's among them."""
     now, new = tiny, changed
     # How soon an engine samples depends on the machine: the update comes later and later, until it meets some of them.
     for delay in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6):
         models = {publisher.version: now, publisher.version + 1: new}
-        publisher.version += 1
-        update = pack_weights(canonical_state(new.model), publisher.version, audio_changed=True, buckets=3)
-        groups = run(updated_in_the_middle(pool, requests, update, delay))
+        offer = publisher.offer(canonical_state(new.model), audio_changed=True)
+        groups = run(updated_in_the_middle(pool, requests, offer, delay))
         if mixed_completions(groups, requests, models) >= 8:
             return
         now, new = new, now

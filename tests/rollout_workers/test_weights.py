@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from learner import shared_memory
 from protocol.rollout import Sampling
+from protocol.weights import Carrier
 
 TOLERANCE = 1e-4
 SAMPLING = Sampling(group_size=4, max_tokens=16)
@@ -95,3 +97,20 @@ def test_banned_tokens_are_never_sampled_however_likely(publisher, pool, run, re
                 assert np.abs(np.array(completion.logprobs) - expected).max() < TOLERANCE
         likely = loud.logits(groups[0], groups[0].completions[0]).argmax(-1)
         assert np.isin(likely, tiny.banned).mean() > 0.8
+
+
+@pytest.mark.parametrize("publisher", [Carrier.SHARED_MEMORY], indirect=True)
+def test_what_is_announced_is_taken_unasked(publisher, pool, run, ask, tiny, canonical_state, monkeypatch):
+    monkeypatch.setattr(shared_memory, "PATIENCE_SECONDS", 60.0)
+    publisher.publish(canonical_state(tiny.model), audio_changed=True)
+    other = changed(tiny, [""])
+    update = run(publisher.offer(canonical_state(other.model), audio_changed=True))
+    assert update.held_by == {"rollout-0", "rollout-1"}
+    after = ask()
+    assert {g.weight_version for g in after} == {update.version}
+    assert difference(other, after) < TOLERANCE
+    publisher.version += 1
+    publisher._share(canonical_state(tiny.model), publisher.version, audio_changed=True, buckets=0)
+    statuses = [run(member.handle.heartbeat()) for member in pool._crew.serving]
+    assert {status.weight_version for status in statuses} == {publisher.version}, "though nobody told the pool"
+    assert difference(tiny, ask()) < TOLERANCE

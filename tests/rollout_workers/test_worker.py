@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 import ray
 
 from audio_qa.families import facts_of
+from protocol.announcement import Announcement
 from protocol.rollout import Group, NoAnswer, Sampling
-from protocol.weights import Bucket, TensorSlot, WeightUpdate
+from protocol.weights import Bucket, Carrier, TensorSlot, WeightUpdate
 from rollout_workers.errors import UnusableOutputError, WeightsUnavailableError
 from rollout_workers.limits import RolloutLimits
-from rollout_workers.worker import RolloutWorker, _Asked, fetch
+from rollout_workers.stored import fetch
+from rollout_workers.worker import RolloutWorker, _Asked
 
 SAMPLING = Sampling(group_size=2, max_tokens=4)
 
@@ -130,3 +133,80 @@ def test_weights_whose_owner_died_are_unavailable(cluster):
         while time.monotonic() < deadline:
             fetch(update)
             time.sleep(0.1)
+
+
+class Updated:
+    """An engine that notes what an update asks of it; a part can be made to fail, or to take for ever."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.trouble: dict[str, BaseException | None] = {}
+
+    async def part(self, name):
+        self.calls.append(name)
+        if name in self.trouble:
+            if self.trouble[name] is None:
+                await asyncio.sleep(1000)
+            raise self.trouble[name]
+
+    @asynccontextmanager
+    async def frozen(self):
+        await self.part("freeze")
+        yield
+        self.calls.append("thaw")
+
+    async def start_update(self):
+        await self.part("start")
+
+    async def load_placed(self, path, placed, carrier):
+        assert carrier is Carrier.SHARED_MEMORY
+        await self.part("load")
+
+    async def finish_update(self, version, *, audio_changed, in_flight):
+        await self.part("finish")
+        return version
+
+
+@pytest.fixture
+def updating(settings):
+    """A worker around the engine above, and whether its process was to end."""
+    worker = RolloutWorker("rollout-9", settings, RolloutLimits(update_seconds=0.2))
+    worker._engine = Updated()
+    ended = []
+    worker._end_process = lambda: ended.append(True)
+    return worker, ended
+
+
+ANNOUNCED = Announcement(1, 4, (0, 0), audio_changed=False)
+
+
+def test_announced_weights_are_loaded_with_the_engine_frozen(updating):
+    worker, ended = updating
+
+    async def take():
+        # Two at once, as two learners' may come: one behind the other.
+        await asyncio.gather(*(worker._replace(ANNOUNCED, "file", ()) for _ in range(2)))
+
+    asyncio.run(take())
+    assert worker._engine.calls == ["freeze", "start", "load", "finish", "thaw"] * 2
+    assert (worker._version, worker._updating, ended) == (4, False, [])
+
+
+@pytest.mark.parametrize("part", ["start", "load", "finish"])
+@pytest.mark.parametrize("trouble", [RuntimeError("torn"), None], ids=["fails", "hangs"])
+def test_announced_weights_that_cannot_be_loaded_end_the_worker(updating, part, trouble):
+    """From the first byte on its weights are undefined."""
+    worker, ended = updating
+    worker._engine.trouble[part] = trouble
+    with pytest.raises((RuntimeError, TimeoutError)):
+        asyncio.run(worker._replace(ANNOUNCED, "file", ()))
+    assert ended
+    assert worker._version == 0
+
+
+def test_announced_weights_for_an_engine_that_cannot_be_frozen_change_nothing(updating):
+    worker, ended = updating
+    worker._engine.trouble["freeze"] = None
+    with pytest.raises(TimeoutError):
+        asyncio.run(worker._replace(ANNOUNCED, "file", ()))
+    assert (worker._version, worker._updating, ended) == (0, False, [])

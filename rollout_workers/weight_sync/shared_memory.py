@@ -1,0 +1,67 @@
+"""Weights in memory of the learner's machine, which its workers map: most have them when the learner's call returns.
+
+A worker is asked once to take an update there, and hears of the later ones by itself (`rollout_workers.subscription`).
+Where it cannot hear the learner, for it is on another machine, it takes the object store, now and later; where none
+hears it, the learner publishes there at once.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from weakref import WeakSet
+
+from protocol.weights import Carrier, WeightUpdate
+from rollout_workers.errors import ElsewhereError
+from rollout_workers.handle import WeightReceiver
+from rollout_workers.weight_sync.sync import WeightSender, stored
+
+
+class SharedMemorySync:
+    """Shared memory within the learner's machine, the object store beyond."""
+
+    def __init__(self, sender: WeightSender) -> None:
+        self._sender = sender
+        # A worker that is replaced is another receiver, under the same name.
+        self._near: WeakSet[WeightReceiver] = WeakSet()
+        self._far: WeakSet[WeightReceiver] = WeakSet()
+        self._last: WeakSet[WeightReceiver] = WeakSet()
+        self._copy: tuple[WeightUpdate, WeightUpdate] | None = None
+        """An update, and the same in the object store."""
+        self._one_copy = asyncio.Lock()
+
+    @property
+    def carrier(self) -> Carrier:
+        all_far = len(self._last) > 0 and all(receiver in self._far for receiver in self._last)
+        return Carrier.OBJECT_STORE if all_far else Carrier.SHARED_MEMORY
+
+    def spread(self, update: WeightUpdate, receivers: Mapping[str, WeightReceiver]) -> dict[str, Awaitable[int]]:
+        self._last, self._copy = WeakSet(receivers.values()), None
+        return {
+            name: self._held(update)
+            if name in update.held_by and receiver in self._near
+            else self.join(update, receiver)
+            for name, receiver in receivers.items()
+        }
+
+    async def join(self, update: WeightUpdate, receiver: WeightReceiver) -> int:
+        if update.carrier is Carrier.OBJECT_STORE:
+            return await receiver.update(update)
+        if receiver not in self._far:
+            try:
+                version = await receiver.update(update)
+            except ElsewhereError:
+                pass
+            else:
+                self._near.add(receiver)
+                return version
+        version = await receiver.update(await self._stored(update))
+        self._far.add(receiver)
+        return version
+
+    async def _held(self, update: WeightUpdate) -> int:
+        return update.version
+
+    async def _stored(self, update: WeightUpdate) -> WeightUpdate:
+        async with self._one_copy:
+            if self._copy is None or self._copy[0] is not update:
+                self._copy = update, await stored(self._sender, update)
+            return self._copy[1]
