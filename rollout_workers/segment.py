@@ -71,12 +71,12 @@ class Mapper:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[int, mmap.mmap] = {}
-        """By the file's number, which is not given to another file while it is mapped; the newest is last."""
+        self._kept: dict[tuple[int, int], mmap.mmap] = {}
+        """By the file's numbers, which no other file has while it is mapped; the newest is last."""
 
     def map(self, path: str, first: int, end: int) -> tuple[mmap.mmap, int]:
         """A mapping with the bytes from `first` to `end`, and the byte that it begins with."""
-        kept = self._kept.get(Path(path).stat().st_ino)
+        kept = self._kept.get(_numbers(Path(path).stat()))
         if kept is not None and len(kept) >= end:
             return kept, 0
         descriptor = os.open(path, os.O_RDONLY)
@@ -85,15 +85,20 @@ class Mapper:
                 start = first // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
                 return mmap.mmap(descriptor, end - start, access=mmap.ACCESS_READ, offset=start), start
             mapping = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-            inode = os.fstat(descriptor).st_ino
-            self._kept.pop(inode, None)
-            self._kept[inode] = mapping
+            numbers = _numbers(os.fstat(descriptor))
+            self._kept.pop(numbers, None)
+            self._kept[numbers] = mapping
             if len(self._kept) > _KEPT:
                 # Unmapped once the last tensor in it is gone.
                 del self._kept[next(iter(self._kept))]
             return mapping, 0
         finally:
             os.close(descriptor)
+
+
+def _numbers(status: os.stat_result) -> tuple[int, int]:
+    """Of a file: inodes alone are those of one file system, and Ray's store is on another than memory files."""
+    return status.st_dev, status.st_ino
 
 
 def _comes_again(path: str) -> bool:

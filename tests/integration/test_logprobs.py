@@ -26,11 +26,14 @@ from learner.phase import Counts, Phase
 from learner.settings import LearnerSettings, OptimizerSettings
 from protocol.rollout import Group, RolloutRequest, Sampling, WorkerSettings
 from protocol.training import TrainingCompletion, TrainingGroup
-from protocol.weights import Bucket, TensorSlot, WeightUpdate
+from protocol.weights import Bucket, Carrier, TensorSlot, WeightUpdate
 from rollout_workers.pool import RolloutPool
+from rollout_workers.weight_sync.shared_memory import SharedMemorySync
 
 TOLERANCE = 1e-4
-TEMPERATURES = (1.0, 0.7)
+CARRIERS = {1.0: Carrier.SHARED_MEMORY, 0.7: Carrier.OBJECT_STORE}
+"""How new weights come at each temperature."""
+TEMPERATURES = tuple(CARRIERS)
 pytestmark = pytest.mark.timeout(300)
 
 MOVED = ("layers.0.self_attn.q_proj.weight", "layers.1.mlp.up_proj.weight", "layers.0.self_attn_layer_norm.bias")
@@ -105,12 +108,12 @@ def requests(questions: list[Question], seed: int) -> list[RolloutRequest]:
     return [RolloutRequest(q, PromptTemplate.ANSWER, seed=100 * seed + i) for i, q in enumerate(questions)]
 
 
-async def rounds(pool, learner, folder, questions, temperature) -> Played:
+async def rounds(pool, learner, folder, questions, temperature, carrier) -> Played:
     """Three updates, each on what was sampled before it."""
     sampling = Sampling(group_size=4, max_tokens=10, temperature=temperature)
     optimizer = OptimizerSettings(learning_rate=3e-3, schedule="constant")
     await learner.begin(folder, Phase(optimizer, 3, temperature=temperature, max_tokens=10))
-    await pool.update(await learner.publish())
+    await pool.update(await learner.publish(carrier))
     played, before = Played(), None
     for seed in range(3):
         groups = await pool.generate(requests(questions, seed), sampling, by_rule=False)
@@ -123,7 +126,7 @@ async def rounds(pool, learner, folder, questions, temperature) -> Played:
         before = groups
         played.groups += groups
         await learner.learn(batch, Counts(16, sum(len(c.token_ids) for g in batch for c in g.completions)))
-        await pool.update(await learner.publish())
+        await pool.update(await learner.publish(carrier))
     await special_tokens(learner, played, folder)
     return played
 
@@ -152,6 +155,7 @@ async def play(folder: str, other: str, questions) -> tuple[Played, dict[float, 
     """A small update from outside, and then the rounds at all temperatures, on one worker and one rank."""
     pool = RolloutPool(WorkerSettings(model=folder, max_context=256, threads=1))
     learner = LearnerGroup(LearnerSettings(threads=1, beta=0, timeout_seconds=120))
+    pool.carry_with(SharedMemorySync(learner))
     first = Played()
     try:
         await asyncio.gather(pool.start(1), learner.start())
@@ -159,7 +163,7 @@ async def play(folder: str, other: str, questions) -> tuple[Played, dict[float, 
         await pool.update(await asyncio.to_thread(moved_a_little, folder, other))
         await agree(pool, learner, other, questions, first)
         first.moved.append(largest_gap(before, await learner.score(training(before))))
-        return first, {t: await rounds(pool, learner, other, questions, t) for t in TEMPERATURES}
+        return first, {t: await rounds(pool, learner, other, questions, t, c) for t, c in CARRIERS.items()}
     finally:
         await asyncio.gather(pool.stop(), learner.stop())
 

@@ -1,9 +1,14 @@
 """Bytes that another process maps: in place in Ray's store, or copied."""
 
+import os
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import ray
 
+from protocol.announcement import MEMORY_FILE
+from rollout_workers import segment
 from rollout_workers.segment import Mapper, copied, shared
 
 
@@ -90,3 +95,47 @@ def test_what_lies_in_the_store_is_mapped_in_place_and_other_memory_is_copied(cl
     assert same
     assert own_path.split("/")[2] != path.split("/")[2], "the store belongs to another process than the copy"
     ray.kill(reader)
+
+
+def memory_file(content: bytes) -> int:
+    descriptor = os.memfd_create(MEMORY_FILE)
+    os.write(descriptor, content)
+    return descriptor
+
+
+def first_byte(mapper, descriptor: int) -> int:
+    memory, start = mapper.map(f"/proc/self/fd/{descriptor}", 0, 1)
+    return memory[start]
+
+
+def test_a_learners_files_stay_mapped_and_show_what_comes_later():
+    mapper, files = Mapper(), [memory_file(b"1"), memory_file(b"2")]
+    kept = [mapper.map(f"/proc/self/fd/{file}", 0, 1)[0] for file in files]
+    os.pwrite(files[0], b"3", 0)
+    assert [first_byte(mapper, file) for file in files] == [ord("3"), ord("2")]
+    assert [mapper.map(f"/proc/self/fd/{file}", 0, 1)[0] for file in files] == kept
+    # Those of learners that have gone do not stay: each is as large as the model.
+    later = [memory_file(bytes([i])) for i in range(6)]
+    assert [first_byte(mapper, file) for file in later] == list(range(6))
+    assert len(mapper._kept) == 3
+    assert [first_byte(mapper, file) for file in files] == [ord("3"), ord("2")]
+    for file in (*files, *later):
+        os.close(file)
+
+
+def test_files_of_two_file_systems_with_one_inode_are_two_files(monkeypatch):
+    """Each counts its own."""
+    mapper, files = Mapper(), [memory_file(b"1"), memory_file(b"2")]
+    fstat, devices = os.fstat, {os.fstat(file).st_ino: device for device, file in enumerate(files)}
+
+    def seen(status):
+        known = status.st_ino in devices
+        return SimpleNamespace(st_dev=devices[status.st_ino], st_ino=42) if known else status
+
+    with monkeypatch.context() as patched:
+        patched.setattr(segment.os, "fstat", lambda file: seen(fstat(file)))
+        patched.setattr(segment.Path, "stat", lambda path: seen(os.stat(path)))  # noqa: PTH116
+        found = [first_byte(mapper, file) for file in files * 2]
+    assert found == [ord("1"), ord("2")] * 2
+    for file in files:
+        os.close(file)
