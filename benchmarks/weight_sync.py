@@ -109,7 +109,7 @@ class Learner:
         if self._publisher is None:
             return self._store(version)
         found = self._publisher.publish(self._weights, lambda _: nullcontext(), version, audio_changed=True)
-        place = found.address, found.announced, found.held_by
+        place = found.machine, found.address, found.announced, found.held_by
         return WeightUpdate(version, (), True, found.nbytes, self._carrier, *place)
 
     def close(self) -> None:

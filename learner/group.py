@@ -116,6 +116,7 @@ class LearnerGroup:
                 audio,
                 shared.nbytes,
                 carrier,
+                machine=shared.machine,
                 address=shared.address,
                 announced=shared.announced,
                 held_by=shared.held_by,

@@ -44,6 +44,8 @@ class PlacedBucket:
 class SharedWeights:
     """Weights that the first rank has published in its machine's memory."""
 
+    machine: str
+    """Whose memory, as `protocol.announcement.machine` names it."""
     address: str
     """Where workers of this machine hear of them."""
     announced: int

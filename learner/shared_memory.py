@@ -18,7 +18,7 @@ from learner.announcer import Announcer
 from learner.phase import SharedWeights
 from learner.publish import BUCKET_BYTES
 from learner.weights import Weight, lots
-from protocol.announcement import MEMORY_FILE, PlacedTensor, description
+from protocol.announcement import MEMORY_FILE, PlacedTensor, description, machine
 from protocol.weights import TensorSlot, digest
 
 PATIENCE_SECONDS = 0.25
@@ -34,7 +34,7 @@ class SharedMemoryPublisher:
     """The first rank's. The other ranks only gather with it: see `gather`."""
 
     def __init__(self) -> None:
-        self._announcer = Announcer()
+        self._machine, self._announcer = machine(), Announcer()
         self._files: list[_File] = []
         self._layout: _Layout | None = None
 
@@ -62,7 +62,8 @@ class SharedMemoryPublisher:
             audio_changed=audio_changed,
             patience=PATIENCE_SECONDS,
         )
-        return SharedWeights(self._announcer.address, number, sum(p.slot.nbytes for p in layout.placed), held_by)
+        nbytes = sum(p.slot.nbytes for p in layout.placed)
+        return SharedWeights(self._machine, self._announcer.address, number, nbytes, held_by)
 
     def close(self) -> None:
         self._announcer.close()

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 from protocol.weights import TensorSlot
 
@@ -54,6 +55,15 @@ class PlacedTensor:
     slot: TensorSlot
     offset: int
     """Its first byte."""
+
+
+def machine() -> str:
+    """Names what a socket of this process can be heard on: this machine as long as it runs, and its network namespace.
+
+    Containers of one machine have one each, unless they share it.
+    """
+    booted = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{booted} {Path('/proc/self/ns/net').readlink()}"
 
 
 def listen() -> tuple[socket.socket, str]:

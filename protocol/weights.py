@@ -61,8 +61,10 @@ class WeightUpdate:
     """Whether the audio tower or the projector changed: only then the engines' audio embeddings are stale."""
     nbytes: int
     carrier: Carrier = Carrier.OBJECT_STORE
+    machine: str = ""
+    """In shared memory: whose, as `protocol.announcement.machine` names it."""
     address: str = ""
-    """In shared memory: where workers of the learner's machine hear of it."""
+    """In shared memory: where workers of that machine hear of it."""
     announced: int = 0
     """In shared memory: the number of its announcement there."""
     held_by: frozenset[str] = frozenset()

@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 
-from protocol.announcement import Announcement, PlacedTensor, Reply, connect, described, receive, send_reply
+from protocol.announcement import Announcement, PlacedTensor, Reply, connect, described, machine, receive, send_reply
 from protocol.weights import WeightUpdate
 from rollout_workers.errors import ElsewhereError, WeightsUnavailableError
 from rollout_workers.limits import FETCH_SECONDS
@@ -44,7 +44,7 @@ class Subscription:
             Exception: what replacing the weights raised.
         """
         if self._socket is None or self._address != update.address:
-            self._connect(update.address)
+            self._connect(update)
         try:
             async with asyncio.timeout(FETCH_SECONDS):
                 await self._until(lambda: self._heard >= update.announced)
@@ -66,15 +66,17 @@ class Subscription:
             self._socket = None
             self._notify()
 
-    def _connect(self, address: str) -> None:
+    def _connect(self, update: WeightUpdate) -> None:
+        if update.machine != machine():
+            raise ElsewhereError(f"weight version {update.version} is in the memory of another machine than the worker")
         self.close()
         try:
-            connected = connect(address, self._name)
+            connected = connect(update.address, self._name)
+        except PermissionError as error:
+            raise ElsewhereError(f"weight version {update.version} is another user's: {error}") from error
         except OSError as error:
-            if address == self._address:
-                raise WeightsUnavailableError(f"the learner is gone that announced weights: {error}") from error
-            raise ElsewhereError(f"no learner announces weights on this machine at {address}: {error}") from error
-        self._socket, self._address = connected, address
+            raise WeightsUnavailableError(f"the learner is gone that announced weights: {error}") from error
+        self._socket, self._address = connected, update.address
         self._heard = self._done = 0
         asyncio.get_running_loop().add_reader(connected, self._hear, connected)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from protocol.weights import WeightUpdate
 from rollout_workers.changes import Changes
 from rollout_workers.dispatcher import Dispatcher, OnEvent
-from rollout_workers.errors import WeightsUnavailableError, WorkerFailedError, WorkerLostError
+from rollout_workers.errors import ElsewhereError, WeightsUnavailableError, WorkerFailedError, WorkerLostError
 from rollout_workers.limits import GRACE_SECONDS, RolloutLimits
 from rollout_workers.member import Member, WorkerState
 from rollout_workers.weight_sync.sync import ObjectStoreSync, WeightSync
@@ -100,7 +100,7 @@ class WeightKeeper:
             try:
                 await self._take(member, update, self.sync.join(update, member.handle_now))
             except WeightsUnavailableError as error:
-                await self._find(update, number, str(error))
+                await self._find(update, number, error)
             else:
                 member.update_number = number
 
@@ -151,11 +151,12 @@ class WeightKeeper:
         if pending:
             await asyncio.wait(pending, timeout=self._limits.lag_seconds)
 
-    async def _find(self, update: WeightUpdate, number: int, cause: str) -> None:
-        """Bytes are lost: have them published again, or wait for the next update."""
+    async def _find(self, update: WeightUpdate, number: int, cause: WeightsUnavailableError) -> None:
+        """Bytes are lost, or out of a worker's reach: have them published again, or wait for the next update."""
         if self._republished != number:
             self._republished = number
-            self._event("weights_unavailable", version=update.version, cause=cause)
+            if not isinstance(cause, ElsewhereError):
+                self._event("weights_unavailable", version=update.version, cause=str(cause))
             if self.republish is not None:
                 try:
                     again = await self.republish()

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Coroutine, Mapping
 from typing import Any
 
 from protocol.weights import Carrier, WeightUpdate
-from rollout_workers.errors import WorkerLostError
+from rollout_workers.errors import ElsewhereError, WorkerLostError
 from rollout_workers.handle import WeightReceiver
-from rollout_workers.weight_sync.sync import WeightSender, stored
+from rollout_workers.weight_sync.sync import WeightSender
 
 Receivers = Mapping[str, WeightReceiver]
 Failures = dict[str, WorkerLostError]
@@ -35,7 +35,9 @@ class InStepSync(ABC):
 
     async def join(self, update: WeightUpdate, receiver: WeightReceiver) -> int:
         """By the object store: one worker alone has no group to meet."""
-        return await receiver.update(await stored(self._sender, update))
+        if update.carrier is not Carrier.OBJECT_STORE:
+            raise ElsewhereError(f"weight version {update.version} is in the learner's GPUs")
+        return await receiver.update(update)
 
     @abstractmethod
     async def carry(self, update: WeightUpdate, receivers: Receivers) -> Failures:

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Mapping
 from weakref import WeakSet
 
 from protocol.weights import Carrier, WeightUpdate
-from rollout_workers.errors import ElsewhereError
+from rollout_workers.errors import ElsewhereError, WeightsUnavailableError
 from rollout_workers.handle import WeightReceiver
-from rollout_workers.weight_sync.sync import WeightSender, stored
+from rollout_workers.weight_sync.sync import WeightSender
 
 
 class SharedMemorySync:
@@ -24,8 +24,8 @@ class SharedMemorySync:
         self._near: WeakSet[WeightReceiver] = WeakSet()
         self._far: WeakSet[WeightReceiver] = WeakSet()
         self._last: WeakSet[WeightReceiver] = WeakSet()
-        self._copy: tuple[WeightUpdate, WeightUpdate] | None = None
-        """An update, and the same in the object store."""
+        self._copy: WeightUpdate | None = None
+        """The last update, in the object store."""
         self._one_copy = asyncio.Lock()
 
     @property
@@ -35,33 +35,40 @@ class SharedMemorySync:
 
     def spread(self, update: WeightUpdate, receivers: Mapping[str, WeightReceiver]) -> dict[str, Awaitable[int]]:
         self._last, self._copy = WeakSet(receivers.values()), None
-        return {
-            name: self._held(update)
-            if name in update.held_by and receiver in self._near
-            else self.join(update, receiver)
-            for name, receiver in receivers.items()
-        }
+        return {name: self._give(update, name, receiver) for name, receiver in receivers.items()}
 
     async def join(self, update: WeightUpdate, receiver: WeightReceiver) -> int:
         if update.carrier is Carrier.OBJECT_STORE:
             return await receiver.update(update)
-        if receiver not in self._far:
-            try:
-                version = await receiver.update(update)
-            except ElsewhereError:
-                pass
-            else:
-                self._near.add(receiver)
-                return version
-        version = await receiver.update(await self._stored(update))
-        self._far.add(receiver)
+        try:
+            version = await receiver.update(update)
+        except ElsewhereError:
+            self._far.add(receiver)
+            raise
+        self._near.add(receiver)
         return version
 
-    async def _held(self, update: WeightUpdate) -> int:
-        return update.version
+    async def _give(self, update: WeightUpdate, name: str, receiver: WeightReceiver) -> int:
+        if name in update.held_by and receiver in self._near:
+            return update.version
+        if receiver not in self._far:
+            try:
+                return await self.join(update, receiver)
+            except ElsewhereError:
+                pass
+        return await self.join(await self._stored(update), receiver)
 
     async def _stored(self, update: WeightUpdate) -> WeightUpdate:
+        """The same in the object store: the learner has nothing else to do while an update is spread."""
+        if update.carrier is Carrier.OBJECT_STORE:
+            return update
         async with self._one_copy:
-            if self._copy is None or self._copy[0] is not update:
-                self._copy = update, await stored(self._sender, update)
-            return self._copy[1]
+            if self._copy is None:
+                try:
+                    self._copy = await self._sender.publish(Carrier.OBJECT_STORE)
+                except Exception as error:
+                    # The learner is lost, as the loop finds by itself: its next publication serves everyone.
+                    raise WeightsUnavailableError(f"version {update.version} was not stored: {error}") from error
+            if self._copy.version != update.version:
+                raise WeightsUnavailableError(f"the learner has version {self._copy.version}, not {update.version}")
+            return self._copy

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Mapping
 from typing import Any, Protocol
 
 from protocol.weights import Carrier, WeightUpdate
-from rollout_workers.errors import WeightsUnavailableError
 from rollout_workers.handle import WeightReceiver
 
 
@@ -46,19 +45,10 @@ class WeightSync(Protocol):
         """
 
     async def join(self, update: WeightUpdate, receiver: WeightReceiver) -> int:
-        """Give an update to one worker that comes late. Raises likewise."""
+        """Give an update to one worker that comes late.
 
-
-async def stored(sender: WeightSender, update: WeightUpdate) -> WeightUpdate:
-    """The same version in the object store. Raises WeightsUnavailableError where the learner has another by now."""
-    try:
-        again = await sender.publish(Carrier.OBJECT_STORE)
-    except Exception as error:
-        # The learner is lost, as the loop finds by itself: its next publication serves everyone.
-        raise WeightsUnavailableError(f"version {update.version} was not published again: {error}") from error
-    if again.version != update.version:
-        raise WeightsUnavailableError(f"the learner has version {again.version} by now, not {update.version}")
-    return again
+        Raises likewise, and ElsewhereError where this worker has to have it published in the object store.
+        """
 
 
 class ObjectStoreSync:

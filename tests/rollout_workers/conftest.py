@@ -229,7 +229,7 @@ class Publisher:
         shared = self.memory.publish(
             weights, lambda _: nullcontext(), version, audio_changed=audio_changed, checksums=True
         )
-        place = shared.address, shared.announced, shared.held_by
+        place = shared.machine, shared.address, shared.announced, shared.held_by
         return WeightUpdate(version, (), audio_changed, shared.nbytes, Carrier.SHARED_MEMORY, *place)
 
 

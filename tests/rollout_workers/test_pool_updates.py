@@ -4,10 +4,14 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from pool_parts import SAMPLING, Fleet, check, played, requests, weights
+from pool_parts import LIMITS, SAMPLING, Fleet, check, played, requests, weights
 
-from rollout_workers.errors import WeightsUnavailableError, WorkerFailedError
+from protocol.weights import Carrier
+from rollout_workers import weight_keeper
+from rollout_workers.errors import ElsewhereError, WeightsUnavailableError, WorkerFailedError
 from rollout_workers.simulated import Pace
+from rollout_workers.weight_sync.nccl import NcclSync
+from rollout_workers.weight_sync.shared_memory import SharedMemorySync
 from rollout_workers.weight_sync.sync import ObjectStoreSync
 
 pytestmark = pytest.mark.usefixtures("soon")
@@ -136,3 +140,43 @@ async def test_bytes_that_are_lost_are_published_again_or_waited_for():
     await pool.serving(3)
     assert pool.counts["restarts"] == 0
     return fleet
+
+
+@pytest.mark.parametrize("carrier", [Carrier.SHARED_MEMORY, Carrier.NCCL])
+def test_a_worker_that_joins_elsewhere_waits_for_the_learner_as_long_as_it_takes(carrier, monkeypatch):
+    """What the learner takes is not the worker's fault: it may be in the middle of a step, or starting anew."""
+    monkeypatch.setattr(weight_keeper, "GRACE_SECONDS", 0.05)
+
+    @played
+    async def play():
+        fleet = Fleet(LIMITS.model_copy(update={"update_seconds": 0.1}))
+        pool = fleet.pool
+        await pool.start(1)
+        await pool.update(weights(1))
+
+        def elsewhere(handle):
+            take = handle.worker.update
+
+            async def update(update):
+                if update.carrier is not Carrier.OBJECT_STORE:
+                    raise ElsewhereError("in the memory of another machine")
+                return await take(update)
+
+            handle.worker.update = update
+
+        async def republish():
+            await asyncio.sleep(0.5)
+            return weights(1)
+
+        sync = SharedMemorySync(None) if carrier is Carrier.SHARED_MEMORY else NcclSync(None, ranks_each=1, seconds=1)
+        pool.carry_with(sync, republish)
+        pool._keeper.latest = replace(weights(1), carrier=carrier)
+        fleet.prepare = elsewhere
+        pool.scale(2, "by hand")
+        await pool.serving(2)
+        assert [view.weight_version for view in pool.workers()] == [1, 1]
+        assert pool.counts["restarts"] == 0
+        assert not fleet.kinds()["weights_unavailable"], "nothing is wrong"
+        return fleet
+
+    play()

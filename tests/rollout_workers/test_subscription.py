@@ -3,12 +3,13 @@
 import asyncio
 import os
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from learner.announcer import Announcer
-from protocol.announcement import PlacedTensor, description
+from protocol.announcement import PlacedTensor, description, machine
 from protocol.weights import Carrier, TensorSlot, WeightUpdate
 from rollout_workers import subscription
 from rollout_workers.errors import ElsewhereError, WeightsUnavailableError
@@ -33,7 +34,9 @@ class Learner:
         number, held = await asyncio.to_thread(
             self.announcer.announce, file, version, (1, len(text)), audio_changed=version % 2 == 1, patience=patience
         )
-        return WeightUpdate(version, (), True, 1, Carrier.SHARED_MEMORY, self.announcer.address, number, held)
+        return WeightUpdate(
+            version, (), True, 1, Carrier.SHARED_MEMORY, machine(), self.announcer.address, number, held
+        )
 
     def close(self) -> None:
         self.announcer.close()
@@ -139,9 +142,13 @@ def test_weights_that_newer_ones_have_replaced_are_unavailable():
 
 def test_a_learner_of_another_machine_is_not_waited_for():
     async def test():
-        far = WeightUpdate(1, (), True, 1, Carrier.SHARED_MEMORY, "earshot-weights-of-another-machine", 1)
-        with pytest.raises(ElsewhereError, match="on this machine"):
+        far = WeightUpdate(1, (), True, 1, Carrier.SHARED_MEMORY, "another", "earshot-weights", 1)
+        with pytest.raises(ElsewhereError, match="version 1 is in the memory of another machine"):
             await Worker().subscription.take(far)
+        gone = WeightUpdate(1, (), True, 1, Carrier.SHARED_MEMORY, machine(), "earshot-weights", 1)
+        with pytest.raises(WeightsUnavailableError, match="gone") as raised:
+            await Worker().subscription.take(gone)
+        assert not isinstance(raised.value, ElsewhereError), "another learner may come on this machine"
 
     asyncio.run(test())
 
@@ -149,7 +156,7 @@ def test_a_learner_of_another_machine_is_not_waited_for():
 def test_a_learner_that_dies_ends_the_wait_and_the_next_one_is_heard():
     async def test(learner, worker):
         update = await learner.publish(2)
-        missing = WeightUpdate(3, (), True, 1, Carrier.SHARED_MEMORY, update.address, update.announced + 1)
+        missing = replace(update, version=3, announced=update.announced + 1)
         asked = asyncio.create_task(worker.subscription.take(missing))
         await asyncio.sleep(0.05)
         await asyncio.to_thread(learner.announcer.close)
@@ -188,7 +195,7 @@ def test_a_learner_that_says_nothing_has_a_deadline(monkeypatch):
 
     async def test(learner, worker):
         update = await learner.publish(2)
-        silent = WeightUpdate(3, (), True, 1, Carrier.SHARED_MEMORY, update.address, update.announced + 1)
+        silent = replace(update, version=3, announced=update.announced + 1)
         with pytest.raises(WeightsUnavailableError, match="did not announce version 3 within"):
             await worker.subscription.take(silent)
 

@@ -12,6 +12,7 @@ from rollout_workers.weight_sync.nccl import GroupPlan, NcclSync, update_info
 from rollout_workers.weight_sync.shared_memory import SharedMemorySync
 
 SLOTS = (TensorSlot("a", "bfloat16", (2, 3), 12, "d1"), TensorSlot("b", "float32", (4,), 16))
+UPDATE_IN_STORE = WeightUpdate(5, (), audio_changed=True, nbytes=28)
 UPDATE = WeightUpdate(5, (Bucket(SLOTS, None),), audio_changed=True, nbytes=28, carrier=Carrier.NCCL)
 
 
@@ -167,13 +168,12 @@ def test_a_group_that_cannot_be_made_is_everyones_failure():
 
 
 def test_who_joins_late_takes_the_object_store():
-    learner, worker = Learner(), Worker()
-    sync = NcclSync(learner, ranks_each=1, seconds=5)
-    assert asyncio.run(sync.join(UPDATE, worker)) == 5
-    assert worker.calls == [("update", Carrier.OBJECT_STORE)]
-    learner.version = 6
-    with pytest.raises(WeightsUnavailableError, match="has version 6 by now, not 5"):
+    worker = Worker()
+    sync = NcclSync(Learner(), ranks_each=1, seconds=5)
+    with pytest.raises(ElsewhereError, match="version 5 is in the learner's GPUs"):
         asyncio.run(sync.join(UPDATE, worker))
+    assert asyncio.run(sync.join(UPDATE_IN_STORE, worker)) == 5
+    assert worker.calls == [("update", Carrier.OBJECT_STORE)]
 
 
 def test_pieces_of_a_shared_gpu_are_loaded_one_behind_the_other():
@@ -259,9 +259,6 @@ def test_where_all_workers_are_elsewhere_the_learner_publishes_there_at_once():
     assert sync.carrier is Carrier.SHARED_MEMORY, "and is offered the shorter way from then on"
 
 
-UPDATE_IN_STORE = replace(UPDATE, carrier=Carrier.OBJECT_STORE)
-
-
 def test_a_learner_that_is_lost_leaves_workers_elsewhere_with_the_weights_they_had():
     learner, worker = Learner(), Worker()
     far(worker)
@@ -272,7 +269,27 @@ def test_a_learner_that_is_lost_leaves_workers_elsewhere_with_the_weights_they_h
     learner.publish = publish
     outcome = spread(SharedMemorySync(learner), {"a": worker}, SHARED)["a"]
     assert isinstance(outcome, WeightsUnavailableError)
+    assert not isinstance(outcome, ElsewhereError)
     assert "rank 0 died" in str(outcome)
+
+
+def test_a_worker_elsewhere_that_is_late_is_not_given_a_later_version():
+    """It would count as lost, with weights that nobody meant it to have."""
+    learner, worker = Learner(), Worker()
+    far(worker)
+    learner.version = 6
+    outcome = spread(SharedMemorySync(learner), {"a": worker}, SHARED)["a"]
+    assert isinstance(outcome, WeightsUnavailableError)
+    assert "has version 6, not 5" in str(outcome)
+    assert asked(worker) == [Carrier.SHARED_MEMORY]
+
+
+def test_who_joins_elsewhere_has_the_pool_find_another_way():
+    sync, worker = SharedMemorySync(Learner()), Worker()
+    far(worker)
+    with pytest.raises(ElsewhereError):
+        asyncio.run(sync.join(SHARED, worker))
+    assert asyncio.run(sync.join(UPDATE_IN_STORE, worker)) == 5
 
 
 def test_a_worker_that_fails_with_shared_weights_fails_alone():
