@@ -60,10 +60,14 @@ class PlacedTensor:
 def machine() -> str:
     """Names what a socket of this process can be heard on: this machine as long as it runs, and its network namespace.
 
-    Containers of one machine have one each, unless they share it.
+    Containers of one machine have one each, unless they share it. Where the kernel does not tell, each call has another
+    name: nobody is found on this machine then.
     """
-    booted = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{booted} {Path('/proc/self/ns/net').readlink()}"
+    try:
+        booted = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{booted} {Path('/proc/self/ns/net').readlink()}"
+    except OSError:
+        return secrets.token_hex(16)
 
 
 def listen() -> tuple[socket.socket, str]:

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -211,3 +213,20 @@ def test_no_descriptor_is_kept():
         assert len(list(Path("/proc/self/fd").iterdir())) == before + 17, "the learner's own, of this test"
 
     together(test)
+
+
+def test_one_machine_has_one_name(monkeypatch):
+    assert machine() == machine()
+    other = subprocess.run(
+        [sys.executable, "-c", "from protocol.announcement import machine; print(machine())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert other.stdout.strip() == machine()
+
+    def hidden(path):
+        raise PermissionError(path)
+
+    monkeypatch.setattr(Path, "readlink", hidden)
+    assert machine() != machine(), "where it cannot be told, nobody is near"
