@@ -108,9 +108,7 @@ class Learner:
     def publish(self, version: int) -> WeightUpdate:
         if self._publisher is None:
             return self._store(version)
-        found = self._publisher.publish(self._weights, lambda _: nullcontext(), version, audio_changed=True)
-        place = found.machine, found.address, found.announced, found.held_by
-        return WeightUpdate(version, (), True, found.nbytes, self._carrier, *place)
+        return self._publisher.publish(self._weights, lambda _: nullcontext(), version, audio_changed=True)
 
     def close(self) -> None:
         if self._publisher is not None:

@@ -67,7 +67,7 @@ class Announcer:
             self._changed.wait_for(lambda: not any(worker.reads is not None for worker in self._workers), patience)
             return number, frozenset(worker.name for worker in self._workers if worker.holds == number)
 
-    def reads(self, descriptor: int) -> bool:
+    def is_read(self, descriptor: int) -> bool:
         """Whether someone reads a memory file, or may begin to at any time."""
         with self._changed:
             latest = self._latest is not None and self._latest[1] == descriptor

@@ -109,18 +109,8 @@ class LearnerGroup:
     async def publish(self, carrier: Carrier = Carrier.OBJECT_STORE) -> WeightUpdate:
         """The trained weights: in shared memory or the object store, or announced for another carrier to take them."""
         if carrier is Carrier.SHARED_MEMORY:
-            shared, audio = (await self._call("share", self.weight_version, self._checksums))[0]
-            return WeightUpdate(
-                self.weight_version,
-                (),
-                audio,
-                shared.nbytes,
-                carrier,
-                machine=shared.machine,
-                address=shared.address,
-                announced=shared.announced,
-                held_by=shared.held_by,
-            )
+            shared: WeightUpdate = (await self._call("share", self.weight_version, self._checksums))[0]
+            return shared
         if carrier is not Carrier.OBJECT_STORE:
             slots, audio = (await self._call("describe", self._checksums))[0]
             nbytes = sum(slot.nbytes for slot in slots)

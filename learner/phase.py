@@ -40,21 +40,6 @@ class PlacedBucket:
     """Whether it holds weights of the audio tower or the projector."""
 
 
-@dataclass(frozen=True, slots=True)
-class SharedWeights:
-    """Weights that the first rank has published in its machine's memory."""
-
-    machine: str
-    """Whose memory, as `protocol.announcement.machine` names it."""
-    address: str
-    """Where workers of this machine hear of them."""
-    announced: int
-    """The announcement's number."""
-    nbytes: int
-    held_by: frozenset[str]
-    """The workers that have them already."""
-
-
 @dataclass(slots=True)
 class Tally:
     """Sums over the tokens a rank has seen in one step; added up over ranks, they give the step's metrics."""

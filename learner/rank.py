@@ -27,7 +27,7 @@ from learner.families.registry import family_of
 from learner.lora import add_adapters, freeze, trains
 from learner.model import compile_layers, load_model, load_processor
 from learner.packing import EncodedPrompt
-from learner.phase import Counts, Phase, PlacedBucket, SharedWeights, Tally
+from learner.phase import Counts, Phase, PlacedBucket, Tally
 from learner.policy import Policy
 from learner.prompts import PromptEncoder, PromptMismatchError
 from learner.publish import changes_audio, publish, trained
@@ -35,7 +35,7 @@ from learner.settings import LearnerSettings
 from learner.shared_memory import SharedMemoryPublisher, gather
 from learner.trainer import Trainer
 from protocol.training import SupervisedExample, TrainingGroup
-from protocol.weights import TensorSlot
+from protocol.weights import TensorSlot, WeightUpdate
 
 if TYPE_CHECKING:
     from learner.between_gpus import Sender
@@ -186,19 +186,16 @@ class LearnerRank:
         """Put the trained weights into the object store; the buckets that this rank has put."""
         return publish(self.engine, self._family, self._model, checksums=checksums)
 
-    def share(self, version: int, checksums: bool) -> tuple[SharedWeights | None, bool]:
-        """Have the first rank publish the trained weights in its machine's memory; what of it, and whether audio tower
-        or projector are among them.
-        """
-        weights = trained(self._family, self._model)
-        audio = changes_audio(self._family, weights)
+    def share(self, version: int, checksums: bool) -> WeightUpdate | None:
+        """Have the first rank publish the trained weights in its machine's memory; None on the other ranks."""
+        weights, whole = trained(self._family, self._model), self.engine.whole
         if self._rank:
-            gather(weights, self.engine.whole)
-            return None, audio
+            gather(weights, whole)
+            return None
         if self._shared is None:
             self._shared = SharedMemoryPublisher()
-        whole = self.engine.whole
-        return self._shared.publish(weights, whole, version, audio_changed=audio, checksums=checksums), audio
+        audio = changes_audio(self._family, weights)
+        return self._shared.publish(weights, whole, version, audio_changed=audio, checksums=checksums)
 
     def describe(self, checksums: bool) -> tuple[tuple[TensorSlot, ...], bool]:
         """The trained weights that another carrier takes, and whether audio tower or projector are among them."""

@@ -15,11 +15,10 @@ import torch
 from torch import nn
 
 from learner.announcer import Announcer
-from learner.phase import SharedWeights
 from learner.publish import BUCKET_BYTES
 from learner.weights import Weight, lots
 from protocol.announcement import MEMORY_FILE, PlacedTensor, description, machine
-from protocol.weights import TensorSlot, digest
+from protocol.weights import Carrier, TensorSlot, WeightUpdate, digest
 
 PATIENCE_SECONDS = 0.25
 """What a publication waits for the workers to have the weights. Whoever takes longer is asked by the pool."""
@@ -40,7 +39,7 @@ class SharedMemoryPublisher:
 
     def publish(
         self, weights: Sequence[Weight], whole: Whole, version: int, *, audio_changed: bool, checksums: bool = False
-    ) -> SharedWeights:
+    ) -> WeightUpdate:
         """Copy all weights into memory that nobody reads, and announce them; `checksums` has the engines check them."""
         # The same in every version; working it out takes a tenth as long as copying a small model.
         if self._layout is None or not self._layout.is_of(weights, checksums=checksums):
@@ -62,8 +61,17 @@ class SharedMemoryPublisher:
             audio_changed=audio_changed,
             patience=PATIENCE_SECONDS,
         )
-        nbytes = sum(p.slot.nbytes for p in layout.placed)
-        return SharedWeights(self._machine, self._announcer.address, number, nbytes, held_by)
+        return WeightUpdate(
+            version,
+            (),
+            audio_changed,
+            sum(p.slot.nbytes for p in layout.placed),
+            Carrier.SHARED_MEMORY,
+            machine=self._machine,
+            address=self._announcer.address,
+            announced=number,
+            held_by=held_by,
+        )
 
     def close(self) -> None:
         self._announcer.close()
@@ -73,7 +81,7 @@ class SharedMemoryPublisher:
 
     def _unread(self, nbytes: int) -> "_File":
         """A file of this size that nobody reads: an old one, whose pages are there already, or a new one."""
-        free = [file for file in self._files if not self._announcer.reads(file.descriptor)]
+        free = [file for file in self._files if not self._announcer.is_read(file.descriptor)]
         chosen = next((file for file in free if file.nbytes == nbytes), None)
         if chosen is None:
             chosen = _File(nbytes)

@@ -122,7 +122,7 @@ def receive(connected: socket.socket) -> tuple[Announcement, int] | None:
     packed, descriptors, _, _ = socket.recv_fds(connected, _ANNOUNCEMENT.size, 1)
     if not packed:
         return None
-    if not descriptors:
+    if len(packed) != _ANNOUNCEMENT.size or not descriptors:
         raise OSError("weights were announced without their memory: this process may have too many files open")
     number, version, first, length, audio_changed = _ANNOUNCEMENT.unpack(packed)
     return Announcement(number, version, (first, length), audio_changed), descriptors[0]

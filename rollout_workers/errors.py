@@ -18,7 +18,7 @@ class WeightsUnavailableError(RuntimeError):
 
 
 class ElsewhereError(WeightsUnavailableError):
-    """An update is in the memory of a machine that is not the worker's."""
+    """An update is out of the worker's reach: in another machine's memory, or in GPUs of a group it is not in."""
 
 
 class WorkerLostError(RuntimeError):

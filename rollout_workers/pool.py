@@ -117,8 +117,9 @@ class RolloutPool:
         """Have weights brought by `sync`; without this call it is the object store.
 
         Args:
-            republish: called where a worker needs weights whose bytes were lost with the process that held them. It
-                returns the same version once more, or the pool waits for the next update.
+            republish: called where a worker needs weights whose bytes were lost with the process that held them, or
+                are out of its reach. It returns the same version once more, in the object store, or the pool waits
+                for the next update.
         """
         self._keeper.sync, self._keeper.republish = sync, republish
 

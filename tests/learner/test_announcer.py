@@ -125,18 +125,18 @@ def test_a_file_that_hangs_with_a_worker_is_left_alone_until_it_replies_or_goes(
     announce(announcer, files[0], 1)
     for version in (2, 3, 4):
         announce(announcer, files[version - 1], version)
-    assert [announcer.reads(f) for f in files[:4]] == [True, False, False, True], "read, passed over, the newest"
+    assert [announcer.is_read(f) for f in files[:4]] == [True, False, False, True], "read, passed over, the newest"
     assert hung.hear()[:2] == (1, 1)
     assert hung.hears_nothing(), "a worker is told of one at a time"
     hung.reply(1)
     assert hung.hear()[:2] == (4, 4), "and of the newest then"
-    assert announcer.reads(files[0]), "the other one still reads it"
+    assert announcer.is_read(files[0]), "the other one still reads it"
     dies.socket.close()
-    until(lambda: not announcer.reads(files[0]))
+    until(lambda: not announcer.is_read(files[0]))
     announce(announcer, files[4], 5)
-    assert announcer.reads(files[3])
+    assert announcer.is_read(files[3])
     hung.reply(4)
-    until(lambda: not announcer.reads(files[3]))
+    until(lambda: not announcer.is_read(files[3]))
     assert hung.hear()[:2] == (5, 5)
 
 

@@ -6,14 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from memory_reader import Reader
 from torch import nn
 
 from learner.shared_memory import SharedMemoryPublisher, gather
 from learner.weights import Weight
-from protocol.announcement import Announcement, Reply, connect, described, receive, send_reply
 from protocol.weights import digest
-from rollout_workers.bucket import tensors
-from rollout_workers.segment import Mapper
 
 
 def weights(*shapes, value=0.0, dtype=torch.float32) -> list[Weight]:
@@ -36,31 +34,6 @@ def publish(publisher, some, version, **options):
     return publisher.publish(some, lambda _: nullcontext(), version, audio_changed=True, **options)
 
 
-class Reader:
-    """A worker that holds what it reads until it is told to let go."""
-
-    def __init__(self, address: str, name: str = "reader") -> None:
-        self.socket = connect(address, name)
-        self.socket.settimeout(5)
-        self._mapper = Mapper()
-        self.announcement = Announcement(0, 0, (0, 0), audio_changed=False)
-
-    def read(self) -> dict[str, torch.Tensor]:
-        """Views of the tensors of the next announcement."""
-        heard = receive(self.socket)
-        assert heard is not None
-        self.announcement, descriptor = heard
-        try:
-            self.placed = described(descriptor, self.announcement)
-            places = [(p.slot.name, p.slot.dtype, list(p.slot.shape), p.offset) for p in self.placed]
-            return dict(tensors(self._mapper, f"/proc/self/fd/{descriptor}", places))
-        finally:
-            os.close(descriptor)
-
-    def let_go(self) -> None:
-        send_reply(self.socket, Reply(self.announcement.number, holds=True))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_every_weight_arrives_whole_and_aligned(publisher, dtype):
     sent = weights(*SHAPES, value=0.37, dtype=dtype)
@@ -75,7 +48,7 @@ def test_every_weight_arrives_whole_and_aligned(publisher, dtype):
         assert value.dtype == dtype
         assert torch.equal(value, weight.value())
     assert all(p.offset % 64 == 0 for p in reader.placed)
-    assert {p.slot.name: p.slot.digest for p in reader.placed} == {
+    assert reader.digests == {
         w.name: digest(w.value().contiguous().view(-1).view(torch.uint8).numpy().data) for w in sent
     }
 
@@ -147,7 +120,7 @@ def test_digests_are_those_of_each_version(publisher):
         some = weights(*SHAPES, value=float(version))
         reader = Reader(publish(publisher, some, version, checksums=version != 2).address)
         reader.read()
-        digests = {p.slot.name: p.slot.digest for p in reader.placed}
+        digests = reader.digests
         if version == 2:
             assert set(digests.values()) == {None}
         else:

@@ -226,11 +226,9 @@ class Publisher:
         self, state: Mapping[str, torch.Tensor], version: int, *, audio_changed: bool, buckets: int
     ) -> WeightUpdate:
         weights = [Weight(name, (torch.nn.Parameter(value),)) for name, value in state.items()]
-        shared = self.memory.publish(
+        return self.memory.publish(
             weights, lambda _: nullcontext(), version, audio_changed=audio_changed, checksums=True
         )
-        place = shared.machine, shared.address, shared.announced, shared.held_by
-        return WeightUpdate(version, (), audio_changed, shared.nbytes, Carrier.SHARED_MEMORY, *place)
 
 
 def pack(state: Mapping[str, torch.Tensor], version: int, *, audio_changed: bool, buckets: int) -> WeightUpdate:
