@@ -1,7 +1,7 @@
 """The architectures Earshot can train, and what sampling from one and training it must both know of it.
 
 The learner's adapter of an architecture is in `learner.families`, what vLLM needs told of it in
-`rollout_workers.vllm_models`; the facts that both sides must agree on are here. Nothing here imports transformers or
+`rollout_workers.engine.models`; the facts that both sides must agree on are here. Nothing here imports transformers or
 torch: a job is checked without them.
 """
 

@@ -26,18 +26,18 @@ import yaml
 from audio_qa.question import Question
 from benchmarks.result import Result
 from learner.phase import Counts, Phase
-from orchestrator.checkpoints import Checkpoints
-from orchestrator.control import Control
-from orchestrator.controller import Controller
-from orchestrator.job_state import JobState
-from orchestrator.progress import make_progress
-from orchestrator.run_directory import RunDirectory
-from orchestrator.spec import JobSpec
+from orchestrator.display.progress import make_progress
+from orchestrator.job.spec import JobSpec
+from orchestrator.run.checkpoints import Checkpoints
+from orchestrator.run.directory import RunDirectory
+from orchestrator.training.control import Control
+from orchestrator.training.reinforce import Controller
+from orchestrator.training.state import JobState
 from protocol.reward import Score
 from protocol.rollout import Group, WorkerSettings
 from protocol.training import Learned, TrainingGroup
 from protocol.weights import Carrier, WeightUpdate
-from rollout_workers.pool import RolloutPool
+from rollout_workers.pool.pool import RolloutPool
 from rollout_workers.simulated import Pace, SimulatedHandle
 
 EARSHOT = Path(sys.executable).parent / "earshot"

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.learner_work import FAMILY, HUNDRED_MILLION, Shape, Work, Workload, learner_at_work, make_work
 from benchmarks.result import Result
-from learner.cost import causal_pairs
+from learner.model.cost import causal_pairs
 from learner.schedule import Schedule
 from learner.settings import LearnerSettings, OptimizerSettings
 

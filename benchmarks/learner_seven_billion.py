@@ -24,10 +24,10 @@ import torch
 from benchmarks.learner_limit import BETA, multiplication_rate, necessary_operations
 from benchmarks.learner_work import SEVEN_BILLION, LearnerAtWork, Shape, Workload, learner_at_work, make_work
 from benchmarks.result import Result
-from learner.engine import leave
 from learner.rank import LearnerRank
 from learner.schedule import Schedule
 from learner.settings import LearnerSettings, LoraSettings, OptimizerSettings
+from learner.training.engine import leave
 
 _GPU_MATRIX = 8192
 _MICRO_BATCH_TOKENS = 4096

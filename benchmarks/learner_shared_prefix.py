@@ -22,10 +22,10 @@ import torch
 from benchmarks.learner_work import FAMILY, Work, Workload, make_work
 from benchmarks.padded_rows import PaddedRows
 from benchmarks.result import Result
-from learner.model import load_model, load_processor
-from learner.packing import make_rows, pack
-from learner.policy import Policy
-from learner.prompts import PromptEncoder
+from learner.model.loading import load_model, load_processor
+from learner.model.packing import make_rows, pack
+from learner.model.policy import Policy
+from learner.model.prompts import PromptEncoder
 
 CLIP_SECONDS = (10.0, 20.0, 30.0)
 COMPLETION_TOKENS = (10, 24, 128)

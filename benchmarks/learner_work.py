@@ -32,12 +32,12 @@ from audio_qa.chat import render
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from audio_qa.synthetic.benchmark import QUESTION_TYPES
-from learner.advantages import group_advantages
-from learner.export import write_checkpoint
+from learner.checkpoint.export import write_checkpoint
 from learner.families.family import Part
 from learner.families.qwen2_audio import Qwen2Audio
+from learner.losses.advantages import group_advantages
+from learner.model.prompts import PromptEncoder
 from learner.phase import Counts, Phase
-from learner.prompts import PromptEncoder
 from learner.rank import LearnerRank
 from learner.settings import LearnerSettings
 from learner.tiny.architecture import make_model

@@ -27,10 +27,10 @@ from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from benchmarks.result import Result
 from protocol.rollout import Answer, RolloutRequest, Sampling, WorkerSettings, WorkerStatus
-from rollout_workers.handle import ActorHandle
 from rollout_workers.limits import RolloutLimits
-from rollout_workers.pool import RolloutPool
+from rollout_workers.pool.pool import RolloutPool
 from rollout_workers.simulated import Pace, SimulatedWorker
+from rollout_workers.worker.handle import ActorHandle
 
 WORKERS = (1, 4, 16, 64, 256)
 HOSTS = 4

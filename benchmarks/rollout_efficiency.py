@@ -30,7 +30,7 @@ from audio_qa.prompt import PromptTemplate
 from audio_qa.synthetic.benchmark import load_split, make_benchmark
 from benchmarks.result import Result
 from protocol.rollout import Group, RolloutRequest, Sampling, WorkerSettings
-from rollout_workers.pool import RolloutPool
+from rollout_workers.pool.pool import RolloutPool
 
 NEEDED = 0.95
 GROUP_SIZE, MAX_TOKENS = 8, 64
@@ -46,8 +46,8 @@ class BareEngine:
 
         from audio_qa.families import facts_of  # noqa: PLC0415
         from audio_qa.processor import load_processor  # noqa: PLC0415
-        from rollout_workers.engine_config import engine_args, engine_environment  # noqa: PLC0415
-        from rollout_workers.vllm_models import adapt  # noqa: PLC0415
+        from rollout_workers.engine.config import engine_args, engine_environment  # noqa: PLC0415
+        from rollout_workers.engine.models import adapt  # noqa: PLC0415
 
         self._processor, facts = load_processor(settings.model), facts_of(settings.model)
         adapt()
@@ -63,7 +63,7 @@ class BareEngine:
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 
         from audio_qa.chat import stop_token_ids  # noqa: PLC0415
-        from rollout_workers.engine import first_seed  # noqa: PLC0415
+        from rollout_workers.engine.engine import first_seed  # noqa: PLC0415
 
         stops = list(stop_token_ids(self._settings.model, self._processor.tokenizer))
 
@@ -90,7 +90,7 @@ class BareEngine:
 
 def make_model(folder: Path) -> None:
     """The tiny Qwen2-Audio with random weights: seldom does it end its turn by itself."""
-    from learner.export import write_checkpoint  # noqa: PLC0415 - torch, after the threads are set
+    from learner.checkpoint.export import write_checkpoint  # noqa: PLC0415
     from learner.families.qwen2_audio import Qwen2Audio  # noqa: PLC0415
     from learner.tiny import architecture  # noqa: PLC0415
 

@@ -32,15 +32,16 @@ from sqlalchemy import insert
 
 from benchmarks.result import Result
 from orchestrator.client import EarshotClient
-from orchestrator.run_directory import METRIC_NAMES, RunDirectory
+from orchestrator.cluster.local_ray import LocalRay
+from orchestrator.job.spec import JobSpec
+from orchestrator.job.spec_file import read_spec
+from orchestrator.places import database_of, runs_of
+from orchestrator.run.directory import RunDirectory
+from orchestrator.run.metrics import METRIC_NAMES
+from orchestrator.schemas.job_state import JobState
 from orchestrator.service.api.app import create_app
-from orchestrator.service.jobs import JobState
-from orchestrator.service.local_ray import LocalRay
-from orchestrator.service.places import database_of, runs_of
-from orchestrator.service.store import Store
-from orchestrator.service.tables import jobs, transitions
-from orchestrator.spec import JobSpec
-from orchestrator.spec_file import read_spec
+from orchestrator.service.store.store import Store
+from orchestrator.service.store.tables import jobs, transitions
 
 JOBS, STREAMS, RATE, SECONDS, POINTS = 10_000, 500, 200.0, 30.0, 1_000_000
 LONGEST_MS = {"job": 50.0, "list": 50.0, "metrics": 200.0}

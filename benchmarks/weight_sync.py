@@ -31,15 +31,15 @@ import torch
 from torch import nn
 
 from benchmarks.result import Result
-from learner.publish import BUCKET_BYTES, _pack
-from learner.shared_memory import SharedMemoryPublisher
-from learner.weights import Weight, lots
+from learner.model.weights import Weight, lots
+from learner.weight_sync.publish import BUCKET_BYTES, _pack
+from learner.weight_sync.shared_memory import SharedMemoryPublisher
 from protocol.announcement import Announcement, PlacedTensor
 from protocol.weights import Bucket, Carrier, TensorSlot, WeightUpdate
-from rollout_workers.bucket import Place, tensors
-from rollout_workers.segment import Mapper, shared
-from rollout_workers.stored import fetch
-from rollout_workers.subscription import Subscription
+from rollout_workers.engine.bucket import Place, tensors
+from rollout_workers.engine.segment import Mapper, shared
+from rollout_workers.worker.stored import fetch
+from rollout_workers.worker.subscription import Subscription
 
 PARAMETERS = (10_000_000, 100_000_000, 1_000_000_000)
 RECEIVERS = (1, 2, 4, 8)

@@ -52,7 +52,7 @@ class Receiver(nn.Module):
             getattr(parameter, "weight_loader", default_weight_loader)(parameter, value)
 
     def digests(self) -> dict[str, str]:
-        from rollout_workers.bucket import digest_of  # noqa: PLC0415
+        from rollout_workers.engine.bucket import digest_of  # noqa: PLC0415
 
         return {name: digest_of(self.inner.get_parameter(place)) for name, place in self._places.items()}
 
@@ -62,7 +62,7 @@ def receive(connection: Connection, folder: str, device: str) -> None:
     # vLLM takes seconds to import, and its processes differ from those that only measure.
     from vllm.model_executor.model_loader.reload import record_metadata_for_reloading  # noqa: PLC0415
 
-    from rollout_workers.transfer_engine import TransferEngine  # noqa: PLC0415
+    from rollout_workers.engine.transfer import TransferEngine  # noqa: PLC0415
 
     model = Receiver(folder, device)
     with torch.device(device):  # where vLLM will make layers anew

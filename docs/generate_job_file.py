@@ -14,14 +14,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from orchestrator.spec import JobSpec
+from orchestrator.job.spec import JobSpec
 
 PAGE = Path(__file__).with_name("job-file.md")
 
 INTRODUCTION = """\
 # The job file
 
-<!-- Written by docs/generate_job_file.py from the models in orchestrator/spec.py, orchestrator/sections,
+<!-- Written by docs/generate_job_file.py from the models in orchestrator/job/spec.py, orchestrator/job/sections,
 learner/settings.py and reward/settings.py. Change the docstrings there, then run
 `.venv/bin/python docs/generate_job_file.py`. -->
 

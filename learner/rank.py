@@ -18,27 +18,27 @@ from audio_qa.audio import AudioError, TooLong
 from audio_qa.chat import banned_token_ids, stop_token_ids
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
-from learner.audio_memory import AudioMemory, tower_digest
-from learner.checkpoint import CheckpointWriter, SavedState, snapshot
-from learner.cost import DecoderCost
-from learner.engine import TrainingEngine, join, leave
+from learner.checkpoint.checkpoint import CheckpointWriter, SavedState, snapshot
 from learner.families.family import Part
 from learner.families.registry import family_of
-from learner.lora import add_adapters, freeze, trains
-from learner.model import compile_layers, load_model, load_processor
-from learner.packing import EncodedPrompt
+from learner.model.audio_memory import AudioMemory, tower_digest
+from learner.model.cost import DecoderCost
+from learner.model.loading import compile_layers, load_model, load_processor
+from learner.model.lora import add_adapters, freeze, trains
+from learner.model.packing import EncodedPrompt
+from learner.model.policy import Policy
+from learner.model.prompts import PromptEncoder, PromptMismatchError
 from learner.phase import Counts, Phase, PlacedBucket, Tally
-from learner.policy import Policy
-from learner.prompts import PromptEncoder, PromptMismatchError
-from learner.publish import changes_audio, publish, trained
 from learner.settings import LearnerSettings
-from learner.shared_memory import SharedMemoryPublisher, gather
-from learner.trainer import Trainer
+from learner.training.engine import TrainingEngine, join, leave
+from learner.training.trainer import Trainer
+from learner.weight_sync.publish import changes_audio, publish, trained
+from learner.weight_sync.shared_memory import SharedMemoryPublisher, gather
 from protocol.training import SupervisedExample, TrainingGroup
 from protocol.weights import TensorSlot, WeightUpdate
 
 if TYPE_CHECKING:
-    from learner.between_gpus import Sender
+    from learner.weight_sync.between_gpus import Sender
 
 
 class LearnerRank:
@@ -217,7 +217,7 @@ class LearnerRank:
     def _between_gpus(self) -> "Sender":
         if self._sender is None:
             # vLLM takes seconds to import, and only these carriers need it here.
-            from learner.between_gpus import Sender, TrainedWeights  # noqa: PLC0415
+            from learner.weight_sync.between_gpus import Sender, TrainedWeights  # noqa: PLC0415
 
             self._sender = Sender(TrainedWeights(self.engine, self._family, self._model), self._rank)
         return self._sender

@@ -1,7 +1,7 @@
 """Workers without an engine, which answer after a while: for measuring and testing everything around the engines.
 
-They keep the invariants of `rollout_workers.worker`: one outcome to each request, in order, every token with the
-version of the weights it was "sampled" with. They run as Ray actors (`rollout_workers.handle.ActorHandle` around
+They keep the invariants of `rollout_workers.worker.worker`: one outcome to each request, in order, every token with the
+version of the weights it was "sampled" with. They run as Ray actors (`rollout_workers.worker.handle.ActorHandle` around
 `SimulatedWorker`), or in the pool's own process (`SimulatedHandle`).
 """
 
@@ -51,7 +51,7 @@ class Pace:
 
 
 class SimulatedWorker(PackedWorker):
-    """One worker; its methods are those of `rollout_workers.worker.RolloutWorker` and run on one event loop."""
+    """One worker; its methods are those of `rollout_workers.worker.worker.RolloutWorker` and run on one event loop."""
 
     def __init__(self, name: str, pace: Pace) -> None:
         self._name, self._pace = name, pace

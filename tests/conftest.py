@@ -22,11 +22,11 @@ ROOT = Path(__file__).parent.parent
 _TOGETHER = {
     "tests/integration/test_run.py": "repeated runs",
     "tests/integration/test_recovery.py": "repeated runs",
-    "tests/rollout_workers/test_evaluation.py": "engines",
-    "tests/rollout_workers/test_generation.py": "engines",
-    "tests/rollout_workers/test_in_flight_update.py": "engines",
-    "tests/rollout_workers/test_one_worker.py": "engines",
-    "tests/rollout_workers/test_weights.py": "engines",
+    "tests/rollout_workers/worker/test_evaluation.py": "engines",
+    "tests/rollout_workers/worker/test_generation.py": "engines",
+    "tests/rollout_workers/worker/test_in_flight_update.py": "engines",
+    "tests/rollout_workers/worker/test_one_worker.py": "engines",
+    "tests/rollout_workers/engine/test_weights.py": "engines",
 }
 
 
@@ -47,7 +47,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FileSch
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the tiny Qwen2-Audio: the real classes, random weights."""
-    from learner.export import write_checkpoint
+    from learner.checkpoint.export import write_checkpoint
     from learner.families.qwen2_audio import Qwen2Audio
     from learner.tiny.architecture import make_config, make_model, make_processor
 
@@ -80,7 +80,7 @@ def cluster() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def alone() -> Iterator[None]:
     """torch.distributed with this process alone: ranks made in it need no Ray."""
-    from learner.engine import join, leave
+    from learner.training.engine import join, leave
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

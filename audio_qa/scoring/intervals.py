@@ -3,6 +3,7 @@
 Questions are drawn again with replacement. Of a count of outcomes that is a multinomial draw, so it is drawn as one.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,3 +70,13 @@ def _percentiles(values: np.ndarray) -> Interval:
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return Interval(float(low), float(high))
+
+
+def interval(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of `count`; all of 0 to 1 where nothing was counted."""
+    if count <= 0:
+        return 0.0, 1.0
+    z2 = 1.96**2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    spread = 1.96 * math.sqrt(max(0.0, share * (1 - share)) / count + z2 / (4 * count**2)) / (1 + z2 / count)
+    return max(0.0, centre - spread), min(1.0, centre + spread)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from orchestrator.cache import cache_directory
+from orchestrator.places import cache_directory
 
 _TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 _TIMEOUT_SECONDS = 1800

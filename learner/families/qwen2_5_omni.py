@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from audio_qa.families import FACTS, FamilyFacts
-from learner.audio_tower import encode_clips_in_windows
+from learner.families.audio_tower import encode_clips_in_windows
 from learner.families.family import Family, Part
 
 

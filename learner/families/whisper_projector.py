@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from learner.audio_tower import encode_clips, frames_kept
+from learner.families.audio_tower import encode_clips, frames_kept
 from learner.families.family import Family, Part
 
 

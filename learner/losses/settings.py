@@ -5,7 +5,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from learner.advantages import Advantage
+from learner.losses.advantages import Advantage
 
 
 class Algorithm(StrEnum):

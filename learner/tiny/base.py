@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from audio_qa.synthetic.benchmark import RECIPE as SCENES_RECIPE
-from learner.export import write_checkpoint
-from learner.lora import freeze
-from learner.model import load_model, load_processor
+from learner.checkpoint.export import write_checkpoint
+from learner.model.loading import load_model, load_processor
+from learner.model.lora import freeze
 from learner.settings import TrainSettings
 from learner.tiny.architecture import make_config, make_model, make_processor
 from learner.tiny.captioning import CaptioningRecipe, teach_hearing

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
 from audio_qa.synthetic.scene import SCENES, Scene
-from learner.policy import Policy
+from learner.model.policy import Policy
 from learner.schedule import Schedule
 from learner.tiny.examples import Example, Report, encode, packed, train
 

@@ -9,11 +9,11 @@ from transformers import PreTrainedModel
 
 from audio_qa.audio import SAMPLE_RATE
 from audio_qa.synthetic.waveform import Waveform
-from learner.audio_tower import frames_kept
+from learner.families.audio_tower import frames_kept
 from learner.families.qwen2_audio import Qwen2Audio
-from learner.model import attend_by_rows
-from learner.packing import EncodedPrompt, MicroBatch, make_rows, pack
-from learner.policy import Policy
+from learner.model.loading import attend_by_rows
+from learner.model.packing import EncodedPrompt, MicroBatch, make_rows, pack
+from learner.model.policy import Policy
 from learner.schedule import Schedule
 from learner.schedule import learning_rate as rate_at
 

@@ -14,7 +14,7 @@ without harm is repeated while the service cannot be reached.
 from orchestrator.client.asynchronous import AsyncEarshotClient
 from orchestrator.client.errors import ApiError, ClientError, UnreachableError, WaitTimeoutError
 from orchestrator.client.synchronous import EarshotClient
-from orchestrator.service.api.models import (
+from orchestrator.schemas.api import (
     CheckpointView,
     ClusterView,
     CommandView,
@@ -27,7 +27,7 @@ from orchestrator.service.api.models import (
     SampleView,
     WorkerPage,
 )
-from orchestrator.service.jobs import JobState
+from orchestrator.schemas.job_state import JobState
 
 __all__ = [
     "ApiError",

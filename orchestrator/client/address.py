@@ -5,7 +5,7 @@ import os
 import httpx
 
 from orchestrator.client.errors import ClientError
-from orchestrator.service.places import HOST, PORT
+from orchestrator.places import HOST, PORT
 
 DEFAULT_URL = f"http://{HOST}:{PORT}"
 

@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from orchestrator.service.api.models import (
+from orchestrator.job.spec import JobSpec
+from orchestrator.schemas.api import (
     CheckpointView,
     ClusterView,
     CommandView,
@@ -21,8 +22,7 @@ from orchestrator.service.api.models import (
     SampleView,
     WorkerPage,
 )
-from orchestrator.service.jobs import JobState
-from orchestrator.spec import JobSpec
+from orchestrator.schemas.job_state import JobState
 
 Result = TypeVar("Result", bound=BaseModel)
 

@@ -15,7 +15,8 @@ from orchestrator.client.calls import Call
 from orchestrator.client.errors import ApiError, UnreachableError, WaitTimeoutError, error_of
 from orchestrator.client.retry import Retry
 from orchestrator.client.sse import Decoder, Sent
-from orchestrator.service.api.models import (
+from orchestrator.job.spec import JobSpec
+from orchestrator.schemas.api import (
     CheckpointView,
     ClusterView,
     CommandView,
@@ -28,8 +29,7 @@ from orchestrator.service.api.models import (
     SampleView,
     WorkerPage,
 )
-from orchestrator.service.jobs import ENDED, JobState
-from orchestrator.spec import JobSpec
+from orchestrator.schemas.job_state import ENDED, JobState
 
 Result = TypeVar("Result", bound=BaseModel)
 

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.plot import interval
+from audio_qa.scoring.intervals import interval
+from orchestrator.job.sections.data import SYNTHETIC
+from orchestrator.job.spec import Method
 from orchestrator.reproduce.rows import DOMAINS, HUMAN, QUESTIONS, Row
 from orchestrator.reproduce.runs import RowRun
-from orchestrator.sections.data import SYNTHETIC
-from orchestrator.spec import Method
 
 TRAINED, UNSEEN = "trained_types", "unseen_types"
 

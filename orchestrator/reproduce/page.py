@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from orchestrator.notation import html_text
-from orchestrator.plot import Bar, category_plot
-from orchestrator.report_page import STYLE
+from orchestrator.display.notation import html_text
+from orchestrator.display.page import STYLE
+from orchestrator.display.plot import Bar, category_plot
 from orchestrator.reproduce import words
 
 

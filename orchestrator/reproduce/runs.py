@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.foreground import reporter
-from orchestrator.job_state import JobState
-from orchestrator.plan import to_fill_in
-from orchestrator.preflight import check_context, check_model_folder, prepare
-from orchestrator.progress import Progress
-from orchestrator.questions import read_split
-from orchestrator.records import RunDirectoryError
+from orchestrator.display.progress import Progress, reporter
+from orchestrator.job.sections.data import SYNTHETIC
+from orchestrator.job.sections.model import TINY_MODELS
+from orchestrator.job.spec import JobSpec, Method
+from orchestrator.job.spec_file import SpecError, dump_spec, read_spec, resolve_path, resolve_paths
+from orchestrator.preflight.model_folder import check_context, check_model_folder
+from orchestrator.preflight.plan import to_fill_in
+from orchestrator.preflight.prepare import prepare
+from orchestrator.questions.splits import read_split
 from orchestrator.reproduce.rows import Row
-from orchestrator.run_directory import RunDirectory
-from orchestrator.sections.data import SYNTHETIC
-from orchestrator.sections.model import TINY_MODELS
-from orchestrator.spec import JobSpec, Method
-from orchestrator.spec_file import SpecError, dump_spec, read_spec, resolve_path, resolve_paths
+from orchestrator.run.directory import RunDirectory
+from orchestrator.run.records import RunDirectoryError
+from orchestrator.training.state import JobState
 
 _OPTIONS = {"model.path": "--model", "data.train": "--train", "data.evaluation": "--evaluation"}
 """What a recipe may leave to be filled in, and the option that does."""
@@ -133,7 +133,7 @@ def check(runs: Sequence[RowRun]) -> None:
 
 def _check_same(run: RowRun) -> None:
     """Refuse a row that was run with other settings."""
-    from orchestrator.resume import check_resumable  # noqa: PLC0415
+    from orchestrator.driver.resume import check_resumable  # noqa: PLC0415
 
     directory = RunDirectory(run.path)
     if not run.done:
@@ -151,8 +151,8 @@ def carry_out(run: RowRun, progress: Progress) -> None:
         SpecError, DatasetError, …: bad input; and whatever ended the job early.
     """
     # Ray takes a second to import, which --help need not wait for.
-    from orchestrator.driver import run_job  # noqa: PLC0415
-    from orchestrator.resume import resume  # noqa: PLC0415
+    from orchestrator.driver.driver import run_job  # noqa: PLC0415
+    from orchestrator.driver.resume import resume  # noqa: PLC0415
 
     started = time.perf_counter()
     prepared = prepare(run.spec, reporter(progress))

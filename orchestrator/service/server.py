@@ -21,18 +21,18 @@ from pathlib import Path
 
 import uvicorn
 
-from orchestrator.service.access import TokenRecord
+from orchestrator.cluster.local_ray import LocalRay, bring_token
+from orchestrator.job.spec import JobSpec
+from orchestrator.places import HOST, PORT, database_of, runs_of
+from orchestrator.schemas.job_state import ACTIVE
 from orchestrator.service.api.app import create_app
 from orchestrator.service.api.settings import ApiSettings
-from orchestrator.service.jobs import ACTIVE
-from orchestrator.service.limits import Limits, check_fits
-from orchestrator.service.local_ray import LocalRay, bring_token
-from orchestrator.service.places import HOST, PORT, database_of, runs_of
-from orchestrator.service.retention import keep_tidy
-from orchestrator.service.store import Store, StoreUnavailableError
-from orchestrator.service.supervisor import Supervisor
-from orchestrator.service.tracing import TracingError, tracing_of_environment
-from orchestrator.spec import JobSpec
+from orchestrator.service.observability.tracing import TracingError, tracing_of_environment
+from orchestrator.service.store.access import TokenRecord
+from orchestrator.service.store.store import Store, StoreUnavailableError
+from orchestrator.service.supervision.limits import Limits, check_fits
+from orchestrator.service.supervision.retention import keep_tidy
+from orchestrator.service.supervision.supervisor import Supervisor
 
 _DATABASE_SECONDS = 60.0
 """How long a database is waited for at the start."""
@@ -102,9 +102,9 @@ async def _serve(settings: ServerSettings, store: Store, listener: socket.socket
     if own is not None:
         bring_token(settings.data_dir)
     # Ray takes a second to import, and looks once, then, whether there is a token.
-    from orchestrator.service.ray_cluster import RayCluster  # noqa: PLC0415
-    from orchestrator.service.ray_connection import RayConnection  # noqa: PLC0415
-    from orchestrator.service.ray_runner import RayRunner  # noqa: PLC0415
+    from orchestrator.cluster.connection import RayConnection  # noqa: PLC0415
+    from orchestrator.cluster.ray_inventory import RayCluster  # noqa: PLC0415
+    from orchestrator.service.supervision.ray_runner import RayRunner  # noqa: PLC0415
 
     connection = RayConnection(settings.ray_address or own or "")
     supervisor = Supervisor(

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator.spec_file import SpecError
-from orchestrator.storage.url import EXAMPLES, check_url
+from orchestrator.job.spec_file import SpecError
+from orchestrator.job.storage_url import EXAMPLES, check_url
 
 _PACKAGES = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs")}
 """By scheme: fsspec's package for it, and our extra that installs that."""

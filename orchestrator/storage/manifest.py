@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from orchestrator.records import json_text
-from orchestrator.service.file_copy import Files
+from orchestrator.run.copies import Files
+from orchestrator.run.records import json_text
 
 NAME = "manifest.json"
 _FORMAT = 1

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.checkpoints import JOB_FILE, STATE_FOLDER, checkpoints_of, kept_steps
-from orchestrator.run_directory import RunDirectory
-from orchestrator.service.file_copy import all_files, copy_file
-from orchestrator.spec import JobSpec
+from orchestrator.job.spec import JobSpec
+from orchestrator.run.checkpoints import JOB_FILE, STATE_FOLDER, checkpoints_of, kept_steps
+from orchestrator.run.copies import all_files, copy_file
+from orchestrator.run.directory import RunDirectory
 from orchestrator.storage.location import StorageError
 from orchestrator.storage.manifest import Manifest
 from orchestrator.storage.stored_run import StoredRun, digest_of_beginning, stored_run

@@ -6,11 +6,11 @@ Invariant: a run directory is ahead of what is stored, or is brought up to it; n
 from functools import partial
 from pathlib import Path
 
-from orchestrator.checkpoints import JOB_FILE, STATE_FOLDER, Checkpoints
-from orchestrator.records import RunDirectoryError
-from orchestrator.run_directory import RunDirectory
-from orchestrator.service.file_copy import digest_of
-from orchestrator.spec_file import SpecError, dump_spec, read_spec
+from orchestrator.job.spec_file import SpecError, dump_spec, read_spec
+from orchestrator.run.checkpoints import JOB_FILE, STATE_FOLDER, Checkpoints
+from orchestrator.run.copies import digest_of
+from orchestrator.run.directory import RunDirectory
+from orchestrator.run.records import RunDirectoryError
 from orchestrator.storage.location import DamagedError, open_location
 from orchestrator.storage.manifest import Manifest
 from orchestrator.storage.stored_run import StoredRun

@@ -8,8 +8,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from orchestrator.checkpoints import STATE_FOLDER
-from orchestrator.spec_file import SpecError
+from orchestrator.job.spec_file import SpecError
+from orchestrator.run.checkpoints import STATE_FOLDER
 from orchestrator.storage import manifest as manifests
 from orchestrator.storage.location import open_location
 from orchestrator.storage.stored_run import fetch_files

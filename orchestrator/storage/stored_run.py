@@ -9,9 +9,9 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from orchestrator.service.file_copy import Files, all_files, digest_of
-from orchestrator.spec import JobSpec
-from orchestrator.spec_file import SpecError
+from orchestrator.job.spec import JobSpec
+from orchestrator.job.spec_file import SpecError
+from orchestrator.run.copies import Files, all_files, digest_of
 from orchestrator.storage import manifest as manifests
 from orchestrator.storage.location import DamagedError, Location, check_kind, open_location
 from orchestrator.storage.manifest import Manifest

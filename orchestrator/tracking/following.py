@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.run_directory import RunDirectory
-from orchestrator.service.telemetry.lines import PlaceError, lines_after, size_of
-from orchestrator.spec import JobSpec
-from orchestrator.spec_file import SpecError
+from orchestrator.job.spec import JobSpec
+from orchestrator.job.spec_file import SpecError
+from orchestrator.run.directory import RunDirectory
+from orchestrator.run.lines import PlaceError, lines_after, size_of
 from orchestrator.tracking.tracker import Tracker
 
 _POLL_SECONDS = 2.0

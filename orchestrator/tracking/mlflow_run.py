@@ -8,7 +8,7 @@ from typing import Any
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
-from orchestrator.tracking.settings import MlflowSettings
+from orchestrator.job.sections.tracking import MlflowSettings
 
 _LONGEST_PARAMETER = 6000
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import wandb
 
-from orchestrator.tracking.settings import WandbSettings
+from orchestrator.job.sections.tracking import WandbSettings
 
 
 class WeightsAndBiases:

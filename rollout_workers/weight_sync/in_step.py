@@ -11,8 +11,8 @@ from typing import Any
 
 from protocol.weights import Carrier, WeightUpdate
 from rollout_workers.errors import ElsewhereError, WorkerLostError
-from rollout_workers.handle import WeightReceiver
 from rollout_workers.weight_sync.sync import WeightSender
+from rollout_workers.worker.handle import WeightReceiver
 
 Receivers = Mapping[str, WeightReceiver]
 Failures = dict[str, WorkerLostError]

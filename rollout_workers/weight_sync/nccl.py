@@ -12,9 +12,9 @@ from typing import Any
 
 from protocol.weights import Carrier, WeightUpdate
 from rollout_workers.errors import WorkerLostError
-from rollout_workers.handle import WeightReceiver
 from rollout_workers.weight_sync.in_step import LEARNER, Failures, InStepSync, Receivers
 from rollout_workers.weight_sync.sync import WeightSender
+from rollout_workers.worker.handle import WeightReceiver
 
 
 @dataclass(frozen=True, slots=True)

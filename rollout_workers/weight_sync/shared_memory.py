@@ -1,6 +1,7 @@
 """Weights in memory of the learner's machine, which its workers map: most have them when the learner's call returns.
 
-A worker is asked once to take an update there, and hears of the later ones by itself (`rollout_workers.subscription`).
+A worker is asked once to take an update there, and hears of the later ones by itself
+(`rollout_workers.worker.subscription`).
 Where it cannot hear the learner, for it is on another machine, it takes the object store, now and later; where none
 hears it, the learner publishes there at once.
 """
@@ -11,8 +12,8 @@ from weakref import WeakSet
 
 from protocol.weights import Carrier, WeightUpdate
 from rollout_workers.errors import ElsewhereError, WeightsUnavailableError
-from rollout_workers.handle import WeightReceiver
 from rollout_workers.weight_sync.sync import WeightSender
+from rollout_workers.worker.handle import WeightReceiver
 
 
 class SharedMemorySync:

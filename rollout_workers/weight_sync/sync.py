@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Mapping
 from typing import Any, Protocol
 
 from protocol.weights import Carrier, WeightUpdate
-from rollout_workers.handle import WeightReceiver
+from rollout_workers.worker.handle import WeightReceiver
 
 
 class WeightSender(Protocol):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from shared_files import shared_file
+from support.shared_files import shared_file
 
 from audio_qa.answer import extract_answer, format_ok, is_correct, mmau_correct
 from audio_qa.prompt import PromptTemplate, solution_text

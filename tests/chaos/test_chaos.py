@@ -14,7 +14,7 @@ import psutil
 import pytest
 from integration.conftest import EARSHOT, end, start_earshot
 
-from orchestrator.run_directory import RunDirectory
+from orchestrator.run.directory import RunDirectory
 
 SECONDS = float(os.environ.get("EARSHOT_CHAOS_SECONDS", "0"))
 STEPS = max(20, int(SECONDS))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from compose_spec import PyCompose
-from deploy_parts import DEPLOY, check_earshot, check_image, check_no_secret, check_ray_start, read_yaml
+from support.cluster.manifests import DEPLOY, check_earshot, check_image, check_no_secret, check_ray_start, read_yaml
 
 COMPOSE = DEPLOY / "compose"
 (DOCUMENT,) = read_yaml(COMPOSE / "compose.yaml")

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from deploy_parts import (
+from support.cluster.manifests import (
     DEPLOY,
     ROOT,
     check_earshot,

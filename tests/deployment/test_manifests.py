@@ -11,7 +11,9 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from deploy_parts import (
+from support.cluster.kuberay_pods import HEAD, ray_pod
+from support.cluster.kustomize import Manifest, render
+from support.cluster.manifests import (
     DEPLOY,
     check_earshot,
     check_image,
@@ -22,11 +24,9 @@ from deploy_parts import (
     shared_crds,
     walk,
 )
-from kuberay_pods import HEAD, ray_pod
-from kustomize import Manifest, render
 
-from orchestrator.service.limits import Limits
-from orchestrator.spec_file import read_spec
+from orchestrator.job.spec_file import read_spec
+from orchestrator.service.supervision.limits import Limits
 
 KUBERAY = DEPLOY / "kuberay"
 OVERLAYS = sorted((KUBERAY / "overlays").iterdir())

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import promql_parser
 import pytest
-from deploy_parts import DEPLOY, read_yaml, walk
 from prometheus_client.parser import text_string_to_metric_families
-from service_parts import service
+from support.cluster.manifests import DEPLOY, read_yaml, walk
+from support.service import service
 
 from deploy.alerts import ALERTS
 from deploy.generate import files
 from orchestrator.service.api.exposition import STEP_METRICS
-from orchestrator.service.counters import LOOP_FAILURES
+from orchestrator.service.observability.counters import LOOP_FAILURES
 
 _METRIC = re.compile(r"\bearshot_[a-z0-9_]+")
 

@@ -5,13 +5,13 @@ import shlex
 
 import pytest
 import yaml
-from deploy_parts import DEPLOY, ROOT, check_earshot
+from support.cluster.manifests import DEPLOY, ROOT, check_earshot
 
 from deploy.alerts import ALERTS
-from orchestrator.estimate import learner_bytes
-from orchestrator.plan import gpus
-from orchestrator.sizes import Sizes
-from orchestrator.spec import JobSpec
+from orchestrator.job.demand import gpus
+from orchestrator.job.spec import JobSpec
+from orchestrator.preflight.estimate import learner_bytes
+from orchestrator.preflight.sizes import Sizes
 
 TEXT = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "docs" / "operations.md", *sorted(DEPLOY.glob("*/README.md"))]
@@ -68,7 +68,7 @@ def test_sections_that_are_linked_are_there() -> None:
 def test_options_that_are_named_exist() -> None:
     from typer.testing import CliRunner
 
-    from orchestrator.cli import app
+    from orchestrator.cli.main import app
 
     commands = (["serve"], ["run"], ["backup"], ["cluster", "up"])
     known = "".join(CliRunner().invoke(app, [*c, "--help"], env={"COLUMNS": "300"}).output for c in commands)

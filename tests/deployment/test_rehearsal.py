@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from kuberay_pods import HEAD
-from machine import Machine
-from service.conftest import postgres
+from support.cluster.kuberay_pods import HEAD
+from support.cluster.machine import Machine
+from support.postgres import postgres
 
-from orchestrator.service.database import sqlite_url
+from orchestrator.service.store.database import sqlite_url
 
 __all__ = ["postgres"]
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import httpx
 import pytest
-from service.conftest import postgres, small_spec
+from support.postgres import postgres, small_spec
 
 from deploy.generate import files
-from orchestrator.service.database import sqlite_url
-from orchestrator.service.local_ray import KEPT_BACK
+from orchestrator.cluster.local_ray import KEPT_BACK
+from orchestrator.service.store.database import sqlite_url
 
 __all__ = ["postgres"]
 

@@ -10,8 +10,8 @@ import pytest
 from audio_qa.dataset import read_jsonl
 from audio_qa.formats.reader import read_questions
 from audio_qa.formats.registry import NAMES
-from orchestrator.plan import plan
-from orchestrator.spec_file import parse_spec, read_spec, resolve_paths
+from orchestrator.job.spec_file import parse_spec, read_spec, resolve_paths
+from orchestrator.preflight.plan import plan
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

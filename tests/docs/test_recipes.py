@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from audio_qa.question import Question
-from orchestrator.curriculum import source_of
-from orchestrator.job_state import JobState
-from orchestrator.plan import plan
-from orchestrator.spec_file import read_spec, resolve_paths
+from orchestrator.job.spec_file import read_spec, resolve_paths
+from orchestrator.preflight.plan import plan
+from orchestrator.training.rollouts import source_of
+from orchestrator.training.state import JobState
 from protocol.rollout import Completion, Group, StopReason
 from reward.actor import RewardActor
 

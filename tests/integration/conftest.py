@@ -15,7 +15,7 @@ import psutil
 import pytest
 import yaml
 
-from orchestrator.run_directory import RunDirectory
+from orchestrator.run.directory import RunDirectory
 
 EARSHOT = Path(sys.executable).parent / "earshot"
 

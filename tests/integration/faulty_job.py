@@ -22,11 +22,11 @@ class FaultyLearnerActor(LearnerActor):
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self.learn_calls = 0
+        import learner.policy
+        import learner.shared_memory
         import torch
 
         import learner.checkpoint
-        import learner.policy
-        import learner.shared_memory
 
         def wrap(module, name, around):
             inner = getattr(module, name)
@@ -76,7 +76,7 @@ class FaultyLearnerActor(LearnerActor):
 
 if __name__ == "__main__":
     learner.group.LearnerActor = FaultyLearnerActor
-    from orchestrator.cli import main
+    from orchestrator.cli.main import main
 
     sys.argv = ["earshot", *sys.argv[2:]]
     main()

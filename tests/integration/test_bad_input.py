@@ -7,7 +7,7 @@ import soundfile
 import yaml
 from integration.conftest import earshot
 
-from orchestrator.sizes import TINY_SIZES
+from orchestrator.preflight.sizes import TINY_SIZES
 
 
 def rewritten(path, **change):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from integration.conftest import earshot, end, start_earshot, wait_for
 
-from orchestrator.run_directory import RunDirectory
+from orchestrator.run.directory import RunDirectory
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

@@ -13,21 +13,21 @@ import pytest
 import ray
 import soundfile
 import torch
-from tiny_families import TINY, write_tiny
+from support.tiny_families import TINY, write_tiny
 
 from audio_qa.chat import banned_token_ids, stop_token_ids
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
-from learner.export import write_checkpoint
+from learner.checkpoint.export import write_checkpoint
 from learner.families.registry import family_of
 from learner.group import LearnerGroup
-from learner.model import load_processor
+from learner.model.loading import load_processor
 from learner.phase import Counts, Phase
 from learner.settings import LearnerSettings, OptimizerSettings
 from protocol.rollout import Group, RolloutRequest, Sampling, WorkerSettings
 from protocol.training import TrainingCompletion, TrainingGroup
 from protocol.weights import Bucket, Carrier, TensorSlot, WeightUpdate
-from rollout_workers.pool import RolloutPool
+from rollout_workers.pool.pool import RolloutPool
 from rollout_workers.weight_sync.shared_memory import SharedMemorySync
 
 TOLERANCE = 1e-4

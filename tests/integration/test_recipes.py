@@ -4,7 +4,7 @@ import json
 
 import pytest
 from integration.conftest import WARM, earshot, lines
-from judge_server import judge_server
+from support.judge_server import judge_server
 
 from audio_qa.dataset import read_jsonl
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from integration.conftest import FAULTS, earshot, lines, timeless
 
-from orchestrator.run_directory import RunDirectory
+from orchestrator.run.directory import RunDirectory
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2000)]
 

@@ -6,9 +6,9 @@ import pytest
 import yaml
 from integration.conftest import earshot
 
-from orchestrator.foreground import examples_folder
+from orchestrator.places import examples_folder
 from orchestrator.reproduce.rows import NAMES
-from orchestrator.run_directory import RunDirectory
+from orchestrator.run.directory import RunDirectory
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

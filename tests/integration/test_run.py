@@ -12,7 +12,8 @@ import torch
 from integration.conftest import WARM, earshot, end, interrupt, lines, start_earshot, wait_for
 from transformers import Qwen2AudioForConditionalGeneration
 
-from orchestrator.run_directory import METRIC_NAMES, RunDirectory
+from orchestrator.run.directory import RunDirectory
+from orchestrator.run.metrics import METRIC_NAMES
 
 pytestmark = pytest.mark.timeout(2000)
 

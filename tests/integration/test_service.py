@@ -17,8 +17,8 @@ import psutil
 import pytest
 from integration.conftest import EARSHOT, end, lines
 
-from orchestrator.run_directory import RunDirectory
-from orchestrator.service.local_ray import LocalRay
+from orchestrator.cluster.local_ray import LocalRay
+from orchestrator.run.directory import RunDirectory
 
 STEPS = 60
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from integration.conftest import EARSHOT, WARM, earshot, end, lines, start_earshot, timeless, wait_for
-from storage_parts import bucket, s3_server, stored_at
+from support.storage import bucket, s3_server, stored_at
 
-from orchestrator.run_directory import RunDirectory
+from orchestrator.run.directory import RunDirectory
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2000)]
 

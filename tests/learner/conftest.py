@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from devices import DEVICES
-from learner_parts import STEADY
+from support.devices import DEVICES
+from support.learner import STEADY
 
 from audio_qa.chat import banned_token_ids, render
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from learner.families.registry import family_of
-from learner.model import load_processor
-from learner.prompts import PromptEncoder
+from learner.model.loading import load_processor
+from learner.model.prompts import PromptEncoder
 from learner.settings import LearnerSettings
 from protocol.training import TrainingCompletion, TrainingGroup
 

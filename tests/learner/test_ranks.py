@@ -34,9 +34,9 @@ TOLERANCE = 2e-6
 
 def unshared(update) -> dict[str, torch.Tensor]:
     """The tensors in shared memory, as a rollout worker reads them."""
-    from memory_reader import Reader  # the ranks' processes import this file, and do not find that one
+    from support.memory_reader import Reader  # the ranks' processes import this file, and do not find that one
 
-    from rollout_workers.bucket import digest_of
+    from rollout_workers.engine.bucket import digest_of
 
     reader = Reader(update.address)
     found = reader.read()
@@ -67,7 +67,7 @@ class Rank:
         self.rank, self.ranks = rank, ranks
 
     def join(self, address: str, port: int) -> None:
-        from learner.engine import join
+        from learner.training.engine import join
 
         join(self.rank, self.ranks, address, port, 60)
 
@@ -101,8 +101,8 @@ class Rank:
 
     def halves(self, model: str, groups, folder: str, settings: LearnerSettings, *, second: bool):
         """The first step and a checkpoint, or the second step from that checkpoint; the weights behind it."""
+        from learner.model.weights import weights_of
         from learner.rank import LearnerRank
-        from learner.weights import weights_of
 
         rank = LearnerRank(self.rank, self.ranks, settings)
         rank.begin(model, PHASE, folder if second else None)
@@ -119,9 +119,9 @@ class Rank:
 
     def gathered(self, model: str, settings: LearnerSettings, bucket_bytes: int) -> tuple[int, int, int]:
         """Under ZeRO-3: the most bytes gathered at once while publishing, those published, and the largest weight's."""
-        from learner import publish
+        from learner.model.weights import numel, weights_of
         from learner.rank import LearnerRank
-        from learner.weights import numel, weights_of
+        from learner.weight_sync import publish
 
         rank = LearnerRank(self.rank, self.ranks, settings)
         rank.begin(model, PHASE)

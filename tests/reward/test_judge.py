@@ -5,8 +5,8 @@ import time
 from typing import Any
 
 import pytest
-from judge_server import JudgeServer, judge_server, slowly
 from pydantic import ValidationError
+from support.judge_server import JudgeServer, judge_server, slowly
 
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question

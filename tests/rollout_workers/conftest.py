@@ -29,16 +29,16 @@ from audio_qa.audio import load_audio
 from audio_qa.chat import banned_token_ids, render, stop_token_ids
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
-from learner.export import write_checkpoint
+from learner.checkpoint.export import write_checkpoint
 from learner.families.qwen2_audio import Qwen2Audio
-from learner.shared_memory import SharedMemoryPublisher
+from learner.model.weights import Weight, weights_of
 from learner.tiny.architecture import make_processor
-from learner.weights import Weight, weights_of
+from learner.weight_sync.shared_memory import SharedMemoryPublisher
 from protocol.rollout import Completion, Group, RolloutRequest, WorkerSettings
 from protocol.weights import Bucket, Carrier, TensorSlot, WeightUpdate, digest
-from rollout_workers import restarts
 from rollout_workers.limits import RolloutLimits
-from rollout_workers.pool import RolloutPool
+from rollout_workers.pool import restarts
+from rollout_workers.pool.pool import RolloutPool
 from rollout_workers.weight_sync.shared_memory import SharedMemorySync
 from rollout_workers.weight_sync.sync import ObjectStoreSync
 

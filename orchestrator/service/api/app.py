@@ -9,25 +9,28 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.types import Receive, Scope, Send
 
-from orchestrator.service.admission import Admission
-from orchestrator.service.api import job_routes, service_routes, stream_routes, telemetry_routes
+from orchestrator.cluster.inventory import Cluster
+from orchestrator.job.spec import JobSpec
+from orchestrator.schemas.api import ScaleBody
+from orchestrator.service.admission.admission import Admission
+from orchestrator.service.admission.roots import Roots
 from orchestrator.service.api.gate import Gate
 from orchestrator.service.api.job_cache import JobCache
 from orchestrator.service.api.meters import Meters
-from orchestrator.service.api.models import ScaleBody
 from orchestrator.service.api.problems import ProblemDocument, answer_with_problems
 from orchestrator.service.api.rate import Rate
+from orchestrator.service.api.routes import jobs as job_routes
+from orchestrator.service.api.routes import service as service_routes
+from orchestrator.service.api.routes import streams as stream_routes
+from orchestrator.service.api.routes import telemetry as telemetry_routes
 from orchestrator.service.api.settings import ApiSettings
 from orchestrator.service.api.state import Api, Fits, Ready
-from orchestrator.service.cluster import Cluster
-from orchestrator.service.roots import Roots
-from orchestrator.service.store import Store
+from orchestrator.service.observability.tracing import Tracing
+from orchestrator.service.store.store import Store
 from orchestrator.service.telemetry.columns import Metrics
 from orchestrator.service.telemetry.facts import Facts
 from orchestrator.service.telemetry.progress import Progress
 from orchestrator.service.telemetry.tail import Tails
-from orchestrator.service.tracing import Tracing
-from orchestrator.spec import JobSpec
 
 _DESCRIPTION = """
 Submit jobs that post-train audio language models, follow them, and scale their rollout workers while they run.

@@ -9,9 +9,10 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from orchestrator.schemas.job_state import ACTIVE, JobState
 from orchestrator.service.api.principal import Principal
 from orchestrator.service.api.state import Api
-from orchestrator.service.jobs import ACTIVE, JobRecord, JobState
+from orchestrator.service.store.records import JobRecord
 
 # Of a job's last step: its metric, Prometheus' name, what it is.
 STEP_METRICS = (

@@ -14,10 +14,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from orchestrator.service.api.meters import Meters
 from orchestrator.service.api.problems import MEDIA_TYPE, ProblemError, problem_response
 from orchestrator.service.api.settings import ApiSettings
-from orchestrator.service.json_log import job_id_of_path, log_context
-from orchestrator.service.tracing import Tracing
+from orchestrator.service.observability.json_log import job_id_of_path, log_context
+from orchestrator.service.observability.tracing import Tracing
 
-_log = logging.getLogger("orchestrator.service.access")
+_log = logging.getLogger("orchestrator.service.store.access")
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 _MOST_TARGET_BYTES = 8192
 

@@ -7,8 +7,8 @@ import asyncio
 import time
 from collections import OrderedDict
 
-from orchestrator.service.jobs import JobRecord, Transition
-from orchestrator.service.store import Store
+from orchestrator.service.store.records import JobRecord, Transition
+from orchestrator.service.store.store import Store
 
 _SECONDS = 0.25
 _MOST = 5000

@@ -10,11 +10,11 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from orchestrator.service.access import Role
 from orchestrator.service.api.problems import ProblemError
 from orchestrator.service.api.state import Api, api_of
-from orchestrator.service.credentials import token_hash
-from orchestrator.service.jobs import JobRecord
+from orchestrator.service.store.access import Role
+from orchestrator.service.store.credentials import token_hash
+from orchestrator.service.store.records import JobRecord
 
 _bearer = HTTPBearer(auto_error=False, description="A token of `earshot token create`; needed beyond loopback.")
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from orchestrator.records import RunDirectoryError, json_text
-from orchestrator.service.store import CursorError, IdempotencyError, JobNotFoundError, StoreUnavailableError
-from orchestrator.service.telemetry.lines import PlaceError
+from orchestrator.run.lines import PlaceError
+from orchestrator.run.records import RunDirectoryError, json_text
+from orchestrator.service.store.store import CursorError, IdempotencyError, JobNotFoundError, StoreUnavailableError
 
 MEDIA_TYPE = "application/problem+json"
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.cache import cache_directory
+from orchestrator.places import cache_directory
 
 
 @dataclass(frozen=True, slots=True)

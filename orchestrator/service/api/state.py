@@ -5,19 +5,19 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
-from orchestrator.service.admission import Admission
+from orchestrator.cluster.inventory import Cluster
+from orchestrator.job.spec import JobSpec
+from orchestrator.service.admission.admission import Admission
+from orchestrator.service.admission.roots import Roots
 from orchestrator.service.api.job_cache import JobCache
 from orchestrator.service.api.meters import Meters
 from orchestrator.service.api.rate import Rate
 from orchestrator.service.api.settings import ApiSettings
-from orchestrator.service.cluster import Cluster
-from orchestrator.service.roots import Roots
-from orchestrator.service.store import Store
+from orchestrator.service.store.store import Store
 from orchestrator.service.telemetry.columns import Metrics
 from orchestrator.service.telemetry.facts import Facts
 from orchestrator.service.telemetry.progress import Progress
 from orchestrator.service.telemetry.tail import Tails
-from orchestrator.spec import JobSpec
 
 Fits = Callable[[JobSpec, str], Awaitable[None]]
 """Called with a job and its owner; raises NeverFitsError, with the reason, for one that can never run here."""

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import from_json
 
-from orchestrator.records import RunDirectoryError
-from orchestrator.run_directory import METRIC_NAMES
+from orchestrator.run.metrics import METRIC_NAMES
+from orchestrator.run.records import RunDirectoryError
 
 Floats = NDArray[np.float64]
 

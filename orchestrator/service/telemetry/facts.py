@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.service.telemetry.lines import LONGEST_LINE, lines_after, size_of
+from orchestrator.run.lines import LONGEST_LINE, lines_after, size_of
 
 # What an event of the pool says of its worker.
 _STATES = {

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.service.telemetry.lines import lines_before, size_of
+from orchestrator.run.lines import lines_before, size_of
 
 
 @dataclass(frozen=True, slots=True)

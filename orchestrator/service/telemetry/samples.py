@@ -9,16 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.records import RunDirectoryError
-from orchestrator.service.telemetry.lines import (
-    Line,
-    PlaceError,
-    check_place,
-    line_at,
-    lines_after,
-    lines_before,
-    size_of,
-)
+from orchestrator.run.lines import Line, PlaceError, check_place, line_at, lines_after, lines_before, size_of
+from orchestrator.run.records import RunDirectoryError
 
 Order = Literal["newest", "oldest"]
 

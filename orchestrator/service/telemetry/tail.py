@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from orchestrator.service.telemetry.lines import lines_after, size_of
+from orchestrator.run.lines import lines_after, size_of
 
 Encode = Callable[[bytes], bytes]
 """A line of the file as what a stream shows of it, in one line."""

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 
-from shared_files import shared_file
+from support.shared_files import shared_file
 
 from audio_qa.formats.reader import read_questions
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shared_files import shared_file
+from support.shared_files import shared_file
 
 from audio_qa.formats.reader import read_questions
 from audio_qa.question import Question

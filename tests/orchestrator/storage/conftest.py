@@ -6,7 +6,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from storage_parts import S3Server, bucket, s3_server
+from support.storage import S3Server, bucket, s3_server
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from storage_parts import commit, contents, new_run, spec_with, stored_at
+from support.storage import commit, contents, new_run, spec_with, stored_at
 
-from orchestrator.checkpoints import Checkpoints, checkpoints_of
-from orchestrator.run_directory import RunDirectory
-from orchestrator.spec import JobSpec
+from orchestrator.job.spec import JobSpec
+from orchestrator.run.checkpoints import Checkpoints, checkpoints_of
+from orchestrator.run.directory import RunDirectory
 from orchestrator.storage.location import Location, StorageError
 from orchestrator.storage.mirror import Mirror, Pace, mirrored
 from orchestrator.storage.stored_run import stored_run
@@ -228,7 +228,7 @@ def test_a_storage_that_hangs_ends_no_later_than_the_deadline(tmp_path, monkeypa
 KILLED = """
 import sys, time
 from pathlib import Path
-from storage_parts import spec_with
+from support.storage import spec_with
 from orchestrator.run_directory import RunDirectory
 from orchestrator.storage.location import Location
 from orchestrator.storage.mirror import Mirror

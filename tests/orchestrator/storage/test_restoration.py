@@ -6,22 +6,22 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from storage_parts import commit, contents, new_run, spec_with, stored_at
+from support.storage import commit, contents, new_run, spec_with, stored_at
 
-from orchestrator.checkpoints import checkpoints_of
-from orchestrator.job_state import JobState
-from orchestrator.recovery import go_back
-from orchestrator.resume import check_resumable
-from orchestrator.run_directory import RunDirectory
-from orchestrator.service import driver_exit, driver_main
-from orchestrator.service.run_view import RunWatch
-from orchestrator.spec_file import SpecError, dump_spec
+from orchestrator.driver import main as driver_main
+from orchestrator.driver.recovery import go_back
+from orchestrator.driver.resume import check_resumable, is_left_to_store, look, store_rest
+from orchestrator.job.spec_file import SpecError, dump_spec
+from orchestrator.run import exit_codes as driver_exit
+from orchestrator.run.checkpoints import checkpoints_of
+from orchestrator.run.directory import RunDirectory
+from orchestrator.service.supervision.run_view import RunWatch
 from orchestrator.storage import mirror as mirrors
 from orchestrator.storage.location import DamagedError, Location, StorageError
 from orchestrator.storage.mirror import mirrored
 from orchestrator.storage.restoration import begin_here, catch_up, newest_stored
-from orchestrator.storage.resumption import is_left_to_store, look, store_rest
 from orchestrator.storage.stored_run import stored_run
+from orchestrator.training.state import JobState
 
 
 @pytest.fixture

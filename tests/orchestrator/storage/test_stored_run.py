@@ -5,9 +5,9 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from storage_parts import contents, spec_with, stored_at
+from support.storage import contents, spec_with, stored_at
 
-from orchestrator.spec_file import SpecError
+from orchestrator.job.spec_file import SpecError
 from orchestrator.storage.location import DamagedError, Location, StorageError
 from orchestrator.storage.stored_model import fetch_model
 from orchestrator.storage.stored_run import stored_run

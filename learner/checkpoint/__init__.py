@@ -1,0 +1,1 @@
+"""Save and restore training state; export Hugging Face checkpoints."""

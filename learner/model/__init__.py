@@ -1,0 +1,1 @@
+"""The policy: loading, packing, attention, head, audio, weights."""

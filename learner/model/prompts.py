@@ -1,0 +1,58 @@
+"""Reads a question's clip and prompt exactly as the rollout workers' engines do, and remembers the latest ones."""
+
+from collections import OrderedDict
+
+from transformers import ProcessorMixin
+
+from audio_qa.audio import SAMPLE_RATE, TooLong, load_audio
+from audio_qa.chat import render
+from audio_qa.prompt import PromptTemplate
+from audio_qa.question import Question
+from learner.families.family import Family
+from learner.model.audio_memory import clip_digest
+from learner.model.packing import EncodedPrompt
+
+
+class PromptMismatchError(RuntimeError):
+    """Learner and rollout worker read a question differently: training on it would be wrong without a sign."""
+
+
+class PromptEncoder:
+    """Turns questions into token ids and log-mel features, with a cache of the `remember` latest."""
+
+    def __init__(
+        self, family: Family, processor: ProcessorMixin, *, too_long: TooLong = "refuse", remember: int = 512
+    ) -> None:
+        self.family, self.processor = family, processor
+        self._too_long = too_long
+        self._remember = remember
+        self._cache: OrderedDict[tuple[str, str, PromptTemplate], EncodedPrompt] = OrderedDict()
+
+    @property
+    def max_seconds(self) -> float:
+        """The longest clip the model hears: the extractor cuts longer ones without a word."""
+        return self.family.facts.hears_seconds(self.processor.feature_extractor)
+
+    def encode(self, question: Question, template: PromptTemplate) -> EncodedPrompt:
+        """Tokens and features of one question.
+
+        Raises:
+            AudioError: the clip cannot be read, or is longer than the model hears.
+        """
+        key = (question.key, question.audio, template)
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        clip = load_audio(question.audio, max_seconds=self.max_seconds, too_long=self._too_long)
+        outputs = self.processor(
+            text=[render(self.processor, question, template)],
+            audio=[clip.samples],
+            sampling_rate=SAMPLE_RATE,
+            return_tensors="pt",
+        )
+        mel, valid = self.family.features(outputs)
+        encoded = EncodedPrompt(tuple(outputs["input_ids"][0].tolist()), mel, valid, clip_digest(mel, valid))
+        self._cache[key] = encoded
+        if len(self._cache) > self._remember:
+            self._cache.popitem(last=False)
+        return encoded

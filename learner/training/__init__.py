@@ -1,0 +1,1 @@
+"""Turn a batch into optimizer steps."""

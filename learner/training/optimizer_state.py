@@ -1,0 +1,103 @@
+"""A parameter's float32 master copy and AdamW moments, whole, whatever ZeRO stage shards them.
+
+What is read here is written in a checkpoint, and written back here: neither knows how many ranks there are.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
+)
+from torch import distributed, nn
+
+from learner.training.engine import TrainingEngine
+
+MASTER = "master"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def adam_steps(engine: TrainingEngine) -> int:
+    """Updates that AdamW has made: what its bias correction goes by."""
+    steps = [int(state["step"]) for state in _adam(engine).state.values() if "step" in state]
+    return max(steps, default=0)
+
+
+def read_state(engine: TrainingEngine, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
+    """Master copy and, once AdamW has stepped, moments; float32, of its shape. All ranks ask, behind `tie_state`."""
+    names = MOMENTS if adam_steps(engine) else ()
+    if engine.zero_stage == 0:
+        state = _adam(engine).state.get(parameter, {})
+        return {MASTER: parameter.detach(), **{name: state[name] for name in names}}
+    found = {MASTER: safe_get_full_fp32_param(parameter)}
+    return found | {name: safe_get_full_optimizer_state(parameter, name) for name in names}
+
+
+def create_state(engine: TrainingEngine, steps: int) -> None:
+    """Give a fresh AdamW moments to write to, after `steps` updates."""
+    adam = _adam(engine)
+    for flat in _flat_parameters(engine):
+        adam.state[flat] = {
+            "step": torch.tensor(float(steps), dtype=torch.float32),
+            **{name: torch.zeros_like(flat, memory_format=torch.preserve_format) for name in MOMENTS},
+        }
+    tie_state(engine)
+
+
+def tie_state(engine: TrainingEngine) -> None:
+    """Have DeepSpeed find each parameter's moments, before they are read or written.
+
+    It does so itself once, behind the first step of its first group of parameters, when the others have no moments yet.
+    """
+    if engine.zero_stage in (1, 2):
+        engine.deepspeed.optimizer._hp_optimizer_states_linked = False
+        engine.deepspeed.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+@torch.no_grad()
+def write_state(engine: TrainingEngine, parameter: nn.Parameter, state: dict[str, torch.Tensor]) -> None:
+    """Put back what `read_state` gave. The parameter itself must hold its value already."""
+    for name, value in state.items():
+        if engine.zero_stage == 0:
+            if name != MASTER:
+                _adam(engine).state[parameter][name].copy_(value)
+        elif engine.zero_stage == 3:
+            own = _own_partition(parameter, value)
+            if name == MASTER:
+                safe_set_local_fp32_param(parameter, own)
+            else:
+                safe_set_local_optimizer_state(parameter, own, name)
+        elif name == MASTER:
+            safe_set_full_fp32_param(parameter, value)
+        else:
+            safe_set_full_optimizer_state(parameter, value, name)
+
+
+def _own_partition(parameter: nn.Parameter, value: torch.Tensor) -> torch.Tensor:
+    """This rank's part of a whole value under ZeRO-3; the last part is padded with zeros."""
+    size = int(parameter.ds_tensor.numel())  # type: ignore[attr-defined]  # DeepSpeed's
+    whole = torch.zeros(size * distributed.get_world_size(), dtype=value.dtype)
+    whole[: value.numel()] = value.flatten()
+    return whole.narrow(0, size * distributed.get_rank(), size)
+
+
+def _adam(engine: TrainingEngine) -> torch.optim.Optimizer:
+    outer = engine.deepspeed.optimizer
+    adam: torch.optim.Optimizer = outer if isinstance(outer, torch.optim.Optimizer) else outer.optimizer
+    return adam
+
+
+def _flat_parameters(engine: TrainingEngine) -> Iterator[torch.Tensor]:
+    """What AdamW really steps: parameters, or this rank's flat parts of groups of them."""
+    optimizer = engine.deepspeed.optimizer
+    for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
+        if hasattr(optimizer, name):
+            yield from getattr(optimizer, name)
+            return
+    for group in optimizer.param_groups:
+        yield from group["params"]

@@ -1,0 +1,1 @@
+"""The command `earshot`: one module a group of commands; results.py prints."""

@@ -1,0 +1,140 @@
+"""Print plans, evaluations, scores and filtered questions for a person."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from audio_qa.scoring.score import GROUPINGS
+from orchestrator.driver.silence_filter import _SHOWN, listed_file
+from orchestrator.job.spec import JobSpec
+from orchestrator.job.spec_file import dump_spec
+
+
+def describe(planned: dict[str, Any], console: Console) -> None:
+    """Print a plan for a person."""
+    table = Table(title=f"Plan of {planned['name']}", show_header=False)
+    for key in (
+        "model",
+        "parameters",
+        "training_questions",
+        "evaluation_questions",
+        "steps",
+        "completions_per_step",
+        "rollout_workers",
+        "learner_ranks",
+        "reference_model",
+        "gpus",
+    ):
+        value = planned[key]
+        text = "to be filled in" if value is None else str(value) if isinstance(value, bool | str) else f"{value:,}"
+        table.add_row(key.replace("_", " "), text)
+    for split, source in planned["data"].items():
+        left_out = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in source["left_out"].items())
+        version = f"{source['format']} {source['version']}".strip()
+        table.add_row(f"{split} file", f"{version}; left out: {left_out}" if left_out else version)
+    for part, gib in planned["memory_gib"].items():
+        more = " and activations" if part == "learner_rank" else ""
+        table.add_row(f"memory of a {part.replace('_', ' ')}", f"{gib} GiB{more}")
+    _describe_time(planned["time"], table)
+    console.print(table)
+    for key, name in planned["to_fill_in"].items():
+        console.print(f"To be filled in: {key}, {name}. The plan is made from what is published.", highlight=False)
+    for warning in planned["memory_warnings"]:
+        console.print(f"Does not fit: {warning}.", highlight=False)
+    for assumption in (planned["time"] or {}).get("assumptions", ()):
+        console.print(f"Time: {assumption}.", style="dim", highlight=False)
+    console.print(dump_spec(JobSpec.model_validate(planned["job"])), markup=False, highlight=False)
+
+
+def _describe_time(time: dict[str, Any] | None, table: Table) -> None:
+    if time is None:
+        table.add_row("time", "not estimated on CPUs")
+        return
+    rows = (("step_seconds", "a step", "s"), ("evaluation_seconds", "an evaluation", "s"), ("hours", "the job", "h"))
+    for key, of_what, unit in rows:
+        if time[key] is not None:
+            low, high = time[key]
+            table.add_row(f"time of {of_what}", f"{low} to {high} {unit}, an estimate")
+
+
+def show_evaluation(result: Mapping[str, Any], console: Console) -> None:
+    """Print an evaluation as a table: in total and by group; then its benchmark's scores."""
+    table = Table(title=f"Accuracy of {result['model']}", box=None)
+    for name in ("", "audio", "silence", "shuffled", "chance", "questions", "failed"):
+        table.add_column(name, justify="left" if not name else "right", no_wrap=bool(name))
+    table.add_row("all", *_figures(result))
+    for grouping in GROUPINGS:
+        rows = [(name, row) for name, row in result[grouping].items() if name != "all"]
+        if rows:
+            table.add_row(grouping.removeprefix("by_").replace("_", "-"), style="bold")
+        for name, row in rows:
+            table.add_row(name, *_figures(row))
+    console.print(table)
+    show_scores(result, console)
+
+
+def _figures(row: Mapping[str, Any]) -> list[str]:
+    keys = ("accuracy", "silence_accuracy", "shuffled_accuracy", "chance_accuracy")
+    shares = ["-" if row[key] is None else f"{row[key]:.1%}" for key in keys]
+    return [*shares, str(row["count"]), str(row["failed"])]
+
+
+def show_scores(result: Mapping[str, Any], console: Console) -> None:
+    """Print scores as a table: in total and by group, with 95 % intervals."""
+    scores, source = result["scores"], result["source"]
+    known = f", {source['version']}" if source["version"] else ""
+    stand_in = "" if scores["is_official"] else " (a stand-in for the official rule)"
+    table = Table(title=f"Scored as {scores['rule']}{known}{stand_in}", box=None)
+    table.add_column("")
+    for name in ("official", "none skipped", "exact choice", "count"):
+        table.add_column(name, justify="right", no_wrap=True)
+    parts = {"": {"all": scores["total"]}, **scores["groups"]}
+    for grouping, groups in parts.items():
+        if grouping and groups:
+            table.add_row(grouping.removeprefix("by_").replace("_", "-"), style="bold")
+        for name, row in groups.items():
+            figures = (_figure(row[key], row[f"{key}_interval"]) for key in ("official", "official_all", "strict"))
+            table.add_row(name, *figures, str(row["questions"]))
+    console.print(table)
+    total = scores["total"]
+    if total["skipped"]:
+        console.print(
+            f"{total['missing']} questions have no prediction; the official figure skips {total['skipped']}.",
+            highlight=False,
+        )
+    if result.get("pass_at"):
+        intervals = result["pass_at_interval"]
+        text = ", ".join(f"pass@{k} {_figure(value, intervals[k])}" for k, value in result["pass_at"].items())
+        console.print(text, highlight=False)
+
+
+def _figure(value: float | None, interval: dict[str, float] | None) -> str:
+    if value is None or interval is None:
+        return "-"
+    return f"{value:.1%} ({100 * interval['low']:.0f}-{100 * interval['high']:.0f})"
+
+
+def show_filtered(result: dict[str, Any], console: Console) -> None:
+    """Print what was kept, and the first of what was left out."""
+    dropped = result["dropped"]
+    table = Table(title=f"Answered with silence in the clip's place by {result['model']}", box=None)
+    for name in ("question", "answer", "right"):
+        table.add_column(name, overflow="fold")
+    for item in dropped[:_SHOWN]:
+        table.add_row(f"{item['id']}: {item['question']}", item["answer"], f"{item['right']} of {item['asked']}")
+    if dropped:
+        console.print(table)
+    if len(dropped) > _SHOWN:
+        console.print(f"and {len(dropped) - _SHOWN} more.", highlight=False)
+    silence = result["silence_accuracy"]
+    said = "" if silence is None else f", {silence:.1%} of answers right, {result['chance_accuracy']:.1%} by chance"
+    console.print(
+        f"{result['kept']} of {result['questions']} questions kept{said}; {result['failed']} could not be asked.",
+        highlight=False,
+    )
+    if result["output"] is not None:
+        output = Path(result["output"])
+        console.print(f"{output}\n{listed_file(output)}: what was left out", highlight=False, soft_wrap=True)

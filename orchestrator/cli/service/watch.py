@@ -1,0 +1,203 @@
+"""`earshot watch`: a job of the service as it runs, with its curves, its workers, and what happens.
+
+On a terminal a live panel, elsewhere one plain line a step. Watching changes nothing: the job neither waits nor ends
+when nobody watches any more.
+"""
+
+import sys
+import time
+from collections import deque
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.cli.service.tables import age, number, state_text, workers_table
+from orchestrator.client import EarshotClient, JobDetail, WorkerPage
+from orchestrator.client.errors import UnreachableError
+from orchestrator.display.notation import printable, sparkline
+from orchestrator.display.progress import TimeLeft
+from orchestrator.schemas.api import EventView
+from orchestrator.schemas.job_state import ENDED
+
+_CURVES = (
+    ("reward/mean", "blue"),
+    ("reward/accuracy", "magenta"),
+    ("eval/accuracy", "green"),
+    ("completion/length_mean", "yellow"),
+)
+_NUMBERS = (
+    ("reward", "reward/mean", ".3f"),
+    ("accuracy", "reward/accuracy", ".1%"),
+    ("KL", "kl/ref", ".4f"),
+    ("entropy", "entropy", ".3f"),
+    ("staleness", "staleness/mean", ".2f"),
+    ("tokens/s", "tokens/generated_per_second", ",.0f"),
+    ("s/step", "time/step", ".1f"),
+)
+_POINTS = 120
+_EVENTS_SHOWN = 6
+_MOST_WORKERS = 12
+# Every draw or clip that is odd has one: they would push out what one wants to see.
+_QUIET = frozenset({"truncated_clip", "failed_question", "rollout_attempt_failed", "attempt"})
+
+
+class Watched:
+    """What is known of a job, and brought up to date by asking for what is new."""
+
+    def __init__(self, client: EarshotClient, job_id: str) -> None:
+        self._client, self._id = client, job_id
+        self.job: JobDetail = client.job(job_id)
+        self.workers: WorkerPage = client.workers(job_id)
+        self.curves: dict[str, list[float]] = {}
+        self.steps: list[dict[str, float | None]] = []
+        """Those that were new at the last look."""
+        self.events: deque[EventView] = deque(maxlen=_EVENTS_SHOWN)
+        self.problem: str | None = None
+        self._cursor: str | None = None
+        self._last_step: int | None = None
+
+    def look(self) -> None:
+        """Bring everything up to date. While the service cannot be reached, `problem` says so."""
+        self.steps = []
+        try:
+            self.job = self._client.job(self._id)
+            self.workers = self._client.workers(self._id)
+            found = self._client.metrics(self._id, since_step=self._last_step)
+            self.steps, self._last_step = found.items, found.last_step
+            # Of the whole run, so that a curve has its beginning however long the run is.
+            whole = self._client.metrics(self._id, names=[name for name, _ in _CURVES], points=_POINTS)
+            self.curves = {
+                name: [value for row in whole.items if (value := row.get(name)) is not None] for name, _ in _CURVES
+            }
+            self._read_events()
+            self.problem = None
+        except UnreachableError as error:
+            self.problem = str(error)
+
+    def _read_events(self) -> None:
+        tail = 200 if self._cursor is None else None
+        while True:
+            page = self._client.events(self._id, cursor=self._cursor, tail=tail)
+            for event in page.items:
+                self._cursor, tail = event.cursor, None
+                if event.kind not in _QUIET:
+                    self.events.append(event)
+            if page.next_cursor is None:
+                return
+
+
+def watch(client: EarshotClient, job_id: str, every: float) -> JobDetail:
+    """Show a job until it has ended."""
+    watched, console = Watched(client, job_id), Console()
+    if not console.is_terminal or console.is_dumb_terminal:
+        return _plain(watched, every)
+    left = TimeLeft(time.monotonic)
+    with Live(console=console, auto_refresh=False, screen=False) as live:
+        while True:
+            watched.look()
+            live.update(panel(watched, left, console.width), refresh=True)
+            if watched.job.state in ENDED:
+                return watched.job
+            time.sleep(every)
+
+
+def _plain(watched: Watched, every: float) -> JobDetail:
+    shown, state = deque[str](maxlen=_EVENTS_SHOWN), None
+    while True:
+        watched.look()
+        for event in watched.events:
+            if event.cursor not in shown and event.kind != "state":
+                shown.append(event.cursor)
+                _say(event_text(event))
+        for row in watched.steps:
+            parts = [f"step {row['step']:.0f}/{watched.job.progress.steps}"]
+            parts += [f"{title} {number(row[name], form)}" for title, name, form in _NUMBERS if name in row]
+            _say("  ".join(parts))
+        if watched.job.state is not state:
+            state = watched.job.state
+            _say(f"{state}{': ' + watched.job.cause.splitlines()[0] if watched.job.cause else ''}")
+        if state in ENDED:
+            return watched.job
+        time.sleep(every)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(printable(text) + "\n")
+    sys.stdout.flush()
+
+
+def panel(watched: Watched, left: TimeLeft, width: int) -> RenderableType:
+    """All of it, within the width of the terminal."""
+    job, progress = watched.job, watched.job.progress
+    width = min(width, 100)
+    head = Table.grid(padding=(0, 2))
+    remaining = left.after({"step": progress.step, **progress.metrics}, progress.steps) if progress.step else ""
+    head.add_row(
+        state_text(job),
+        f"step {progress.step}/{progress.steps}",
+        ProgressBar(total=max(1, progress.steps), completed=progress.step, width=24),
+        f"{remaining} left" if remaining and job.state not in ENDED else f"{age(job.created_at)} old",
+    )
+    rows: list[RenderableType] = [head]
+    if progress.metrics:
+        rows += [_numbers(progress.metrics), *_curves(watched.curves, width)]
+    if progress.evaluation is not None and progress.evaluation.accuracy is not None:
+        at = progress.evaluation
+        shuffled = "" if at.shuffled_accuracy is None else f"with other clips {at.shuffled_accuracy:.1%}, "
+        rows.append(
+            Text.assemble(
+                ("evaluation ", "dim"),
+                f"at step {at.step}: accuracy {number(at.accuracy, '.1%')}, with silence "
+                f"{number(at.silence_accuracy, '.1%')}, {shuffled}chance {number(at.chance_accuracy, '.1%')}",
+            )
+        )
+    if watched.workers.items:
+        rows += [Text(""), workers_table(watched.workers.items[:_MOST_WORKERS])]
+        more = len(watched.workers.items) - _MOST_WORKERS
+        rows += [Text(f"and {more} more", style="dim")] if more > 0 else []
+    if watched.events:
+        rows += [
+            Text(""),
+            *(Text(event_text(event), style="dim", no_wrap=True, overflow="ellipsis") for event in watched.events),
+        ]
+    if job.cause:
+        rows += [Text(""), Text("\n".join(printable(line) for line in job.cause.splitlines()[:8]))]
+    if watched.problem is not None:
+        rows += [Text(""), Text(printable(watched.problem), style="bold red")]
+    return Panel(
+        Group(*rows), title=f"{printable(job.name)} · {job.id}", title_align="left", border_style="dim", width=width
+    )
+
+
+def event_text(event: EventView) -> str:
+    """One line."""
+    detail = " ".join(
+        f"{name}={value}" for name, value in (event.model_extra or {}).items() if value is not None and name != "id"
+    )
+    return printable(f"{(event.time or '')[11:19]} {event.kind} {detail}")[:300]
+
+
+def _numbers(metrics: dict[str, float]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for title, _, _ in _NUMBERS:
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_row(*(number(metrics.get(name), form) for _, name, form in _NUMBERS))
+    return table
+
+
+def _curves(curves: dict[str, list[float]], width: int) -> list[RenderableType]:
+    lines: list[RenderableType] = []
+    for name, style in _CURVES:
+        values = curves.get(name, [])
+        if len(values) > 1:
+            span = f"  {values[0]:.3g} → {values[-1]:.3g}"
+            lines.append(
+                Text.assemble(
+                    (f"{name:<24}", "dim"), (sparkline(values, max(8, width - 52)), style), span, no_wrap=True
+                )
+            )
+    return lines

@@ -1,0 +1,1 @@
+"""Ray as a cluster: nodes, connections and an inventory."""

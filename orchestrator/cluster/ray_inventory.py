@@ -1,0 +1,59 @@
+"""What the cluster looks like, from Ray's own records: nodes, and who has reserved what on them."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from ray.job_submission import JobSubmissionClient
+from ray.util.state import list_actors, list_jobs, list_nodes
+
+from orchestrator.cluster.connection import RayConnection
+from orchestrator.cluster.inventory import Node, Use
+
+_SECONDS = 10
+_MOST = 10_000
+
+
+class RayCluster:
+    """See Cluster."""
+
+    def __init__(self, connection: RayConnection) -> None:
+        self._connection = connection
+
+    async def nodes(self) -> Sequence[Node]:
+        """See Cluster."""
+        return await self._connection.ask(_nodes)
+
+
+def _nodes(client: JobSubmissionClient) -> list[Node]:
+    options = {"address": client.get_address(), "timeout": _SECONDS, "limit": _MOST, "raise_on_missing_output": False}
+    # The service's job is in the submission's id; a job of somebody else's goes by Ray's.
+    names = {
+        job.job_id: job.submission_id.rpartition("-")[0] or job.submission_id
+        for job in list_jobs(**options)
+        if job.job_id and job.submission_id
+    }
+    uses: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0.0]))
+    for actor in list_actors(filters=[("state", "=", "ALIVE")], detail=True, **options):
+        wanted = actor.required_resources or {}
+        if actor.node_id and (wanted.get("CPU") or wanted.get("GPU")):
+            use = uses[actor.node_id][names.get(actor.job_id, actor.job_id)]
+            use[0] += wanted.get("CPU", 0)
+            use[1] += wanted.get("GPU", 0)
+    return [
+        Node(
+            id=node.node_id,
+            address=node.node_ip,
+            alive=node.state == "ALIVE",
+            cpus=(node.resources_total or {}).get("CPU", 0),
+            gpus=(node.resources_total or {}).get("GPU", 0),
+            gpu_type=_gpu_type(node.resources_total or {}),
+            memory_bytes=int((node.resources_total or {}).get("memory", 0)),
+            uses=tuple(Use(job, cpus, gpus) for job, (cpus, gpus) in sorted(uses[node.node_id].items())),
+        )
+        for node in list_nodes(**options)
+    ]
+
+
+def _gpu_type(resources: dict[str, float]) -> str | None:
+    prefix = "accelerator_type:"
+    return next((name.removeprefix(prefix) for name in resources if name.startswith(prefix)), None)

@@ -1,0 +1,1 @@
+"""One job as a process: start its actors, run its loop, end it."""

@@ -1,0 +1,109 @@
+"""The reward actor as the controller calls it, replaced when it dies or hangs.
+
+Invariant: `score` answers every group or raises. Reward functions are pure: what a lost actor was asked is asked again.
+Completions that could not be scored are an event, and nothing else for too many batches in a row ends the job.
+"""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from orchestrator.job.spec import JobSpec
+from protocol.reward import Score
+from protocol.rollout import Group
+from reward.actor import RewardActor
+
+SCORE_SECONDS = 600.0
+"""One batch; each call of a function has a deadline of its own within it. A judge's deadline is added."""
+_SHOWN_CAUSES = 3
+_BACK_OFF_SECONDS = 1.0
+
+
+class RewardLostError(RuntimeError):
+    """The reward actor died or hung more often than the job allows."""
+
+
+class UnscoredError(RuntimeError):
+    """Too many batches in a row of which no completion could be scored."""
+
+
+class RewardHandle:
+    """For one event loop; several batches may be scored at once."""
+
+    def __init__(self, spec: JobSpec, on_event: Callable[..., None], *, score_seconds: float | None = None) -> None:
+        """`score_seconds` is the deadline of one batch; without it, one that the job's judge can keep."""
+        self._spec, self._on_event = spec, on_event
+        judge = spec.reward.judge
+        # The actor takes one batch after the other: as many may wait for a judge as are begun ahead.
+        waits = 0.0 if judge is None else judge.deadline_seconds * (spec.rollout.max_staleness + 1)
+        self._seconds = SCORE_SECONDS + waits if score_seconds is None else score_seconds
+        self._restarts = 0
+        self._unscored_in_row = 0
+        self._actor = self._new_actor()
+
+    async def score(self, groups: Sequence[Group]) -> list[tuple[Score, ...]]:
+        """The scores of each group's completions, both in the order given.
+
+        Raises:
+            RewardLostError: the actor died or hung more often than the job allows.
+            UnscoredError: no completion of too many batches in a row could be scored.
+        """
+        while True:
+            actor = self._actor
+            try:
+                async with asyncio.timeout(self._seconds):
+                    scores: list[tuple[Score, ...]] = await actor.score.remote(list(groups))
+            except (RayActorError, TimeoutError) as error:
+                await self._replace(actor, error)
+            else:
+                self._note_unscored([score for group in scores for score in group])
+                return scores
+
+    def _note_unscored(self, scores: Sequence[Score]) -> None:
+        """Show what could not be scored, and give up where nothing can."""
+        causes = Counter(score.error for score in scores if score.error is not None)
+        unscored = causes.total()
+        if unscored:
+            shown = [cause for cause, _ in causes.most_common(_SHOWN_CAUSES)]
+            self._on_event("unscored", completions=unscored, of=len(scores), causes=shown)
+        if not scores:
+            return
+        self._unscored_in_row = self._unscored_in_row + 1 if unscored == len(scores) else 0
+        if self._unscored_in_row >= self._spec.reward.max_unscored_in_row:
+            raise UnscoredError(
+                f"no completion of {self._unscored_in_row} batches in a row could be scored "
+                f"(reward.max_unscored_in_row), at last: {causes.most_common(1)[0][0]}"
+            )
+
+    async def _replace(self, lost: Any, error: BaseException) -> None:
+        """A new actor in place of one that was lost, unless another batch has seen to that already."""
+        if lost is not self._actor:
+            return
+        if "creation task" in str(error):
+            # It never came up, because a user's module does not import, say: another one would not either.
+            raise error
+        self._restarts += 1
+        cause = f"no scores within {self._seconds:.0f} s" if isinstance(error, TimeoutError) else str(error)
+        if self._restarts > self._spec.reward.max_restarts:
+            raise RewardLostError(f"the reward actor was lost {self._restarts} times, at last: {cause}") from error
+        self._on_event("reward_restarted", restart=self._restarts, cause=cause)
+        ray.kill(lost)
+        self._actor = self._new_actor()
+        await asyncio.sleep(_BACK_OFF_SECONDS)
+
+    async def stop(self) -> None:
+        try:
+            # One that is dead has nothing left to close.
+            with contextlib.suppress(RayActorError):
+                await self._actor.close.remote()
+        finally:
+            ray.kill(self._actor)
+
+    def _new_actor(self) -> Any:
+        actor = ray.remote(RewardActor).options(num_cpus=1, max_restarts=0)
+        return actor.remote(self._spec.reward, self._spec.rollout.max_tokens)

@@ -1,0 +1,39 @@
+"""The result of a job as one JSON object."""
+
+from typing import Any
+
+from orchestrator.preflight.prepare import Prepared
+from orchestrator.run.checkpoints import checkpoints_of
+from orchestrator.run.directory import RunDirectory
+from orchestrator.training.state import JobState
+
+
+def summarise(prepared: Prepared, run: RunDirectory, outcome: str, state: JobState, seconds: float) -> dict[str, Any]:
+    """The result of a job as one JSON object."""
+    spec = prepared.spec
+    summary: dict[str, Any] = {"name": spec.name, "state": outcome, "seed": spec.seed}
+    best = checkpoints_of(run, spec).best()
+    evaluations = run.evaluations()
+    if evaluations:
+        (_, baseline), (last, final) = evaluations[0], evaluations[-1]
+        summary |= {
+            "baseline_accuracy": baseline["accuracy"],
+            # Of a job that ended before its first evaluation after the baseline, no accuracy is the final one.
+            "final_accuracy": final["accuracy"] if last == spec.steps else None,
+            "silence_accuracy": final["silence_accuracy"],
+            # A run that an earlier version of Earshot began has none.
+            "shuffled_accuracy": final.get("shuffled_accuracy"),
+            "chance_accuracy": final["chance_accuracy"],
+            "evaluation_questions": final["count"],
+        }
+    return summary | {
+        "steps": len(run.metrics()),
+        "seconds": round(seconds, 1),
+        "base_seconds": prepared.base_seconds,
+        "base_cached": prepared.base_cached,
+        "restarts": sum(e["kind"] == "state" and e["state"] == "recovering" for e in run.events()),
+        "questions": state.ledger.counts(),
+        "best_checkpoint": None if best is None else str(checkpoints_of(run, spec).folder(best).resolve()),
+        "run_dir": str(run.path.resolve()),
+        **({} if spec.storage is None else {"stored_at": f"{spec.storage}/{run.path.name}"}),
+    }

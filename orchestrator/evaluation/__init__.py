@@ -1,0 +1,1 @@
+"""Ask a model questions and count the answers; pure functions."""

@@ -1,0 +1,123 @@
+"""What a job would do, worked out without starting it: `earshot run --dry-run`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from audio_qa.families import facts_of
+from audio_qa.question import Question
+from orchestrator.job.demand import gpus, ranks_of
+from orchestrator.job.sections.data import SYNTHETIC
+from orchestrator.job.sections.model import TINY_MODELS
+from orchestrator.job.spec import TO_FILL_IN, JobSpec, Method
+from orchestrator.job.spec_file import SpecError
+from orchestrator.preflight.estimate import has_reference, learner_bytes, memory_warnings, rollout_bytes, time_estimate
+from orchestrator.preflight.model_folder import check_context, check_model_folder
+from orchestrator.preflight.prepare import by_solve_rate
+from orchestrator.preflight.sizes import PUBLISHED, TINY_SIZES, Sizes, sizes_of
+from orchestrator.questions.solve_rates import check_measured
+from orchestrator.questions.splits import Split, described, read_split, refuse_overlap
+from orchestrator.storage.stored_run import check_storage
+from reward.registry import check_name
+
+
+def plan(spec: JobSpec) -> dict[str, Any]:
+    """Models, workers, GPUs and an estimate of memory and time, as plain data.
+
+    A job whose model or questions are still to be filled in is planned from what is published of them.
+
+    Raises:
+        SpecError, DatasetError, RewardError: bad input.
+    """
+    for name in spec.reward.functions:
+        check_name(name, spec.reward.allowed_modules)
+    check_storage(spec)
+    sizes = model_sizes(spec)
+    train, held_out, data = count_questions(spec)
+    return {
+        "name": spec.name,
+        "model": spec.model.path,
+        "training_questions": train,
+        "evaluation_questions": held_out,
+        "data": data,
+        "to_fill_in": to_fill_in(spec),
+        "parameters": sizes.total,
+        "steps": spec.steps,
+        "completions_per_step": 0
+        if not spec.steps or spec.method is Method.SUPERVISED
+        else spec.rollout.questions_per_step * spec.rollout.group_size,
+        "rollout_workers": spec.rollout.workers,
+        "learner_ranks": ranks_of(spec),
+        "reference_model": has_reference(spec),
+        "gpus": gpus(spec),
+        "memory_gib": {
+            "learner_rank": round(learner_bytes(spec, sizes) / 2**30, 2),
+            "rollout_worker": round(rollout_bytes(spec, sizes) / 2**30, 2),
+        },
+        "memory_warnings": memory_warnings(spec, sizes),
+        "time": time_estimate(spec, sizes, held_out),
+        "job": json.loads(spec.model_dump_json()),
+    }
+
+
+def model_sizes(spec: JobSpec) -> Sizes:
+    """The parameters of a job's model. Raises SpecError for a model that is not there, or that nobody knows."""
+    path = spec.model.path
+    if path in TINY_MODELS:
+        return TINY_SIZES
+    if path.startswith(TO_FILL_IN):
+        name = path.removeprefix(TO_FILL_IN)
+        if name not in PUBLISHED:
+            raise SpecError(f"model.path: the sizes of {name!r} are not known; known are {', '.join(PUBLISHED)}")
+        return PUBLISHED[name]
+    check_model_folder(path)
+    check_context(spec)
+    return sizes_of(Path(path), facts_of(path).weights)
+
+
+def to_fill_in(spec: JobSpec) -> dict[str, str]:
+    """What the user has still to put into the job file, by key."""
+    named = {"model.path": spec.model.path, "data.train": spec.data.train, "data.evaluation": spec.data.evaluation}
+    if spec.method is Method.EVALUATE:
+        del named["data.train"]  # is not read
+    return {
+        key: value.removeprefix(TO_FILL_IN) for key, value in named.items() if value and value.startswith(TO_FILL_IN)
+    }
+
+
+def count_questions(spec: JobSpec) -> tuple[int | None, int | None, dict[str, dict[str, Any]]]:
+    """How many training and held-out questions there are, None where they are to be filled in; where they come from.
+
+    Every one is read and its clip looked at; raises DatasetError.
+    """
+    sources: dict[str, dict[str, Any]] = {}
+
+    def read(source: str | None, split: Split) -> Sequence[Question]:
+        if source is None or source == SYNTHETIC or source.startswith(TO_FILL_IN):
+            return ()
+        found = read_split(spec.data, split)
+        sources[split] = described(found)
+        return found.accepted()
+
+    evaluates = spec.method is Method.EVALUATE
+    train = () if evaluates else read(spec.data.train, "train")
+    held_out = read(spec.data.evaluation, "evaluation")
+    refuse_overlap(spec, train, held_out)
+    if spec.data.train not in (None, SYNTHETIC) and train:
+        train, _ = by_solve_rate(spec, train)
+    elif spec.data.curriculum is not None and spec.data.curriculum.measured is not None:
+        # What is built in is not made for a plan; how many of its questions are within bounds, the job says.
+        check_measured(spec.data.curriculum.measured)
+
+    def count(source: str | None, built_in: int, found: Sequence[Question]) -> int | None:
+        if source is not None and source.startswith(TO_FILL_IN):
+            return None
+        return built_in if source == SYNTHETIC else len(found)
+
+    data = spec.data
+    asked = count(data.evaluation, data.synthetic_evaluation, held_out)
+    if asked is not None and spec.evaluation.questions:
+        asked = min(asked, spec.evaluation.questions)
+    trained = 0 if evaluates else count(data.train, data.synthetic_train, train)
+    return trained, asked, sources

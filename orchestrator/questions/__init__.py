@@ -1,0 +1,1 @@
+"""Questions of a job: splits, sources, curriculum, solve rates and the ledger."""

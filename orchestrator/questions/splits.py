@@ -1,0 +1,62 @@
+"""The questions of a job: where they come from, and what is wrong with them, before anything is started."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+from audio_qa.formats.question_set import QuestionSet, refuse
+from audio_qa.formats.reader import read_questions
+from audio_qa.inspection.overlap import overlapping
+from audio_qa.question import Question
+from orchestrator.job.sections.data import SYNTHETIC, DataSection
+from orchestrator.job.spec import TO_FILL_IN, JobSpec
+from orchestrator.job.spec_file import SpecError
+from orchestrator.places import cache_directory
+
+Split = Literal["train", "evaluation"]
+
+
+def read_split(data: DataSection, split: Split, *, check_audio: bool = True, remote: bool = True) -> QuestionSet:
+    """The training or held-out questions of a job, with all that is wrong with them; not those that are built in.
+
+    Args:
+        check_audio: fetch clips that lie behind URLs, and read every header.
+        remote: whether files behind URLs may be fetched, into Earshot's cache.
+
+    Raises:
+        DatasetError: the file as a whole cannot be read.
+        SpecError: the job has no such split, or names something built in that is not.
+    """
+    source = data.train if split == "train" else data.evaluation
+    if source is None or source == SYNTHETIC:
+        raise SpecError(f"data.{split}: there is no question file to read")
+    if source.startswith(TO_FILL_IN):
+        raise SpecError(f"data.{split}: put your file of {source.removeprefix(TO_FILL_IN)} in the place of {source!r}")
+    if source.startswith("builtin:"):
+        raise SpecError(f"data: {source!r} is not built in; choose {SYNTHETIC} or a question file")
+    training = split == "train"
+    return read_questions(
+        source,
+        format=data.format if training else data.evaluation_format,
+        columns=(data.columns if training else data.evaluation_columns) or None,
+        audio_root=data.audio_root if training else data.evaluation_audio_root,
+        check_audio=check_audio,
+        cache=cache_directory() / "clips" if remote else None,
+        labelled=not (training and data.unlabelled),
+    )
+
+
+def described(found: QuestionSet) -> dict[str, Any]:
+    """Where questions come from and how many there are, as plans and events hold it."""
+    return {**asdict(found.source), "questions": len(found.questions), "left_out": found.left_out()}
+
+
+def trains(spec: JobSpec) -> bool:
+    """Whether a job learns anything from its training questions."""
+    return spec.steps > 0 or spec.warm_start is not None
+
+
+def refuse_overlap(spec: JobSpec, train: Sequence[Question], held_out: Sequence[Question]) -> None:
+    """Raise DatasetError if a job would be evaluated on clips that it trains on with their answers."""
+    if trains(spec) and not spec.data.unlabelled and held_out and spec.data.train != SYNTHETIC:
+        refuse([str(problem) for problem in overlapping(train, held_out)])

@@ -1,0 +1,1 @@
+"""A run's files: job file, metrics, samples, events, commands and checkpoints."""

@@ -1,0 +1,1 @@
+"""REST models and job states, shared by service and client."""

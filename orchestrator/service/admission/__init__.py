@@ -1,0 +1,1 @@
+"""Which files, rewards and hosts a submitted job may name."""

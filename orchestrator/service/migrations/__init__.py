@@ -1,1 +1,0 @@
-"""Alembic's environment; the versions lie in `versions`, one file a change of `orchestrator.service.tables`."""

@@ -1,0 +1,72 @@
+"""The service's log: one JSON object a line on stderr, with the job and the request it is about.
+
+Invariant: no line holds a token: what looks like one is cut, whoever logs it.
+"""
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import TextIO
+
+from orchestrator.run.records import json_text
+
+_context: ContextVar[dict[str, str]] = ContextVar("log_context", default={})  # noqa: B039  # never changed, only replaced
+_JOB_PATH = re.compile(r"^/v1/jobs/([A-Za-z0-9_-]{1,64})(?:/|$)")
+_TOKEN = re.compile(r"earshot_[A-Za-z0-9_-]{8,}|(?i:bearer)\s+[^\s\"\\]+")
+_URL_PASSWORD = re.compile(r"(://[^:/@\s\"]+):[^@/\s\"]+@")
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
+
+
+@contextmanager
+def log_context(**names: str | None) -> Iterator[None]:
+    """What is logged meanwhile, here and in what is awaited, is about these: `job`, `request`."""
+    token = _context.set(_context.get() | {name: value for name, value in names.items() if value is not None})
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+def job_id_of_path(path: str) -> str | None:
+    """The job that a request's path names."""
+    found = _JOB_PATH.match(path)
+    return found[1] if found else None
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_context.get(),
+        }
+        line |= {name: value for name, value in vars(record).items() if name not in _STANDARD and name[0] != "_"}
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        try:
+            text = json_text(line)
+        except TypeError:
+            text = json.dumps(line, default=str)
+        return _URL_PASSWORD.sub(r"\1:…@", _TOKEN.sub("…", text))
+
+
+def log_as_json(level: int = logging.INFO, stream: TextIO | None = None) -> None:
+    """Have everything that this process logs go to `stream`, by default stderr, as JSON."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    # The gate logs each request itself, with more in it.
+    logging.getLogger("uvicorn.access").disabled = True

@@ -1,0 +1,98 @@
+"""The store's part for tokens and the audit log."""
+
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Row, delete, insert, select, update
+
+from orchestrator.service.store.access import AuditRecord, Role, TokenRecord
+from orchestrator.service.store.database import Database
+from orchestrator.service.store.tables import audit, tokens
+
+
+class AccessStore:
+    """See `Store`."""
+
+    _database: Database
+
+    async def create_token(
+        self, *, name: str, owner: str, role: Role, token_hash: str, expires_at: datetime | None = None
+    ) -> TokenRecord:
+        """Keep a token by the hash of its secret. Raises ValueError if there is one with that hash."""
+        record = TokenRecord(uuid.uuid4().hex[:16], name, owner, role, datetime.now(UTC), expires_at, None)
+        async with self._database.write() as connection:
+            taken = await connection.execute(select(tokens.c.id).where(tokens.c.hash == token_hash))
+            if taken.first() is not None:
+                raise ValueError("there is a token with this secret")
+            await connection.execute(
+                insert(tokens).values(
+                    id=record.id,
+                    name=name,
+                    owner=owner,
+                    role=role.value,
+                    hash=token_hash,
+                    created_at=record.created_at,
+                    expires_at=expires_at,
+                )
+            )
+        return record
+
+    async def list_tokens(self, *, include_revoked: bool = False) -> list[TokenRecord]:
+        """In the order of their creation."""
+        query = select(tokens).order_by(tokens.c.seq)
+        if not include_revoked:
+            query = query.where(tokens.c.revoked_at.is_(None))
+        async with self._database.read() as connection:
+            return [_token(row) for row in await connection.execute(query)]
+
+    async def revoke_token(self, token_id: str) -> bool:
+        """Make a token useless from now on; False if there is none that was of use."""
+        async with self._database.write() as connection:
+            result = await connection.execute(
+                update(tokens)
+                .where(tokens.c.id == token_id, tokens.c.revoked_at.is_(None))
+                .values(revoked_at=datetime.now(UTC))
+            )
+        return bool(result.rowcount)
+
+    async def find_token(self, token_hash: str) -> TokenRecord | None:
+        """The token with this hash, unless it is revoked or expired."""
+        async with self._database.read() as connection:
+            row = (await connection.execute(select(tokens).where(tokens.c.hash == token_hash))).first()
+        token = None if row is None else _token(row)
+        if token is None or token.revoked_at is not None:
+            return None
+        return None if token.expires_at is not None and token.expires_at <= datetime.now(UTC) else token
+
+    async def audit(
+        self, actor: str, action: str, *, target: str = "", outcome: str = "ok", detail: Mapping[str, Any] | None = None
+    ) -> None:
+        """Note who did what. `detail` is JSON values and must hold no secrets."""
+        async with self._database.write() as connection:
+            await connection.execute(
+                insert(audit).values(
+                    at=datetime.now(UTC),
+                    actor=actor[:128],
+                    action=action[:64],
+                    target=target[:128],
+                    outcome=outcome,
+                    detail=dict(detail or {}),
+                )
+            )
+
+    async def audit_log(self, *, limit: int = 100) -> list[AuditRecord]:
+        """The latest entries, newest first."""
+        async with self._database.read() as connection:
+            rows = await connection.execute(select(audit).order_by(audit.c.seq.desc()).limit(limit))
+            return [AuditRecord(r.at, r.actor, r.action, r.target, r.outcome, r.detail) for r in rows]
+
+    async def forget_audit(self, before: datetime) -> int:
+        """Remove entries that are older; how many."""
+        async with self._database.write() as connection:
+            return (await connection.execute(delete(audit).where(audit.c.at < before))).rowcount
+
+
+def _token(row: Row[Any]) -> TokenRecord:
+    return TokenRecord(row.id, row.name, row.owner, Role(row.role), row.created_at, row.expires_at, row.revoked_at)

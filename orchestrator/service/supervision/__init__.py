@@ -1,0 +1,1 @@
+"""Schedule jobs, run their drivers, and settle how they end."""

@@ -1,0 +1,62 @@
+"""How much may run at once, and whether a job can run at all."""
+
+import math
+from dataclasses import dataclass
+
+from orchestrator.job.demand import cpus_of, gpus_of
+from orchestrator.job.spec import JobSpec
+from orchestrator.job.spec_file import SpecError
+
+
+class NeverFitsError(SpecError):
+    """A job that could wait for ever; the message says for what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What the cluster has in all, used or not."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Upper bounds on what runs at once; infinity where there is none."""
+
+    running: float = 2
+    """Jobs."""
+    running_per_user: float = math.inf
+    gpus: float = math.inf
+    """GPUs of running jobs together; the cluster's own number bounds them too."""
+    gpus_per_user: float = math.inf
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where nothing could ever run."""
+        if self.running < 1 or self.running_per_user < 1:
+            raise ValueError("at least one job must be allowed to run")
+        if self.gpus < 0 or self.gpus_per_user < 0:
+            raise ValueError("a limit on GPUs cannot be negative")
+
+
+def check_fits(spec: JobSpec, limits: Limits, capacity: Capacity | None) -> None:
+    """Raise NeverFitsError for a job that could not start even with everything else idle.
+
+    Args:
+        capacity: None while the cluster cannot be asked; the job is then held against the limits only.
+    """
+    gpus, cpus = gpus_of(spec), cpus_of(spec)
+    bounds = [(limits.gpus_per_user, "a user may have {} at a time"), (limits.gpus, "jobs may have {} together")]
+    if capacity is not None:
+        bounds.append((capacity.gpus, "the cluster has {}"))
+    for most, words in bounds:
+        if gpus > most:
+            raise NeverFitsError(
+                f"the job needs {gpus:g} GPUs and {words.format(f'{most:g}')}: "
+                "lower rollout.workers, rollout.gpus or learner.ranks"
+            )
+    if capacity is not None and cpus > capacity.cpus:
+        raise NeverFitsError(
+            f"the job needs {cpus:g} CPUs, one for each worker, rank and the reward actor, and the cluster has "
+            f"{capacity.cpus:g}: lower rollout.workers or learner.ranks"
+        )

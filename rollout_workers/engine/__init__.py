@@ -1,0 +1,1 @@
+"""The vLLM engine of a worker and how it receives weights."""

@@ -1,0 +1,249 @@
+"""One vLLM engine: every call to vLLM that a worker makes.
+
+Seeds. A group's completions are drawn from G consecutive seeds that vLLM derives from the request's. So that groups
+with neighbouring seeds share none, a request's seed is hashed first: the G seeds start at a place that depends on
+every bit of it. Nothing else decides a sample: not the batch, the worker or the order of requests.
+"""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from vllm import SamplingParams
+from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from audio_qa.chat import stop_token_ids
+from audio_qa.families import FamilyFacts, facts_of, mel_frames
+from audio_qa.processor import load_processor
+from protocol.announcement import PlacedTensor
+from protocol.rollout import Completion, Sampling, StopReason, WorkerSettings
+from protocol.weights import Carrier, TensorSlot
+from rollout_workers.engine.config import engine_args, engine_environment
+from rollout_workers.engine.models import adapt
+from rollout_workers.engine.segment import Arrays, shared
+from rollout_workers.errors import ClipTooShortError, PromptTooLongError, UnusableOutputError
+
+_SHUTDOWN_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPrompt:
+    """A question as the engine takes it."""
+
+    token_ids: tuple[int, ...]
+    """The P prompt tokens, the audio placeholder expanded."""
+    engine_input: Any
+
+
+class Engine:
+    """A running vLLM engine in processes of its own, which end with this one."""
+
+    def __init__(self, llm: AsyncLLM, settings: WorkerSettings, processor: Any, facts: FamilyFacts) -> None:
+        self.processor = processor
+        self.max_seconds = facts.hears_seconds(processor.feature_extractor)
+        """The longest clip the model hears."""
+        self.stop_token_ids = stop_token_ids(settings.model, processor.tokenizer)
+        self._llm, self._facts = llm, facts
+        self._max_context = settings.max_context
+        self._requests = 0
+
+    @classmethod
+    def start(cls, settings: WorkerSettings) -> Self:
+        """Start the engine and load the model: blocks for some ten seconds or more.
+
+        To be called in a thread that lives as long as the process: the engine is killed when that thread ends.
+        """
+        processor, facts = load_processor(settings.model), facts_of(settings.model)
+        adapt()
+        with engine_environment(settings):
+            llm = AsyncLLM.from_engine_args(engine_args(settings, processor, facts))
+        return cls(llm, settings, processor, facts)
+
+    async def prepare(self, prompt_text: str, samples: npt.NDArray[np.float32], max_tokens: int) -> PreparedPrompt:
+        """Tokenise a prompt that holds one unexpanded audio placeholder; `samples` are (N,) mono at 16 kHz.
+
+        Raises PromptTooLongError and ClipTooShortError; the engine is not asked.
+        """
+        hop = self.processor.feature_extractor.hop_length
+        if not self._facts.audio_tokens(mel_frames(len(samples), hop)):
+            raise ClipTooShortError(f"{len(samples)} samples are too few for one audio token")
+        text_ids = self.processor.tokenizer(prompt_text)["input_ids"]
+        # Before vLLM sees the text: it refuses a longer one with an error that does not say so by its type.
+        self._check_length(len(text_ids), max_tokens)
+        prompt = {"prompt_token_ids": text_ids, "multi_modal_data": {"audio": samples}}
+        (engine_input,) = await self._llm.renderer.render_cmpl_async([prompt])
+        token_ids = tuple(engine_input["prompt_token_ids"])
+        self._check_length(len(token_ids), max_tokens)
+        return PreparedPrompt(token_ids, engine_input)
+
+    def _check_length(self, prompt_tokens: int, max_tokens: int) -> None:
+        if prompt_tokens + max_tokens > self._max_context:
+            raise PromptTooLongError(
+                f"{prompt_tokens} prompt tokens and up to {max_tokens} of an answer do not fit into "
+                f"{self._max_context}; shorten the question or raise the context"
+            )
+
+    async def submit(self, prompt: PreparedPrompt, sampling: Sampling, seed: int) -> asyncio.Task[Any]:
+        """Hand a prompt to the engine; the task gives vLLM's output, to be read by `completions`.
+
+        Where the task is cancelled, the engine stops working on it.
+        """
+        self._requests += 1
+        request_id = str(self._requests)
+        params = SamplingParams(
+            n=sampling.group_size,
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_tokens,
+            seed=None if sampling.temperature == 0 else first_seed(seed),
+            stop_token_ids=list(self.stop_token_ids),
+            logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        collector = await self._llm.add_request(request_id, prompt.engine_input, params)
+        return asyncio.create_task(self._result(request_id, collector))
+
+    async def _result(self, request_id: str, collector: Any) -> Any:
+        try:
+            return await collector.get()
+        except asyncio.CancelledError:
+            await self._llm.abort(request_id)
+            raise
+
+    def completions(self, output: Any, group_size: int) -> tuple[Completion, ...]:
+        """The G completions in `output`.
+
+        Raises UnusableOutputError where some are missing or have tokens without a finite log-probability.
+        """
+        if len(output.outputs) != group_size:
+            raise UnusableOutputError(
+                f"the engine gave {len(output.outputs)} completions where {group_size} were asked"
+            )
+        return tuple(self._completion(one) for one in output.outputs)
+
+    def _completion(self, output: Any) -> Completion:
+        token_ids = tuple(output.token_ids)
+        if output.finish_reason not in ("stop", "length") or not token_ids or len(output.logprobs) != len(token_ids):
+            raise UnusableOutputError(f"unusable output of the engine: {output}")
+        logprobs = tuple(step[token].logprob for step, token in zip(output.logprobs, token_ids, strict=True))
+        if not all(map(math.isfinite, logprobs)):
+            raise UnusableOutputError(f"log-probabilities that are not finite: {logprobs}")
+        versions = tuple((int(span.version), span.end - span.start) for span in output.weight_versions or ())
+        if sum(tokens for _, tokens in versions) != len(token_ids):
+            raise UnusableOutputError(f"the weights of {len(token_ids)} tokens are not known: {output.weight_versions}")
+        return Completion(
+            token_ids=token_ids,
+            logprobs=logprobs,
+            text=self.processor.tokenizer.decode(token_ids, skip_special_tokens=True),
+            stop_reason=StopReason.STOP if token_ids[-1] in self.stop_token_ids else StopReason.LENGTH,
+            versions=versions,
+        )
+
+    @asynccontextmanager
+    async def frozen(self) -> AsyncIterator[None]:
+        """Inside, the engine computes nothing: what is submitted waits, what is running stands still."""
+        await self._llm.pause_generation(mode="keep", clear_cache=False)
+        try:
+            yield
+        finally:
+            await self._llm.resume_generation()
+
+    async def meet(self, init_info: Mapping[str, Any]) -> None:
+        """Meet the learner, for a carrier of weights that needs it."""
+        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=dict(init_info)))
+
+    async def start_update(self) -> None:
+        """Begin to replace weights. No request may be computed until `finish_update`."""
+        await self._llm.start_weight_update()
+
+    async def load_stored(self, arrays: Arrays, slots: Sequence[TensorSlot]) -> None:
+        """Load one bucket: an array of bytes for each slot, which must be held until `finish_update` is through."""
+        with shared(arrays) as (path, offsets):
+            placed = [PlacedTensor(slot, offset) for slot, offset in zip(slots, offsets, strict=True)]
+            await self.load_placed(path, placed, Carrier.OBJECT_STORE)
+
+    async def load_placed(self, path: str, placed: Sequence[PlacedTensor], carrier: Carrier) -> None:
+        """Load parameters that lie in a file; what is there must stay until `finish_update` is through."""
+        described = [(p.slot.name, p.slot.dtype, list(p.slot.shape), p.offset) for p in placed]
+        digests = {p.slot.name: p.slot.digest for p in placed if p.slot.digest is not None}
+        await self.load({"carrier": carrier.value, "info": {"path": path, "slots": described}, "digests": digests})
+
+    async def load(self, piece: Mapping[str, Any]) -> None:
+        """Load a piece of an update: see `rollout_workers.engine.transfer.UpdateInfo`."""
+        await self._llm.update_weights(WeightTransferUpdateRequest(update_info=dict(piece)))
+
+    async def finish_update(self, version: int, *, audio_changed: bool, in_flight: bool) -> int:
+        """Put the update into effect; returns the version the engine says it has now.
+
+        Args:
+            in_flight: the engine is paused with requests that are not done: what they have so far is computed again
+                with the new weights before they go on.
+        """
+        await self._llm.finish_weight_update(str(version))
+        await self.reset_caches(audio_changed=audio_changed, in_flight=in_flight)
+        return await self.version()
+
+    async def reset_caches(self, *, audio_changed: bool, in_flight: bool = False) -> None:
+        """Forget what was computed with other weights: keys and values always, the clips' embeddings if they changed.
+
+        Clips' features do not depend on weights, and there is no cache of them (see `engine_config`).
+        """
+        if not await self._llm.reset_prefix_cache(reset_running_requests=in_flight):
+            raise RuntimeError("the prefix cache is in use: a request is running")
+        if audio_changed:
+            await self._llm.reset_encoder_cache()
+
+    async def label(self, version: int) -> None:
+        """Say which version the weights are that the engine has."""
+        await self._llm.update_weight_version(str(version))
+
+    async def version(self) -> int:
+        """The version of the weights, asked of the engine's own process: it answers between two steps."""
+        return int(await self._llm.get_weight_version())
+
+    async def sleep(self) -> None:
+        """Give the GPU's memory away: weights wait on the CPU, the key-value cache is dropped."""
+        await self._llm.sleep(level=1, mode="wait")
+
+    async def wake(self) -> None:
+        await self._llm.wake_up()
+
+    async def check(self) -> None:
+        """Generate one token from text alone."""
+        ids = self.processor.tokenizer("a")["input_ids"]
+        (engine_input,) = await self._llm.renderer.render_cmpl_async([{"prompt_token_ids": ids}])
+        one_token = Sampling(group_size=1, max_tokens=1, temperature=0.0)
+        await (await self.submit(PreparedPrompt(tuple(ids), engine_input), one_token, seed=0))
+
+    def shutdown(self) -> None:
+        """End the engine's processes."""
+        # On the CPU it holds nothing that has to be given back, and ending in order takes it five seconds of computing.
+        self._llm.shutdown(timeout=0.0 if current_platform.is_cpu() else _SHUTDOWN_SECONDS)
+
+    @property
+    def sequences(self) -> int:
+        """Completions that were asked for and are not done."""
+        return int(self._llm.get_num_unfinished_requests())
+
+    @property
+    def dead(self) -> bool:
+        """Whether the engine's process has ended by itself."""
+        return bool(self._llm.errored)
+
+
+def first_seed(seed: int) -> int:
+    """Where the G consecutive seeds of a group start.
+
+    vLLM gives completion i the seed `first_seed + i`. 2 to the 62 places; the CPU's generator looks at 32 bits of
+    them, so of a million groups of 8 about one in 300 shares a seed with another one, by chance.
+    """
+    return int.from_bytes(blake2b(str(seed).encode(), digest_size=8).digest()) >> 2

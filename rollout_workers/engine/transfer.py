@@ -1,0 +1,205 @@
+"""vLLM's side of a weight update, in the engine's processes: whatever carries the bytes, layers are loaded alike.
+
+Invariant: after an update every parameter that was sent has its new value and every other one the value it had; and
+where the update says what a parameter's bytes must be, no other bytes are loaded.
+
+Layerwise reload gives that for whole layers only. Where vLLM fuses several of the checkpoint's tensors into one layer
+(q, k and v; gate and up; a weight and its bias) and some of them are sent, it fills the rest with uninitialised
+memory. So before an update ends, the missing ones of each touched layer are loaded from the checkpoint that the engine
+started from: they are the ones that are not trained.
+"""
+
+import base64
+import logging
+import pickle
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+from protocol.weights import Carrier
+from rollout_workers.engine.bucket import digest_of, tensors
+from rollout_workers.engine.segment import Mapper
+
+_FUSED = {
+    "q_proj": "qkv_proj",
+    "k_proj": "qkv_proj",
+    "v_proj": "qkv_proj",
+    "gate_proj": "gate_up",
+    "up_proj": "gate_up",
+}
+
+
+@dataclass
+class InitInfo(WeightTransferInitInfo):  # type: ignore[misc]  # vLLM is untyped here
+    """How to meet the learner, for the carriers that need it."""
+
+    carrier: str
+    info: dict[str, Any]
+    """As vLLM's own backend for the carrier takes it."""
+
+
+@dataclass
+class UpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
+    """A piece of an update."""
+
+    carrier: str
+    info: dict[str, Any]
+    """As vLLM's own backend for the carrier takes it; for CUDA IPC, `handles` by rank in the place of `ipc_handles`.
+    For shared memory and the object store, `path`, which is mapped, and `slots`: name, dtype, shape and first byte of
+    each tensor."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """What the bytes of parameters must be, by name."""
+
+
+class TransferEngine(WeightTransferEngine):  # type: ignore[misc]
+    """Loads weights that come by any of `protocol.weights.Carrier`."""
+
+    init_info_cls = InitInfo
+    update_info_cls = UpdateInfo
+
+    def __init__(self, config: Any, vllm_config: Any, device: torch.device, model: torch.nn.Module) -> None:
+        super().__init__(config, vllm_config, device, model)
+        self._made_with = (config, vllm_config, device)
+        self._backends: dict[Carrier, WeightTransferEngine] = {}
+        self._mapper = Mapper()
+        self._digests: Mapping[str, str] = {}
+        self._sent: set[str] = set()
+        self._ever_sent: set[str] = set()
+
+    def init_transfer_engine(self, init_info: InitInfo) -> None:
+        """Meet the learner; again where the group changed."""
+        carrier = Carrier(init_info.carrier)
+        if carrier in self._backends:
+            self._backends.pop(carrier).shutdown()
+        backend = self._backend(carrier)
+        backend.init_transfer_engine(backend.parse_init_info(init_info.info))
+
+    def start_weight_update(self) -> None:
+        self._sent.clear()
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        self.receive_weights(self.parse_update_info(update_info))
+        # vLLM's own method synchronises an accelerator in any case; a CPU has none.
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
+
+    def receive_weights(self, update_info: UpdateInfo) -> None:
+        """Load one piece. Layers whose tensors are not complete yet keep the mapping alive until they are."""
+        self._digests = update_info.digests
+        carrier = Carrier(update_info.carrier)
+        if carrier in (Carrier.OBJECT_STORE, Carrier.SHARED_MEMORY):
+            self.load_weights(tensors(self._mapper, update_info.info["path"], update_info.info["slots"]))
+        else:
+            info = dict(update_info.info)
+            if carrier is Carrier.CUDA_IPC:
+                info["ipc_handles"] = merged_handles(info.pop("handles"))
+            backend = self._backend(carrier)
+            backend.receive_weights(backend.parse_update_info(info))
+
+    def finish_weight_update(self) -> None:
+        self._digests = {}
+        if Carrier.CUDA_IPC in self._backends:
+            # Lets go of the learner's buffer, which a GPU would otherwise hold through the next steps.
+            self._backends[Carrier.CUDA_IPC].shutdown()
+        self.load_weights(self._unsent_neighbours())
+        self._ever_sent |= self._sent
+        with _quiet_about_unsent_layers():
+            finalize_layerwise_reload(self.model, self.model_config)
+        pack_tied_heads(self.model)
+
+    def shutdown(self) -> None:
+        for backend in self._backends.values():
+            backend.shutdown()
+        self._backends.clear()
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Check and load some tensors. vLLM's own backends call this in the place of a model's method of this name."""
+        pairs = list(weights)
+        for name, tensor in pairs:
+            expected = self._digests.get(name)
+            if expected is not None and expected != digest_of(tensor):
+                raise ValueError(f"the bytes of {name} that arrived are not those that the learner sent")
+        self._sent.update(name for name, _ in pairs)
+        # Loaders insist on the model's precision and on finding every name; what they cannot place, they refuse.
+        self.model.load_weights(pairs)
+
+    def _backend(self, carrier: Carrier) -> WeightTransferEngine:
+        """vLLM's receiving side of a carrier, which loads through this object."""
+        if carrier not in self._backends:
+            # Each imports what only a machine with a GPU has.
+            if carrier is Carrier.NCCL:
+                from vllm.distributed.weight_transfer.nccl_engine import (  # noqa: PLC0415
+                    NCCLWeightTransferEngine as Backend,
+                )
+            else:
+                from vllm.distributed.weight_transfer.ipc_engine import (  # noqa: PLC0415
+                    IPCWeightTransferEngine as Backend,
+                )
+            backend = self._backends[carrier] = Backend(*self._made_with, self)
+            if carrier is Carrier.CUDA_IPC:
+                backend.init_transfer_engine(backend.parse_init_info({"packed": True}))
+        return self._backends[carrier]
+
+    def _unsent_neighbours(self) -> Iterator[tuple[str, torch.Tensor]]:
+        touched = {layer_of(name) for name in self._sent}
+        for file in sorted(Path(self.model_config.model).glob("*.safetensors")):
+            with safe_open(file, framework="pt") as checkpoint:
+                for name in checkpoint.keys():  # noqa: SIM118 - not a mapping
+                    if name in self._sent or layer_of(name) not in touched:
+                        continue
+                    if name in self._ever_sent:
+                        raise ValueError(f"{name} was sent in an earlier update and is missing from this one")
+                    yield name, checkpoint.get_tensor(name)
+
+
+def merged_handles(pickled: Iterable[str]) -> dict[str, Any]:
+    """The learner ranks' handles of one piece, by GPU. They come from this job's own learner, as its tasks do."""
+    handles: dict[str, Any] = {}
+    for handle in pickled:
+        handles |= pickle.loads(base64.b64decode(handle))
+    return handles
+
+
+def layer_of(name: str) -> str:
+    """The layer of vLLM's model that a tensor of the checkpoint ends up in, e.g. `….self_attn.qkv_proj`."""
+    module, _, _ = name.rpartition(".")
+    parent, _, leaf = module.rpartition(".")
+    return f"{parent}.{_FUSED.get(leaf, leaf)}"
+
+
+def pack_tied_heads(model: torch.nn.Module) -> None:
+    """Have heads that share the embeddings' weight see its new values.
+
+    Nothing is sent for such a head, so layerwise reload leaves it alone; but on CPU it computes with a packed copy of
+    the weight.
+    """
+    tables = [layer for layer in model.modules() if isinstance(layer, VocabParallelEmbedding)]
+    embeddings = {id(layer.weight) for layer in tables if not isinstance(layer, ParallelLMHead)}
+    for layer in tables:
+        if isinstance(layer, ParallelLMHead) and id(layer.weight) in embeddings:
+            layer.quant_method.process_weights_after_loading(layer)
+
+
+@contextmanager
+def _quiet_about_unsent_layers() -> Iterator[None]:
+    """vLLM warns of every layer that got no weights: with a frozen audio tower hundreds of lines an update."""
+    log = logging.getLogger("vllm.model_executor.model_loader.reload.layerwise")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)

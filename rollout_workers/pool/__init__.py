@@ -1,0 +1,1 @@
+"""The elastic pool of rollout workers."""

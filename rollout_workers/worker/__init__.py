@@ -1,0 +1,1 @@
+"""One rollout worker: the actor and its handle."""

@@ -1,0 +1,251 @@
+"""A rank's updates: the same for shared and plain rows under every loss, without work that is not needed."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from support.learner import STEADY, counts_of, make_trainer, parameters_of
+
+from learner.losses.settings import Algorithm
+from learner.phase import Phase
+
+VARIANTS = {
+    **{name: {"algorithm": name} for name in Algorithm},
+    "token correction": {"correction": {"level": "token", "bound": 1.5}},
+    "sequence mask": {"correction": {"level": "sequence", "mode": "mask", "bound": 1e9}},
+    "k1": {"kl": "k1"},
+    "k2": {"kl": "k2"},
+    "supervised": None,
+}
+
+
+@pytest.fixture(scope="module")
+def gradients(alone, device, tiny_folder, groups, encoder):
+    """The gradient of one batch, by trainer settings, from the same model and a reference that differs from it."""
+
+    def of(variant, share_prefix, **settings):
+        phase = Phase(STEADY, 4, temperature=0.9, beta=0.04, max_tokens=10)
+        chosen = {"loss": variant or {}, "share_prefix": share_prefix, **settings}
+        trainer = make_trainer(tiny_folder, phase, chosen, device)
+        prompts = [encoder.encode(g.question, g.template) for g in groups]
+        if variant is None:
+            tally = trainer.supervise(prompts, [g.completions[0].token_ids for g in groups])
+        else:
+            tally = trainer.reinforce(prompts, groups, counts_of(groups))
+        return trainer.engine.taken(), tally
+
+    return of
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_shared_and_plain_rows_have_the_same_gradients(gradients, variant):
+    """Clips and answers of odd lengths, an empty completion, groups of different sizes; micro-batches of any cut."""
+    (shared, tally), (plain, plain_tally) = (
+        gradients(VARIANTS[variant], share, micro_batch_tokens=tokens)
+        for share, tokens in (("always", 10_000), ("never", 350))
+    )
+    assert shared.keys() == plain.keys()
+    assert any("audio_tower" in name for name in shared)
+    norm = torch.sqrt(sum((g**2).sum() for g in plain.values()))
+    assert norm > 1e-3
+    for name, gradient in shared.items():
+        assert (gradient - plain[name]).norm() < 1e-5 * norm, name
+    assert tally.loss == pytest.approx(plain_tally.loss, rel=1e-5)
+    assert tally.micro_batches < plain_tally.micro_batches
+    if VARIANTS[variant] is not None:
+        assert (tally.shared_groups, plain_tally.shared_groups) == (4, 0)
+        assert tally.tokens_computed < plain_tally.tokens_computed / 2
+
+
+STEPS = {
+    "float32": ({"zero_stage": 0}, 1e-5),
+    **{f"float32 ZeRO-{stage}": ({"zero_stage": stage}, 1e-5) for stage in (1, 2, 3)},
+    "float32 ZeRO-2, optimizer offloaded": ({"zero_stage": 2, "offload_optimizer": True}, 1e-5),
+    **{f"bfloat16 ZeRO-{stage}": ({"zero_stage": stage, "dtype": "bfloat16"}, 0.05) for stage in (1, 2, 3)},
+    "bfloat16 ZeRO-2, optimizer offloaded": ({"zero_stage": 2, "offload_optimizer": True, "dtype": "bfloat16"}, 0.05),
+}
+
+
+@pytest.mark.parametrize("settings", STEPS, ids=str)
+@pytest.mark.parametrize("share", ["always", "never"])
+def test_a_step_is_adamws_on_the_gradient(make_rank, first_step_on_the_cpu, groups, settings, share):
+    """DeepSpeed on the learner's own device, against torch's AdamW on the clipped gradient, float32 on the CPU."""
+    chosen, bound = STEPS[settings]
+    rank = make_rank(share_prefix=share, **chosen)
+    first = masters_of(rank)
+    tally = rank.learn(groups, counts_of(groups))
+    moved = {name: value - first[name] for name, value in masters_of(rank).items()}
+    expected, norm = first_step_on_the_cpu
+    apart = sum(float((moved[name] - expected[name]).square().sum()) for name in expected) ** 0.5
+    error = apart / sum(float(value.square().sum()) for value in expected.values()) ** 0.5
+    print(f"{settings}, sharing {share}, on {rank.engine.deepspeed.device}: {error:.1e}, norm {tally.grad_norm:.4f}")
+    assert error < bound
+    assert tally.grad_norm == pytest.approx(norm, rel=bound)
+
+
+def masters_of(rank) -> dict[str, torch.Tensor]:
+    """What AdamW steps, by parameter, on the CPU; float32."""
+    from learner.training.optimizer_state import MASTER, read_state, tie_state
+
+    tie_state(rank.engine)
+    trained = [(name, p) for name, p in rank._model.named_parameters() if p.requires_grad]
+    return {name: read_state(rank.engine, p)[MASTER].detach().float().cpu().clone() for name, p in trained}
+
+
+@pytest.fixture(scope="module")
+def first_step_on_the_cpu(alone, tiny_folder, banned, groups, encoder):
+    """How AdamW moves each parameter in a first step, and the gradient's norm."""
+    trainer = make_trainer(tiny_folder, Phase(STEADY, 4, max_tokens=10), {}, banned=banned)
+    trainer.reinforce([encoder.encode(g.question, g.template) for g in groups], groups, counts_of(groups))
+    model = trainer.policy.model
+    trained = {name: p for name, p in model.named_parameters() if p.grad is not None}
+    norm = float(torch.nn.utils.clip_grad_norm_(trained.values(), STEADY.max_grad_norm))
+    before = {name: p.detach().clone() for name, p in trained.items()}
+    matrices, rest = [p for p in trained.values() if p.ndim > 1], [p for p in trained.values() if p.ndim <= 1]
+    torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": STEADY.weight_decay}, {"params": rest, "weight_decay": 0.0}],
+        lr=STEADY.learning_rate,
+        eps=STEADY.adam_epsilon,
+    ).step()
+    return {name: p.detach() - before[name] for name, p in trained.items()}, norm
+
+
+def test_a_masked_completion_has_no_gradient(gradients, groups, encoder, tiny_folder, alone):
+    """Whatever its advantage: what is learnt is what is learnt without it."""
+
+    def of(batch):
+        trainer = make_trainer(tiny_folder, Phase(STEADY, 4, max_tokens=10), {})
+        trainer.reinforce([encoder.encode(g.question, g.template) for g in batch], batch, counts_of(groups[:1]))
+        return trainer.engine.taken()
+
+    first, second = groups[:2]
+    masked = replace(second, completions=tuple(replace(c, counts=False) for c in second.completions))
+    with_masked, without = of([first, masked]), of([first])
+    for name, gradient in without.items():
+        assert (with_masked[name] - gradient).abs().max() < 1e-7, name
+
+
+def test_nothing_is_computed_that_is_not_needed(make_rank, groups, monkeypatch):
+    """One update and no KL: one forward of one model, and none of it for old log-probabilities or a reference."""
+    rank = make_rank(beta=0.0)
+    trainer = rank._trainer
+    assert trainer.reference is None
+    forwards = []
+    inner = trainer.policy.forward
+    monkeypatch.setattr(trainer.policy, "forward", lambda batch: forwards.append(batch.tokens) or inner(batch))
+    tally = rank.learn(groups, counts_of(groups))
+    assert sum(forwards) == tally.tokens_computed == sum(len(g.prompt_token_ids) for g in groups) + tally.tokens
+    assert tally.clipped == 0
+
+
+def test_several_updates_compute_the_reference_once(make_rank, groups, monkeypatch):
+    rank = make_rank(beta=0.04, loss={"updates_per_batch": 3})
+    trainer = rank._trainer
+    calls = {"policy": 0, "reference": 0}
+    for name in calls:
+        model = getattr(trainer, name)
+
+        def counting(batch, name=name, inner=model.forward):
+            calls[name] += 1
+            return inner(batch)
+
+        monkeypatch.setattr(model, "forward", counting)
+    tally = rank.learn(groups, counts_of(groups))
+    assert tally.updates == 3
+    assert calls == {"policy": 3, "reference": 1}
+
+
+def test_later_updates_are_clipped_against_the_batchs_start(make_rank, groups):
+    """A step so large that ratios leave the bounds: the second update of a batch clips, the first does not."""
+    large = STEADY.model_copy(update={"learning_rate": 0.1})
+    one, three = (
+        make_rank(Phase(large, 4, max_tokens=10), loss={"updates_per_batch": n, "clip_low": 0.01, "clip_high": 0.01})
+        for n in (1, 3)
+    )
+    counts = counts_of(groups)
+    assert one.learn(groups, counts).clipped == 0
+    assert three.learn(groups, counts).clipped > 0
+    assert three.engine.step_count == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "bad"),
+    [
+        ({"zero_stage": 0}, float("nan")),
+        ({"zero_stage": 0}, float("inf")),
+        ({"zero_stage": 1}, float("nan")),
+        ({"zero_stage": 2}, float("nan")),
+        ({"zero_stage": 3}, float("nan")),
+        ({"dtype": "bfloat16"}, float("nan")),
+        ({"zero_stage": 2, "dtype": "bfloat16"}, float("nan")),
+        ({"zero_stage": 3, "dtype": "bfloat16"}, float("nan")),
+        ({"zero_stage": 2, "offload_optimizer": True}, float("nan")),
+    ],
+    ids=str,
+)
+def test_a_loss_that_is_not_finite_changes_nothing(make_rank, groups, settings, bad):
+    """The step is not made, and the next one is what it would have been."""
+    counts = counts_of(groups)
+    poison = [
+        replace(groups[0], completions=tuple(replace(c, advantage=bad) for c in groups[0].completions)),
+        *groups[1:],
+    ]
+    disturbed, undisturbed = make_rank(**settings), make_rank(**settings)
+    before = parameters_of(disturbed)
+    for rank in (disturbed, undisturbed):
+        rank.learn(groups, counts)
+    first = parameters_of(disturbed)
+    assert any(not torch.equal(first[n], before[n]) for n in before)
+    tally = disturbed.learn(poison, counts)
+    assert (tally.updates, tally.nonfinite) == (0, 1)
+    assert all(torch.equal(value, first[name]) for name, value in parameters_of(disturbed).items())
+    undisturbed.skip(1)
+    for rank in (disturbed, undisturbed):
+        assert rank.learn(groups, counts).updates == 1
+    expected = parameters_of(undisturbed)
+    assert all(torch.equal(value, expected[name]) for name, value in parameters_of(disturbed).items())
+
+
+@pytest.mark.parametrize(
+    ("train", "moved"),
+    [
+        ({"audio_tower": False}, {"multi_modal_projector", "language_model"}),
+        ({"audio_tower": False, "projector": False}, {"language_model"}),
+        ({"language_model": False}, {"audio_tower", "multi_modal_projector"}),
+        ({"language_model": False, "audio_tower": False}, {"multi_modal_projector"}),
+    ],
+)
+def test_what_is_frozen_stays(make_rank, groups, train, moved):
+    rank = make_rank(train=train)
+    before = parameters_of(rank)
+    rank.learn(groups, counts_of(groups))
+    after = parameters_of(rank)
+    assert {n.split(".")[0] for n in before if not torch.equal(before[n], after[n])} == moved
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8}], ids=["full", "LoRA"])
+def test_activation_checkpointing_changes_nothing(make_rank, groups, lora):
+    updated = []
+    for checkpointing in (False, True):
+        rank = make_rank(activation_checkpointing=checkpointing, lora=lora, beta=0.04)
+        rank.learn(groups, counts_of(groups))
+        updated.append(parameters_of(rank))
+    assert all(torch.equal(updated[0][n], updated[1][n]) for n in updated[0])
+
+
+def test_bfloat16_keeps_master_weights(make_rank, groups):
+    """Steps far below bfloat16's resolution add up in the masters."""
+    tiny_steps = STEADY.model_copy(update={"learning_rate": 1e-5, "weight_decay": 0.0})
+    rank = make_rank(Phase(tiny_steps, 30, max_tokens=10), dtype="bfloat16")
+    from learner.training.optimizer_state import MASTER, read_state
+
+    name, parameter = next((n, p) for n, p in rank._model.named_parameters() if n.endswith("0.self_attn.q_proj.weight"))
+    assert parameter.dtype == torch.bfloat16
+    before = read_state(rank.engine, parameter)[MASTER].clone()
+    for _ in range(3):
+        rank.learn(groups, counts_of(groups))
+    after = read_state(rank.engine, parameter)[MASTER]
+    moved = (after - before).abs()
+    assert after.dtype == torch.float32
+    assert 0 < moved.max() < 1e-4, name
+    assert torch.equal(after.bfloat16(), parameter.detach())

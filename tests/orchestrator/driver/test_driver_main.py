@@ -1,0 +1,73 @@
+"""The driver, as far as it goes without Ray."""
+
+import pytest
+
+from orchestrator.driver import main as driver_main
+from orchestrator.job.spec import JobSpec
+from orchestrator.job.spec_file import dump_spec
+from orchestrator.run import exit_codes as driver_exit
+from orchestrator.run.checkpoints import Checkpoints
+from orchestrator.run.commands import CommandKind, Mailbox, send
+from orchestrator.run.directory import RunDirectory
+from orchestrator.training.state import JobState
+
+
+@pytest.fixture
+def spec(tiny_folder, benchmark_home) -> JobSpec:
+    value = {
+        "steps": 2,
+        "model": {"path": str(tiny_folder), "max_context": 256},
+        "data": {"train": str(benchmark_home / "train.jsonl")},
+        "rollout": {"max_tokens": 8},
+    }
+    return JobSpec.model_validate(value)
+
+
+def kinds(run: RunDirectory) -> list[str]:
+    return [event["kind"] for event in run.events()]
+
+
+def test_bad_input_is_told_from_failure(spec, tmp_path, capsys) -> None:
+    missing = spec.model_copy(update={"data": spec.data.model_copy(update={"train": "/nowhere.jsonl"})})
+    run = RunDirectory.create(tmp_path / "run", dump_spec(missing))
+    assert driver_main.main(run.path, "j-1") == driver_exit.BAD_INPUT
+    assert kinds(run) == ["attempt", "error"]
+    assert "/nowhere.jsonl" in run.events()[-1]["message"]
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_driver_that_died_behind_its_last_checkpoint_has_nothing_left_to_do(spec, tmp_path) -> None:
+    run = RunDirectory.create(tmp_path / "run", dump_spec(spec))
+    run.append_event("attempt", submission_id="j-1", pid=1)
+    checkpoints = Checkpoints(run, keep_last=0, keep_best=True)
+    run.append_metrics({"step": 1})
+    run.append_metrics({"step": 2})
+    checkpoints.begin(2)
+    checkpoints.commit(2, {**JobState(step=2).to_dict(), "offsets": run.offsets()})
+    assert driver_main.main(run.path, "j-2") == driver_exit.SUCCEEDED
+    assert run.events()[-1]["state"] == "succeeded"
+    assert run.summary()["steps"] == 2
+    assert run.report_file.exists()
+
+
+def test_two_drivers_do_not_write_one_run_directory(spec, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(driver_main, "_LOCK_SECONDS", 0.3)
+    run = RunDirectory.create(tmp_path / "run", dump_spec(spec))
+    with run.written():
+        assert driver_main.main(run.path, "j-2") == driver_exit.LOST
+    assert kinds(run) == []
+
+
+def test_a_new_driver_is_told_what_the_old_one_was(spec, tmp_path) -> None:
+    run = RunDirectory.create(tmp_path / "run", dump_spec(spec))
+    for kind, count, by in (
+        (CommandKind.SCALE, 2, "ann"),
+        (CommandKind.SCALE, 3, "ann"),
+        (CommandKind.PAUSE, None, "ann"),
+        (CommandKind.RESUME, None, "preemption"),
+    ):
+        send(run, kind, count=count, by=by)
+    for command in Mailbox(run).take():
+        run.append_event("command", id=command.id, command=command.kind, count=command.count, by=command.by)
+    driver_main._tell_again(run)
+    assert [(c.kind, c.count) for c in Mailbox(run).take()] == [(CommandKind.SCALE, 3), (CommandKind.PAUSE, None)]

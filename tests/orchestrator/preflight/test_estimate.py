@@ -1,0 +1,111 @@
+"""The plan's estimates, worked out by hand, and what they must never say."""
+
+from typing import Any
+
+import pytest
+
+from orchestrator.job.gpu import DATA_SHEETS, DataSheet, Gpu
+from orchestrator.job.spec import JobSpec
+from orchestrator.preflight.estimate import (
+    DECODING_EFFICIENCY,
+    LEARNER_EFFICIENCY,
+    Lengths,
+    evaluations_of,
+    generation_seconds,
+    learner_bytes,
+    learner_seconds,
+    memory_warnings,
+    step_seconds,
+    time_estimate,
+)
+from orchestrator.preflight.sizes import PUBLISHED, Sizes
+
+LEAST = {"model": {"path": "builtin:tiny-qwen2-audio"}, "data": {"train": "builtin:synthetic"}}
+# Rates that make the learner's and the engines' shares of them whole numbers.
+GPU = DataSheet(80, 1e12 / LEARNER_EFFICIENCY, 1e12 / DECODING_EFFICIENCY)
+SIZES = Sizes(audio_tower=10**8, decoder=10**9, embedding=10**8, head=10**8, audio_tower_width=10, decoder_width=100)
+TEN_SECONDS = Lengths(clip_seconds=10, answer_tokens=20)
+
+
+def job(**sections: Any) -> JobSpec:
+    return JobSpec.model_validate({**LEAST, **sections})
+
+
+def test_the_published_model_has_the_size_its_makers_state():
+    assert PUBLISHED["Qwen2-Audio-7B-Instruct"].total == pytest.approx(8.397e9, rel=1e-3)
+
+
+def test_adapters_store_state_for_themselves_only_and_are_their_own_reference():
+    learner = {"dtype": "bfloat16", "zero_stage": 1, "beta": 0.04}
+    adapted = learner_bytes(job(learner={**learner, "lora": {"rank": 16}}), SIZES)
+    adapters = 16 * 110
+    # Two bytes a weight, and for an adapter's besides: itself, its gradient, master and two moments.
+    assert adapted == 2 * SIZES.total + (2 + 2 + 12) * adapters
+
+
+def test_frozen_parts_have_no_gradient_and_an_offloaded_optimizer_is_elsewhere():
+    frozen = {"dtype": "bfloat16", "zero_stage": 1, "beta": 0, "train": {"audio_tower": False, "language_model": False}}
+    assert learner_bytes(job(learner=frozen), SIZES) == 2 * SIZES.total
+    full = {"dtype": "bfloat16", "zero_stage": 1, "beta": 0}
+    assert learner_bytes(job(learner=full), SIZES) == (2 + 2 + 12) * SIZES.total
+    assert learner_bytes(job(learner={**full, "offload_optimizer": True}), SIZES) == (2 + 2) * SIZES.total
+
+
+def test_supervision_has_no_reference():
+    learner = {"beta": 0.04}
+    assert learner_bytes(job(method="supervised", learner=learner), SIZES) == 16 * SIZES.total
+    assert learner_bytes(job(learner=learner), SIZES) == 20 * SIZES.total
+
+
+def test_a_learner_step_by_hand():
+    spec = job(rollout={"group_size": 4, "questions_per_step": 2, "max_tokens": 64}, learner={"beta": 0.1, "ranks": 2})
+    # 100 tokens of text and 250 of sound once, 4 answers of 20; the tower has two positions for a token of sound.
+    decoder = 2 * 10**9 * (350 + 80) + 2 * 10**8 * 80
+    tower = 2 * 10**8 * 500
+    by_hand = 2 * 4 * (decoder + tower) / (2 * 1e12)
+    assert learner_seconds(spec, SIZES, GPU, TEN_SECONDS) == pytest.approx(by_hand)
+
+
+def test_decoding_by_hand():
+    spec = job(rollout={"workers": 2, "max_concurrent": 4})
+    # 3 questions of a worker's, 6 sequences, 4 at a time: twice 20 tokens, for each of which all weights are read.
+    read = 3 * (2 * 10**9 * 350 + 2 * 10**8 * 1500) / 1e12
+    decode = 2 * 20 * max(2 * 1.1e9 / 1e12, 2 * 1.1e9 * 4 / 1e12)
+    assert generation_seconds(spec, SIZES, GPU, TEN_SECONDS, 5, 2) == pytest.approx(read + decode)
+
+
+def test_rollouts_that_go_on_beside_the_learner_are_not_added():
+    sheet = DATA_SHEETS[Gpu.A100]
+    one, two = (
+        step_seconds(job(rollout={"max_staleness": staleness, "gpus": 1}), SIZES, sheet, TEN_SECONDS)
+        for staleness in (0, 1)
+    )
+    assert two < one
+
+
+@pytest.mark.parametrize(("steps", "every", "times"), [(0, 100, 1), (100, 0, 2), (100, 50, 3), (100, 60, 3)])
+def test_how_often_is_evaluated(steps, every, times):
+    assert evaluations_of(job(steps=steps, evaluation={"every": every})) == times
+
+
+def test_time_is_for_gpus_and_says_what_it_assumes():
+    assert time_estimate(job(), SIZES, 300) is None
+    found = time_estimate(job(rollout={"gpus": 1}, cluster={"gpu": "H100-80GB"}), SIZES, None)
+    assert found is not None
+    for key in ("step_seconds", "evaluation_seconds", "hours"):
+        low, high = found[key]
+        assert 0 < low <= high
+    asking = time_estimate(job(steps=0, rollout={"gpus": 1}), SIZES, 300)
+    assert asking is not None
+    assert (asking["step_seconds"], asking["evaluations"]) == (None, 1)
+    assert "estimate for H100-80GB" in found["assumptions"][0]
+    assert any("1000 held-out questions, as their file is not there" in line for line in found["assumptions"])
+
+
+def test_what_does_not_fit_is_said():
+    large = Sizes(decoder=30 * 10**9)
+    spec = job(rollout={"gpus": 1, "gpu_memory_fraction": 0.5}, learner={"dtype": "bfloat16", "zero_stage": 1})
+    rank, engine = memory_warnings(spec, large)
+    assert "a learner rank takes 503 GiB before activations; A100-80GB has 80" in rank
+    assert "an engine's weights take 56 GiB; its share of A100-80GB is 40" in engine
+    assert memory_warnings(job(), large) == []

@@ -1,0 +1,92 @@
+"""A model's folder and its prompts are checked for every family, before anything is started."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from support.tiny_families import CONTEXT, TINY, write_tiny
+
+from audio_qa.families import FACTS, facts_of
+from audio_qa.prompt import PromptTemplate
+from audio_qa.question import Question
+from orchestrator.job.spec_file import SpecError
+from orchestrator.preflight.model_folder import check_model_folder, model_context
+from orchestrator.preflight.prepare import check_prompts
+from orchestrator.preflight.sizes import sizes_of
+
+
+@pytest.fixture(scope="module", params=TINY)
+def folder(request, tmp_path_factory) -> str:
+    return str(write_tiny(request.param, tmp_path_factory.mktemp("models") / request.param))
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory) -> list[Question]:
+    """About clips whose last frame is whole, begun, and just ended."""
+    home = tmp_path_factory.mktemp("clips")
+    made = []
+    for i, samples in enumerate((9_600, 24_001, 31_999)):
+        soundfile.write(home / f"{i}.wav", np.random.default_rng(i).standard_normal(samples) * 0.1, 16_000)
+        made.append(Question("clips", i, str(i), str(home / f"{i}.wav"), "What is heard?", ("a", "b"), "a"))
+    return made
+
+
+def test_what_is_written_is_accepted_and_its_context_is_found(folder):
+    check_model_folder(folder)
+    assert model_context(folder) == (512 if facts_of(folder).model_type == "qwen2_audio" else CONTEXT)
+
+
+def test_the_longest_prompt_is_the_one_that_is_read(folder, questions):
+    from learner.families.registry import family_of
+    from learner.model.loading import load_processor
+    from learner.model.prompts import PromptEncoder
+
+    encoder = PromptEncoder(family_of(folder), load_processor(folder))
+    lengths = [len(encoder.encode(question, PromptTemplate.ANSWER).token_ids) for question in questions]
+
+    def check(asked, room):
+        return check_prompts(asked, folder, PromptTemplate.ANSWER, room=room, truncate=False, report=lambda *_: None)
+
+    assert [check([question], CONTEXT) for question in questions] == lengths
+    assert check(questions, max(lengths)) == max(lengths)
+    with pytest.raises(SpecError, match=f"its prompt has {max(lengths)} tokens"):
+        check(questions, max(lengths) - 1)
+
+
+def test_a_clip_named_in_the_text_is_refused(folder, questions):
+    token = facts_of(folder).audio_token
+    odd = Question("clips", 9, "9", questions[0].audio, f"What is {token}?", ("a", "b"), "a")
+    with pytest.raises(SpecError, match="in place of once"):
+        check_prompts([odd], folder, PromptTemplate.ANSWER, room=CONTEXT, truncate=False, report=lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "words"), [("qwen2_5_omni_thinker", "vLLM does not load"), ("llama", ", ".join(FACTS))]
+)
+def test_other_models_are_refused(folder, tmp_path, model_type, words):
+    for path in Path(folder).iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(SpecError, match=words):
+        check_model_folder(str(tmp_path))
+
+
+def test_a_talker_is_not_counted_as_what_trains(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = {"thinker.model.norm.weight": torch.zeros(3), "talker.model.norm.weight": torch.zeros(5)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert sizes_of(tmp_path, FACTS["qwen2_5_omni"].weights).total == 3
+    assert sizes_of(tmp_path, FACTS["qwen2_audio"].weights).total == 8
+
+
+def test_a_job_is_checked_without_torch():
+    modules = "orchestrator.cli.main, orchestrator.preflight.prepare, orchestrator.preflight.plan"
+    loaded = f"import sys, {modules}; print(*sys.modules)"
+    names = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "transformers", "vllm", "deepspeed"} & set(names)

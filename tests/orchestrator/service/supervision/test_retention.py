@@ -1,0 +1,33 @@
+"""What is forgotten, and what is not."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from support.postgres import small_spec
+
+from orchestrator.schemas.job_state import JobState
+from orchestrator.service.store.database import sqlite_url
+from orchestrator.service.store.store import JobNotFoundError, Store
+from orchestrator.service.supervision.retention import tidy
+
+
+def test_old_jobs_go_with_their_run_directories(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+
+    async def body() -> None:
+        async with Store(sqlite_url(tmp_path / "earshot.db"), runs) as store:
+            old, waiting = [(await store.submit(small_spec(), owner="ann"))[0] for _ in range(2)]
+            for job in (old, waiting):
+                (Path(job.run_dir) / "checkpoints").mkdir(parents=True)
+            await store.request_cancel(old.id, "x")
+            assert await tidy(store, runs, datetime.now(UTC) - timedelta(days=1)) == 0
+            assert await tidy(store, runs, datetime.now(UTC) + timedelta(seconds=1)) == 1
+            with pytest.raises(JobNotFoundError):
+                await store.get(old.id)
+            assert not Path(old.run_dir).exists()
+            assert (await store.get(waiting.id)).state is JobState.QUEUED
+            assert Path(waiting.run_dir).exists()
+
+    asyncio.run(body())

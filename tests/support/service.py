@@ -1,0 +1,182 @@
+"""What tests of the API share: a service without a cluster, whose jobs are run by nobody but the test."""
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import numpy as np
+import soundfile
+import uvicorn
+
+from orchestrator.cluster.inventory import Node, Use
+from orchestrator.job.spec import JobSpec
+from orchestrator.run.directory import RunDirectory
+from orchestrator.run.samples import Sample
+from orchestrator.schemas.job_state import JobState
+from orchestrator.service.api.app import create_app
+from orchestrator.service.api.settings import ApiSettings
+from orchestrator.service.store.access import Role
+from orchestrator.service.store.credentials import new_token, token_hash
+from orchestrator.service.store.database import sqlite_url
+from orchestrator.service.store.records import JobRecord
+from orchestrator.service.store.store import Store
+
+SPEC: dict[str, Any] = {
+    "name": "small",
+    "steps": 20,
+    "model": {"path": "builtin:tiny-qwen2-audio"},
+    "data": {"train": "builtin:synthetic"},
+}
+Result = TypeVar("Result")
+BASE = "http://127.0.0.1:8000"
+
+
+class OneNode:
+    """A cluster of one machine, with what is put on it."""
+
+    def __init__(self) -> None:
+        self.uses: list[Use] = []
+
+    async def nodes(self) -> list[Node]:
+        return [Node("c0ffee", "10.0.0.5", True, 16, 2, "H100", 2**37, tuple(self.uses))]
+
+
+class Service:
+    """An app on a store of its own."""
+
+    def __init__(self, home: Path, store: Store, **settings: Any) -> None:
+        self.home, self.store = home, store
+        self.data = home / "data"
+        self.data.mkdir(exist_ok=True)
+        self.settings = ApiSettings(
+            **{"roots": (self.data,), "request_burst": 1e6, "requests_per_second": 1e6, **settings}
+        )
+        self.cluster = OneNode()
+        self.app = create_app(store, self.settings, cluster=self.cluster)
+        self.clients: list[httpx.AsyncClient] = []
+
+    def client(self, token: str | None = None, **more: Any) -> httpx.AsyncClient:
+        """Somebody who talks to it; without a token the local user."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False, **more)
+        made = httpx.AsyncClient(transport=transport, base_url=BASE, headers=headers, timeout=20)
+        self.clients.append(made)
+        return made
+
+    async def token(self, owner: str, role: Role = Role.SUBMITTER) -> str:
+        """A new token."""
+        token = new_token()
+        await self.store.create_token(name=owner, owner=owner, role=role, token_hash=token_hash(token))
+        return token
+
+    async def job(self, owner: str = "local", **changes: Any) -> JobRecord:
+        """A job in the queue."""
+        job, _ = await self.store.submit(JobSpec.model_validate({**SPEC, **changes}), owner=owner)
+        return job
+
+    async def running(self, owner: str = "local", **changes: Any) -> tuple[JobRecord, RunDirectory]:
+        """A job that has a run directory, as if a driver ran it."""
+        job = await self.job(owner, **changes)
+        await self.store.transition(job.id, JobState.QUEUED, JobState.STARTING, attempt=1)
+        run = RunDirectory.create(job.run_dir, "name: small\n")
+        run.append_event("state", state="starting")
+        run.append_event("scaled", before=0, target=2, reason="the job starts")
+        for i in range(2):
+            run.append_event("worker_started", worker=f"rollout-{i}", node="n", pid=10 + i, weight_version=0)
+        run.append_event("state", state="running")
+        return await self.store.transition(job.id, JobState.STARTING, JobState.RUNNING), run
+
+    def clip(self, name: str = "clip.wav", seconds: float = 1.0) -> Path:
+        """A sound under the roots."""
+        path = self.data / name
+        soundfile.write(path, np.zeros(int(16_000 * seconds)), 16_000)
+        return path
+
+
+@asynccontextmanager
+async def service(home: Path, **settings: Any) -> AsyncIterator[Service]:
+    """A service while a test needs it."""
+    async with Store(sqlite_url(home / "earshot.db"), home / "runs") as store:
+        made = Service(home, store, **settings)
+        yield made
+        for client in made.clients:
+            await client.aclose()
+        await made.app.state.api.tails.stop()
+
+
+@asynccontextmanager
+async def listening(home: Path, **settings: Any) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
+    """A service on a real socket, and a client of it."""
+    async with service(home, **settings) as made:
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1000)
+        config = uvicorn.Config(made.app, log_config=None, lifespan="on", timeout_graceful_shutdown=2)
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=url, timeout=20, limits=limits) as client:
+            yield made, client
+        server.should_exit = True
+        await asyncio.wait_for(serving, 10)
+
+
+def sample(audio: str, step: int = 1, i: int = 0) -> Sample:
+    """A scored completion."""
+    return Sample(
+        step, f"q#{i}", i, "What is heard?", ("a", "b"), "a", audio, "a", {"accuracy": 1.0}, 1.0,
+        0.0, True, None, "stop", step, step, "rollout-0",
+    )  # fmt: skip
+
+
+def check_problem(response: httpx.Response, *statuses: int) -> dict[str, Any]:
+    """The problem document of an answer."""
+    assert response.status_code in statuses, (response.status_code, response.text)
+    assert response.headers["content-type"] == "application/problem+json", response.text
+    document: dict[str, Any] = json.loads(response.text)
+    assert document["status"] == response.status_code
+    assert document["title"] and document["detail"]
+    assert "Traceback" not in response.text and ".py" not in response.text
+    assert response.headers["x-request-id"]
+    return document
+
+
+class Threaded:
+    """A service that serves on a thread of its own, for clients that block."""
+
+    def __init__(self, home: Path, **settings: Any) -> None:
+        self.home, self.settings = home, settings
+        self.made: Service | None = None
+        self.url = ""
+
+    def __enter__(self) -> "Threaded":
+        self.loop = asyncio.new_event_loop()
+        self._stop, started = asyncio.Event(), threading.Event()
+
+        async def serve() -> None:
+            async with listening(self.home, **self.settings) as (made, client):
+                self.made, self.url = made, str(client.base_url)
+                started.set()
+                await self._stop.wait()
+
+        self._thread = threading.Thread(target=lambda: self.loop.run_until_complete(serve()))
+        self._thread.start()
+        assert started.wait(20)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(20)
+        self.loop.close()
+
+    def do(self, action: Callable[[Service], Coroutine[Any, Any, Result]]) -> Result:
+        """What `action` returns, done on the service's loop."""
+        assert self.made is not None
+        return asyncio.run_coroutine_threadsafe(action(self.made), self.loop).result(20)
