@@ -85,7 +85,7 @@ def write_jsonl(path: str | os.PathLike[str], questions: Sequence[Question]) -> 
             "choices": list(question.choices),
             "answer": question.answer,
         } | {key: getattr(question, key) for key in _OPTIONAL if getattr(question, key)}
-        line = Line(path, number, record)
+        line = ItemLine(path, number, record)
         line.refuse_second(line.question(question.dataset, question.index, base).id, line_of_id)
         texts.append(json.dumps(record, ensure_ascii=False) + "\n")
     with whole_file(path) as file:
@@ -93,7 +93,7 @@ def write_jsonl(path: str | os.PathLike[str], questions: Sequence[Question]) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ItemLine:
     """One JSON object of a dataset and where it stands."""
 
     path: Path
@@ -193,7 +193,7 @@ class BadLine:
     """What is wrong and how to mend it."""
 
 
-def read_lines(path: Path) -> Iterator[Line | BadLine]:
+def read_lines(path: Path) -> Iterator[ItemLine | BadLine]:
     """The JSON objects of a file, one a line, and what is wrong with other lines. Blank lines are left out.
 
     Raises DatasetError where there is no such file.
@@ -216,4 +216,4 @@ def read_lines(path: Path) -> Iterator[Line | BadLine]:
             if not isinstance(record, dict):
                 yield BadLine(number, f"{kind_of(record)}, not an object; write {{...}} on each line")
                 continue
-            yield Line(path, number, record)
+            yield ItemLine(path, number, record)

@@ -25,20 +25,20 @@ import yaml
 
 from audio_qa.question import Question
 from benchmarks.result import Result
-from learner.phase import Counts, Phase
+from learner.phase import Counts, TrainingPhase
 from orchestrator.display.progress import make_progress
 from orchestrator.job.spec import JobSpec
 from orchestrator.run.checkpoints import Checkpoints
 from orchestrator.run.directory import RunDirectory
 from orchestrator.training.control import Control
-from orchestrator.training.reinforce import Controller
-from orchestrator.training.state import JobState
+from orchestrator.training.reinforce import ReinforceLoop
+from orchestrator.training.state import RunState
 from protocol.reward import Score
 from protocol.rollout import Group, WorkerSettings
 from protocol.training import Learned, TrainingGroup
 from protocol.weights import Carrier, WeightUpdate
 from rollout_workers.pool.pool import RolloutPool
-from rollout_workers.simulated import Pace, SimulatedHandle
+from rollout_workers.simulated import SimulatedHandle, SimulatedPace
 
 EARSHOT = Path(sys.executable).parent / "earshot"
 BALANCED_NEEDED, REAL_NEEDED = 1.7, 1.0
@@ -54,7 +54,7 @@ class SimulatedLearner:
     def __init__(self) -> None:
         self.weight_version = 0
 
-    async def begin(self, folder: str, phase: Phase, resume: str | None) -> None:
+    async def begin(self, folder: str, phase: TrainingPhase, resume: str | None) -> None:
         """There is nothing to load."""
 
     async def prepare(self, asked: Sequence[Any]) -> dict[int, str]:
@@ -103,7 +103,7 @@ async def balanced(max_staleness: int, steps: int, folder: Path) -> dict[str, fl
         }
     )
     run = RunDirectory.create(folder, "name: simulated\n")
-    pace = Pace(group_seconds=SECONDS, groups_at_once=GROUPS_AT_ONCE)
+    pace = SimulatedPace(group_seconds=SECONDS, groups_at_once=GROUPS_AT_ONCE)
     pool = RolloutPool(
         WorkerSettings("m", 64, max_concurrent=GROUPS_AT_ONCE * 8),
         make_worker=lambda name: SimulatedHandle(name, pace),
@@ -111,7 +111,7 @@ async def balanced(max_staleness: int, steps: int, folder: Path) -> dict[str, fl
     await pool.start(WORKERS)
     await pool.serving(WORKERS)
     learner: Any = SimulatedLearner()
-    controller = Controller(
+    controller = ReinforceLoop(
         spec=spec,
         train=questions,
         held_out=[],
@@ -120,7 +120,7 @@ async def balanced(max_staleness: int, steps: int, folder: Path) -> dict[str, fl
         run=run,
         checkpoints=Checkpoints(run, keep_last=0, keep_best=False),
         progress=make_progress("quiet"),
-        state=JobState(),
+        state=RunState(),
         control=Control(run),
         score=score,
     )

@@ -37,7 +37,7 @@ from learner.families.family import Part
 from learner.families.qwen2_audio import Qwen2Audio
 from learner.losses.advantages import group_advantages
 from learner.model.prompts import PromptEncoder
-from learner.phase import Counts, Phase
+from learner.phase import Counts, TrainingPhase
 from learner.rank import LearnerRank
 from learner.settings import LearnerSettings
 from learner.tiny.architecture import make_model
@@ -275,7 +275,7 @@ def learner_at_work(work: Work, settings: LearnerSettings) -> Iterator[LearnerAt
     if own_world:
         rank.join(*rank.address())
     try:
-        rank.begin(str(work.model), Phase(settings.optimizer, _STEPS, beta=settings.beta))
+        rank.begin(str(work.model), TrainingPhase(settings.optimizer, _STEPS, beta=settings.beta))
         unreadable = rank.prepare([(g.question, g.template) for g in work.groups])
         if unreadable:
             raise RuntimeError(f"clips that were just written cannot be read: {unreadable}")

@@ -29,13 +29,13 @@ from benchmarks.result import Result
 from protocol.rollout import Answer, RolloutRequest, Sampling, WorkerSettings, WorkerStatus
 from rollout_workers.limits import RolloutLimits
 from rollout_workers.pool.pool import RolloutPool
-from rollout_workers.simulated import Pace, SimulatedWorker
+from rollout_workers.simulated import SimulatedPace, SimulatedWorker
 from rollout_workers.worker.handle import ActorHandle
 
 WORKERS = (1, 4, 16, 64, 256)
 HOSTS = 4
 GROUP = Sampling(group_size=8, max_tokens=32)
-PACE = Pace(group_seconds=4.0, spread=0.5, groups_at_once=4, tokens=32)
+PACE = SimulatedPace(group_seconds=4.0, spread=0.5, groups_at_once=4, tokens=32)
 WARM_UP_SECONDS, MEASURED_SECONDS = 8.0, 20.0
 LONGEST_MILLISECONDS, LEAST_EFFICIENCY, FLAT = 1.0, 0.95, 1.5
 

@@ -14,7 +14,7 @@ from audio_qa.question import Question
 from learner.actor import LearnerActor
 from learner.errors import BatchTooLargeError, LearnerError, LearnerLostError, LearnerMemoryError
 from learner.metrics import step_metrics
-from learner.phase import Counts, Phase, PlacedBucket, Tally
+from learner.phase import Counts, PlacedBucket, Tally, TrainingPhase
 from learner.settings import LearnerSettings
 from protocol.training import Learned, SupervisedExample, TrainingGroup
 from protocol.weights import Bucket, Carrier, WeightUpdate
@@ -76,7 +76,7 @@ class LearnerGroup:
         ((host, port),) = await self._wait([self._ranks[0].call.remote("address")], "address", START_SECONDS)
         return host, port
 
-    async def begin(self, folder: str, phase: Phase, resume: str | None = None) -> None:
+    async def begin(self, folder: str, phase: TrainingPhase, resume: str | None = None) -> None:
         """Start a phase on the checkpoint in `folder`, or go on with it from the training state in `resume`."""
         await self._call("begin", folder, phase, resume, seconds=START_SECONDS)
 

@@ -7,7 +7,7 @@ from protocol.weights import Bucket
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class TrainingPhase:
     """A stretch of training with one optimizer: supervised, or the reinforcement learning."""
 
     optimizer: OptimizerSettings

@@ -28,7 +28,7 @@ from learner.model.lora import add_adapters, freeze, trains
 from learner.model.packing import EncodedPrompt
 from learner.model.policy import Policy
 from learner.model.prompts import PromptEncoder, PromptMismatchError
-from learner.phase import Counts, Phase, PlacedBucket, Tally
+from learner.phase import Counts, PlacedBucket, Tally, TrainingPhase
 from learner.settings import LearnerSettings
 from learner.training.engine import TrainingEngine, join, leave
 from learner.training.trainer import Trainer
@@ -67,7 +67,7 @@ class LearnerRank:
         """Meet the other ranks; returns once all are there."""
         join(self._rank, self._ranks, address, port, self._settings.timeout_seconds)
 
-    def begin(self, folder: str, phase: Phase, resume: str | None = None) -> None:
+    def begin(self, folder: str, phase: TrainingPhase, resume: str | None = None) -> None:
         """Load the checkpoint in `folder` and start a phase on it.
 
         Args:

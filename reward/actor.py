@@ -14,7 +14,7 @@ from reward.judge import Judge
 from reward.outcome import Failed, Outcome
 from reward.overlong import OVERLONG, overlong_penalty
 from reward.registry import BUILT_IN, NAMES
-from reward.sandbox import Call, Sandbox, evaluate
+from reward.sandbox import RewardCall, Sandbox, evaluate
 from reward.settings import RewardSettings
 
 
@@ -88,10 +88,10 @@ class RewardActor:
         return Score(rewards, 0.0, "; ".join(errors)) if errors else Score(rewards, total)
 
 
-def _calls(groups: Sequence[Group], names: Sequence[str]) -> list[Call]:
+def _calls(groups: Sequence[Group], names: Sequence[str]) -> list[RewardCall]:
     """Each function asked about each completion, completion by completion."""
     return [
-        Call(name, group.question, completion.text, group.template)
+        RewardCall(name, group.question, completion.text, group.template)
         for group in groups
         for completion in group.completions
         for name in names

@@ -44,7 +44,7 @@ _LONGEST_REASON = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class RewardCall:
     """One reward function asked about one completion."""
 
     function: str
@@ -54,7 +54,7 @@ class Call:
     template: PromptTemplate
 
 
-def evaluate(function: RewardFunction, call: Call) -> Outcome:
+def evaluate(function: RewardFunction, call: RewardCall) -> Outcome:
     """Call a reward function here and now: what it returned if that is a finite number, else why not."""
     try:
         value: object = function(call.question, call.text, call.template)
@@ -91,7 +91,7 @@ class Sandbox:
             self.close()
             raise
 
-    def run(self, calls: Sequence[Call]) -> list[Outcome]:
+    def run(self, calls: Sequence[RewardCall]) -> list[Outcome]:
         """The outcome of each call, in order. A call may last `timeout_seconds`."""
         if not self._pool.active:  # a process was killed while idle
             self._restart()
@@ -107,7 +107,7 @@ class Sandbox:
         self._pool.stop()
         self._pool.join()
 
-    def _round(self, calls: Sequence[Call], chunks: list[range], outcomes: dict[int, Outcome]) -> list[range]:
+    def _round(self, calls: Sequence[RewardCall], chunks: list[range], outcomes: dict[int, Outcome]) -> list[range]:
         """Send every chunk once, note the outcomes, and return what has to be sent again."""
         futures = [self._schedule([calls[i] for i in chunk]) for chunk in chunks]
         again: list[range] = []
@@ -129,7 +129,7 @@ class Sandbox:
             outcomes.update((i, self._alone(calls[i])) for chunk in orphans for i in chunk)
         return again
 
-    def _alone(self, call: Call) -> Outcome:
+    def _alone(self, call: RewardCall) -> Outcome:
         """The outcome of a call with the pool to itself: if the pool breaks, no other call can be to blame."""
         for _ in range(2):
             done = self._wait(self._schedule([call]), _START_SECONDS + self._timeout)
@@ -142,7 +142,7 @@ class Sandbox:
         """Seconds that a chunk can last if no call in it exceeds its deadline."""
         return self._timeout if len(chunk) == 1 else min(_SLICE_SECONDS, self._timeout) + self._timeout
 
-    def _schedule(self, calls: Sequence[Call]) -> "Future[list[Outcome]]":
+    def _schedule(self, calls: Sequence[RewardCall]) -> "Future[list[Outcome]]":
         try:
             future: Future[list[Outcome]] = self._pool.schedule(
                 _evaluate_chunk, args=(tuple(calls), self._timeout), timeout=self._limit(calls)
@@ -211,7 +211,7 @@ def _problems() -> list[str]:
     return [str(loaded) for loaded in _loaded.values() if isinstance(loaded, RewardError)]
 
 
-def _evaluate_chunk(calls: Sequence[Call], timeout_seconds: float) -> list[Outcome]:
+def _evaluate_chunk(calls: Sequence[RewardCall], timeout_seconds: float) -> list[Outcome]:
     """The outcomes of the first calls, at least one, as many as fit into a slice of time."""
     outcomes: list[Outcome] = []
     begin = time.monotonic()

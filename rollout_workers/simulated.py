@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class SimulatedPace:
     """How long a simulated worker takes."""
 
     group_seconds: float = 0.01
@@ -53,7 +53,7 @@ class Pace:
 class SimulatedWorker(PackedWorker):
     """One worker; its methods are those of `rollout_workers.worker.worker.RolloutWorker` and run on one event loop."""
 
-    def __init__(self, name: str, pace: Pace) -> None:
+    def __init__(self, name: str, pace: SimulatedPace) -> None:
         self._name, self._pace = name, pace
         self._room = asyncio.Semaphore(pace.groups_at_once)
         self._versions: list[tuple[float, int]] = [(0.0, 0)]
@@ -134,7 +134,7 @@ class SimulatedWorker(PackedWorker):
 class SimulatedHandle:
     """A simulated worker in this process, that can be made to die or to hang."""
 
-    def __init__(self, name: str, pace: Pace, room: asyncio.Event | None = None) -> None:
+    def __init__(self, name: str, pace: SimulatedPace, room: asyncio.Event | None = None) -> None:
         """`room`: set once the cluster has room for it; without it there is."""
         self.worker = SimulatedWorker(name, pace)
         self._room = room

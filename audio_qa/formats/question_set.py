@@ -49,7 +49,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class FileOrigin:
     """Where questions come from, precisely enough to compare scores."""
 
     location: str
@@ -65,7 +65,7 @@ class Source:
 class QuestionSet:
     """A question file that was read."""
 
-    source: Source
+    source: FileOrigin
     questions: tuple[Question, ...]
     """Those without a problem that leaves them out."""
     records: tuple[Mapping[str, object], ...]

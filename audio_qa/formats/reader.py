@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from audio_qa.audio import AudioError, is_file, probe
-from audio_qa.dataset import DatasetError, Line
+from audio_qa.dataset import DatasetError, ItemLine
 from audio_qa.formats.hugging_face import is_dataset, read_rows
 from audio_qa.formats.item import Item, ItemError
 from audio_qa.formats.mapped import Columns
-from audio_qa.formats.question_set import Problem, ProblemKind, QuestionSet, Source
+from audio_qa.formats.question_set import FileOrigin, Problem, ProblemKind, QuestionSet
 from audio_qa.formats.records import read_records
 from audio_qa.formats.registry import AUTO, EARSHOT, Format, choose
 from audio_qa.formats.remote import FetchError, cached, fetch, fetch_all, is_url, joined, parent
@@ -48,7 +48,7 @@ def read_questions(
             with single items is in the result's `problems` instead.
     """
     location = os.fspath(location)
-    entries: list[Item | Line | Problem]
+    entries: list[Item | ItemLine | Problem]
     if is_dataset(location):
         entries = list(read_rows(location, None if cache is None else cache / "rows"))
         sha256 = records_sha256(entry.record for entry in entries if not isinstance(entry, Problem))
@@ -70,7 +70,7 @@ def read_questions(
         kinds = ", ".join(sorted({problem.kind.value for problem in problems}))
         raise DatasetError(f"{location!r}: every item is left out ({kinds}), first {problems[0]}")
     found = EARSHOT if chosen is None else chosen.name
-    source = Source(location, found, sha256, "" if chosen is None else chosen.version(sha256))
+    source = FileOrigin(location, found, sha256, "" if chosen is None else chosen.version(sha256))
     described = tuple(entry.question for entry in reading.found if isinstance(entry, _Candidate))
     return QuestionSet(source, tuple(questions), tuple(records), tuple(problems), seconds, described)
 
@@ -116,7 +116,7 @@ class _Reading:
     found: list[_Candidate | Problem] = field(default_factory=list)
     place_of_id: dict[str, str] = field(default_factory=dict)
 
-    def read(self, index: int, entry: Item | Line | Problem) -> None:
+    def read(self, index: int, entry: Item | ItemLine | Problem) -> None:
         """Take the next entry of the file."""
         if isinstance(entry, Problem):
             self.found.append(entry)
@@ -157,8 +157,8 @@ class _Reading:
             problems.append(Problem(kind, entry.item.place, entry.question.id, f"audio {error}", refused))
         return questions, records, problems, clips.seconds
 
-    def _earshot(self, index: int, entry: Item | Line) -> Question:
-        line = entry if isinstance(entry, Line) else Line(Path(), 0, dict(entry.record))
+    def _earshot(self, index: int, entry: Item | ItemLine) -> Question:
+        line = entry if isinstance(entry, ItemLine) else ItemLine(Path(), 0, dict(entry.record))
         try:
             question = line.question(self.dataset, index, Path(), labelled=self.labelled)
         except DatasetError as error:

@@ -5,15 +5,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from audio_qa.dataset import BadLine, DatasetError, Line, kind_of, read_lines
+from audio_qa.dataset import BadLine, DatasetError, ItemLine, kind_of, read_lines
 from audio_qa.formats.item import Item
 from audio_qa.formats.question_set import Problem, ProblemKind
 
 
-def read_records(path: Path) -> Iterator[Item | Line | Problem]:
+def read_records(path: Path) -> Iterator[Item | ItemLine | Problem]:
     """A file's records in their order; for what is no JSON object, the problem.
 
-    JSON lines come as `Line`, which also reads Earshot's own schema.
+    JSON lines come as `ItemLine`, which also reads Earshot's own schema.
 
     Raises:
         DatasetError: no such file, an array that is not valid JSON, or a Parquet file that cannot be read.

@@ -29,7 +29,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class BenchmarkScore:
     """How a group of questions was answered, each figure with its 95 % interval."""
 
     questions: int
@@ -56,8 +56,8 @@ class Report:
     rule_source: str
     is_official: bool
     """False where the figures called official are by a stand-in for the benchmark's rule."""
-    total: Score
-    groups: dict[str, dict[str, Score]]
+    total: BenchmarkScore
+    groups: dict[str, dict[str, BenchmarkScore]]
     """By grouping (`by_task`, …), then by label."""
 
 
@@ -71,7 +71,7 @@ def judge(questions: Sequence[Question], predictions: Sequence[str | None], rule
 
 def report(judged: Sequence[Judged], rule: Rule, *, seed: int = 0, resamples: int = RESAMPLES) -> Report:
     """The figures of a result. The same seed gives the same intervals. Raises ValueError without a question."""
-    groups: dict[str, dict[str, Score]] = {}
+    groups: dict[str, dict[str, BenchmarkScore]] = {}
     for name, label in GROUPINGS.items():
         members: dict[str, list[Judged]] = defaultdict(list)
         for item in judged:
@@ -81,7 +81,7 @@ def report(judged: Sequence[Judged], rule: Rule, *, seed: int = 0, resamples: in
     return Report(rule.name, rule.source, rule.is_official, _score(judged, seed, resamples), groups)
 
 
-def _score(judged: Sequence[Judged], seed: int, resamples: int) -> Score:
+def _score(judged: Sequence[Judged], seed: int, resamples: int) -> BenchmarkScore:
     n = len(judged)
     right = sum(item.official is True for item in judged)
     skipped = sum(item.official is None for item in judged)
@@ -91,7 +91,7 @@ def _score(judged: Sequence[Judged], seed: int, resamples: int) -> Score:
     def interval(right: int, wrong: int, skipped: int = 0) -> Interval:
         return accuracy_interval(right, wrong, skipped, seed=seed, resamples=resamples)
 
-    return Score(
+    return BenchmarkScore(
         questions=n,
         missing=sum(item.prediction is None for item in judged),
         skipped=skipped,

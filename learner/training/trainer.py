@@ -19,7 +19,7 @@ from learner.model.cost import DecoderCost
 from learner.model.lora import without_adapters
 from learner.model.packing import EncodedPrompt, MicroBatch, Row, make_rows, pack
 from learner.model.policy import Policy
-from learner.phase import Counts, Phase, Tally
+from learner.phase import Counts, Tally, TrainingPhase
 from learner.settings import LearnerSettings
 from learner.training.engine import TrainingEngine
 from learner.training.plan import MicroBatchPlan, share_out, sharing
@@ -41,7 +41,7 @@ class Trainer:
         reference: Policy | None,
         engine: TrainingEngine,
         settings: LearnerSettings,
-        phase: Phase,
+        phase: TrainingPhase,
         cost: DecoderCost,
     ) -> None:
         self.policy, self.reference, self.engine = policy, reference, engine

@@ -41,14 +41,14 @@ def register(app: typer.Typer) -> None:
         as_json: Json = False,
     ) -> None:
         """Make this machine the head of a new cluster, and a token for it if there is none."""
-        from orchestrator.cluster.node import Node, NodeError, head_command, make_token, own_address, sized  # noqa: PLC0415
+        from orchestrator.cluster.node import LocalNode, NodeError, head_command, make_token, own_address, sized  # noqa: PLC0415
 
         host = host or own_address()
         token = _token(token_file)
         address = f"{host}:{port}"
         dashboard = f"http://{host}:{dashboard_port}"
         try:
-            Node(_folder()).check_free()
+            LocalNode(_folder()).check_free()
             make_token(token)
         except NodeError as error:
             fail(str(error), 2)
@@ -73,12 +73,12 @@ def register(app: typer.Typer) -> None:
         as_json: Json = False,
     ) -> None:
         """Make this machine a node of a cluster."""
-        from orchestrator.cluster.node import Node, NodeError, check_token, sized, worker_command  # noqa: PLC0415
+        from orchestrator.cluster.node import LocalNode, NodeError, check_token, sized, worker_command  # noqa: PLC0415
 
         token = _token(token_file)
         try:
             command = sized(worker_command(head), cpus, gpus)
-            Node(_folder()).check_free()
+            LocalNode(_folder()).check_free()
             check_token(token)
         except NodeError as error:
             fail(str(error), 2)
@@ -90,9 +90,9 @@ def register(app: typer.Typer) -> None:
     @cluster.command()
     def down(as_json: Json = False) -> None:
         """End this machine's node, and what runs on it. On the head this ends the cluster; jobs recover on the next."""
-        from orchestrator.cluster.node import Node  # noqa: PLC0415
+        from orchestrator.cluster.node import LocalNode  # noqa: PLC0415
 
-        ended = Node(_folder()).stop()
+        ended = LocalNode(_folder()).stop()
         if as_json:
             typer.echo(json.dumps({"ended": asdict(ended) if ended else None}))
         else:
@@ -100,14 +100,14 @@ def register(app: typer.Typer) -> None:
 
 
 def _start(command: list[str], token: Path, role: str, address: str, foreground: bool) -> None:
-    from orchestrator.cluster.node import Node, NodeError, NodeFailedError, token_environment  # noqa: PLC0415
+    from orchestrator.cluster.node import LocalNode, NodeError, NodeFailedError, token_environment  # noqa: PLC0415
 
     environment = token_environment(token)
     if foreground:
         os.chdir("/")
         os.execve(command[0], command, environment)
     try:
-        Node(_folder()).start(command, environment, role, address)
+        LocalNode(_folder()).start(command, environment, role, address)
     except NodeError as error:
         fail(str(error), 2)
     except (NodeFailedError, OSError) as error:

@@ -17,7 +17,7 @@ from orchestrator.places import examples_folder
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from orchestrator.reproduce.rows import Row
+    from orchestrator.reproduce.rows import TableRow
     from orchestrator.reproduce.runs import RowRun
 
 TABLE = "table.json"
@@ -77,7 +77,7 @@ def register(app: typer.Typer) -> None:
             fail("some rows failed: see What failed in the table; the same command tries them again", 1)
 
 
-def _chosen(names: str) -> "list[Row]":
+def _chosen(names: str) -> "list[TableRow]":
     from orchestrator.reproduce.rows import NAMES, ROWS  # noqa: PLC0415
 
     asked = [name.strip() for name in names.split(",") if name.strip()]

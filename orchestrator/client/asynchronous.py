@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from orchestrator.client import calls
 from orchestrator.client.address import address
-from orchestrator.client.calls import Call
+from orchestrator.client.calls import ApiRequest
 from orchestrator.client.errors import ApiError, UnreachableError, WaitTimeoutError, error_of
 from orchestrator.client.retry import Retry
 from orchestrator.client.sse import Decoder, Sent
@@ -225,7 +225,7 @@ class AsyncEarshotClient:
         async for sent in self._stream(job_id, "logs", after, tail):
             yield LogLine(cursor=sent.id, text=sent.data)
 
-    async def _do(self, call: Call[Result]) -> Result:
+    async def _do(self, call: ApiRequest[Result]) -> Result:
         response = await self._send(
             call.method,
             call.path,

@@ -28,7 +28,7 @@ Result = TypeVar("Result", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
-class Call(Generic[Result]):
+class ApiRequest(Generic[Result]):
     """One request, and what its answer is."""
 
     method: str
@@ -43,68 +43,68 @@ class Call(Generic[Result]):
 
 def submit(
     spec: JobSpec | Mapping[str, Any], priority: int, max_restarts: int | None, key: str | None
-) -> Call[JobView]:
+) -> ApiRequest[JobView]:
     """The key makes it repeatable; without one of the caller's it is a new one."""
     body = spec.model_dump(mode="json") if isinstance(spec, JobSpec) else dict(spec)
     params = _given(priority=priority or None, max_restarts=max_restarts)
     headers = {"Accept": "application/json", "Idempotency-Key": key or uuid.uuid4().hex}
-    return Call("POST", "/v1/jobs", JobView, params, body, headers)
+    return ApiRequest("POST", "/v1/jobs", JobView, params, body, headers)
 
 
 def jobs(
     state: Sequence[JobState | str], name: str | None, owner: str | None, cursor: str | None, limit: int
-) -> Call[Page[JobView]]:
+) -> ApiRequest[Page[JobView]]:
     states = [str(one) for one in state] or None
     params = _given(state=states, name=name, owner=owner, cursor=cursor, limit=limit)
-    return Call("GET", "/v1/jobs", Page[JobView], params)
+    return ApiRequest("GET", "/v1/jobs", Page[JobView], params)
 
 
-def job(job_id: str) -> Call[JobDetail]:
-    return Call("GET", _of(job_id), JobDetail)
+def job(job_id: str) -> ApiRequest[JobDetail]:
+    return ApiRequest("GET", _of(job_id), JobDetail)
 
 
-def cancel(job_id: str) -> Call[JobView]:
-    return Call("POST", _of(job_id, "cancel"), JobView)
+def cancel(job_id: str) -> ApiRequest[JobView]:
+    return ApiRequest("POST", _of(job_id, "cancel"), JobView)
 
 
-def tell(job_id: str, what: Literal["pause", "resume", "checkpoint"]) -> Call[CommandView]:
-    return Call("POST", _of(job_id, what), CommandView, repeatable=False)
+def tell(job_id: str, what: Literal["pause", "resume", "checkpoint"]) -> ApiRequest[CommandView]:
+    return ApiRequest("POST", _of(job_id, what), CommandView, repeatable=False)
 
 
-def scale(job_id: str, count: int) -> Call[CommandView]:
-    return Call("PATCH", _of(job_id, "rollout-workers"), CommandView, body={"count": count})
+def scale(job_id: str, count: int) -> ApiRequest[CommandView]:
+    return ApiRequest("PATCH", _of(job_id, "rollout-workers"), CommandView, body={"count": count})
 
 
-def workers(job_id: str) -> Call[WorkerPage]:
-    return Call("GET", _of(job_id, "workers"), WorkerPage)
+def workers(job_id: str) -> ApiRequest[WorkerPage]:
+    return ApiRequest("GET", _of(job_id, "workers"), WorkerPage)
 
 
-def metrics(job_id: str, since_step: int | None, names: Sequence[str] | None, points: int) -> Call[MetricsView]:
+def metrics(job_id: str, since_step: int | None, names: Sequence[str] | None, points: int) -> ApiRequest[MetricsView]:
     params = _given(since_step=since_step, names=None if names is None else ",".join(names), points=points)
-    return Call("GET", _of(job_id, "metrics"), MetricsView, params)
+    return ApiRequest("GET", _of(job_id, "metrics"), MetricsView, params)
 
 
 def samples(
     job_id: str, step: int | None, order: Literal["newest", "oldest"], cursor: str | None, limit: int
-) -> Call[Page[SampleView]]:
+) -> ApiRequest[Page[SampleView]]:
     params = _given(step=step, order=order, cursor=cursor, limit=limit)
-    return Call("GET", _of(job_id, "samples"), Page[SampleView], params)
+    return ApiRequest("GET", _of(job_id, "samples"), Page[SampleView], params)
 
 
-def checkpoints(job_id: str) -> Call[Page[CheckpointView]]:
-    return Call("GET", _of(job_id, "checkpoints"), Page[CheckpointView])
+def checkpoints(job_id: str) -> ApiRequest[Page[CheckpointView]]:
+    return ApiRequest("GET", _of(job_id, "checkpoints"), Page[CheckpointView])
 
 
-def events(job_id: str, cursor: str | None, tail: int | None, limit: int) -> Call[Page[EventView]]:
-    return Call("GET", _of(job_id, "events"), Page[EventView], _given(cursor=cursor, tail=tail, limit=limit))
+def events(job_id: str, cursor: str | None, tail: int | None, limit: int) -> ApiRequest[Page[EventView]]:
+    return ApiRequest("GET", _of(job_id, "events"), Page[EventView], _given(cursor=cursor, tail=tail, limit=limit))
 
 
-def logs(job_id: str, cursor: str | None, tail: int | None, limit: int) -> Call[Page[LogLine]]:
-    return Call("GET", _of(job_id, "logs"), Page[LogLine], _given(cursor=cursor, tail=tail, limit=limit))
+def logs(job_id: str, cursor: str | None, tail: int | None, limit: int) -> ApiRequest[Page[LogLine]]:
+    return ApiRequest("GET", _of(job_id, "logs"), Page[LogLine], _given(cursor=cursor, tail=tail, limit=limit))
 
 
-def cluster() -> Call[ClusterView]:
-    return Call("GET", "/v1/cluster", ClusterView)
+def cluster() -> ApiRequest[ClusterView]:
+    return ApiRequest("GET", "/v1/cluster", ClusterView)
 
 
 def audio_path(job_id: str, sample_id: str) -> str:

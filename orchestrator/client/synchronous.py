@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from orchestrator.client import calls
 from orchestrator.client.address import address
-from orchestrator.client.calls import Call
+from orchestrator.client.calls import ApiRequest
 from orchestrator.client.errors import ApiError, UnreachableError, WaitTimeoutError, error_of
 from orchestrator.client.retry import Retry
 from orchestrator.client.sse import Decoder, Sent
@@ -219,7 +219,7 @@ class EarshotClient:
         for sent in self._stream(job_id, "logs", after, tail):
             yield LogLine(cursor=sent.id, text=sent.data)
 
-    def _do(self, call: Call[Result]) -> Result:
+    def _do(self, call: ApiRequest[Result]) -> Result:
         response = self._send(
             call.method,
             call.path,

@@ -16,7 +16,7 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class ClusterNode:
     """A machine of the cluster."""
 
     id: str
@@ -32,7 +32,7 @@ class Node:
 class Cluster(Protocol):
     """A way to look at the cluster."""
 
-    async def nodes(self) -> Sequence[Node]:
+    async def nodes(self) -> Sequence[ClusterNode]:
         """Every node, within seconds. Raises ClusterUnavailableError."""
 
 

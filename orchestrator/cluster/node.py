@@ -120,7 +120,7 @@ def own_address() -> str:
         return str(probe.getsockname()[0])
 
 
-class Node:
+class LocalNode:
     """This machine's, of one folder."""
 
     def __init__(self, folder: Path) -> None:

@@ -7,7 +7,7 @@ from ray.job_submission import JobSubmissionClient
 from ray.util.state import list_actors, list_jobs, list_nodes
 
 from orchestrator.cluster.connection import RayConnection
-from orchestrator.cluster.inventory import Node, Use
+from orchestrator.cluster.inventory import ClusterNode, Use
 
 _SECONDS = 10
 _MOST = 10_000
@@ -19,12 +19,12 @@ class RayCluster:
     def __init__(self, connection: RayConnection) -> None:
         self._connection = connection
 
-    async def nodes(self) -> Sequence[Node]:
+    async def nodes(self) -> Sequence[ClusterNode]:
         """See Cluster."""
         return await self._connection.ask(_nodes)
 
 
-def _nodes(client: JobSubmissionClient) -> list[Node]:
+def _nodes(client: JobSubmissionClient) -> list[ClusterNode]:
     options = {"address": client.get_address(), "timeout": _SECONDS, "limit": _MOST, "raise_on_missing_output": False}
     # The service's job is in the submission's id; a job of somebody else's goes by Ray's.
     names = {
@@ -40,7 +40,7 @@ def _nodes(client: JobSubmissionClient) -> list[Node]:
             use[0] += wanted.get("CPU", 0)
             use[1] += wanted.get("GPU", 0)
     return [
-        Node(
+        ClusterNode(
             id=node.node_id,
             address=node.node_ip,
             alive=node.state == "ALIVE",

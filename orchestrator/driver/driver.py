@@ -13,7 +13,7 @@ from typing import Any
 from orchestrator.display.progress import Progress
 from orchestrator.display.report import write_report
 from orchestrator.driver.evaluation import run_evaluation
-from orchestrator.driver.recovery import Attempts
+from orchestrator.driver.recovery import LearnerSupervisor
 from orchestrator.driver.reward_handle import RewardHandle
 from orchestrator.driver.session import cluster, end_all, worker_settings
 from orchestrator.driver.summary import summarise
@@ -23,12 +23,12 @@ from orchestrator.run.commands import Mailbox
 from orchestrator.run.directory import RunDirectory
 from orchestrator.storage.mirror import mirrored
 from orchestrator.tracking.following import follow
-from orchestrator.training.control import Control, obey
-from orchestrator.training.state import JobState
+from orchestrator.training.control import Control, run_commands
+from orchestrator.training.state import RunState
 from rollout_workers.pool.pool import RolloutPool
 
 
-async def _run(prepared: Prepared, run: RunDirectory, state: JobState, progress: Progress) -> None:
+async def _run(prepared: Prepared, run: RunDirectory, state: RunState, progress: Progress) -> None:
     spec = prepared.spec
     pool = RolloutPool(
         worker_settings(prepared),
@@ -42,9 +42,9 @@ async def _run(prepared: Prepared, run: RunDirectory, state: JobState, progress:
     control = Control(run)
     attempts = None
     if spec.method is not Method.EVALUATE:
-        attempts = Attempts(prepared, run, state, progress, pool, reward.score if reward else None, control)
-    obeying = asyncio.ensure_future(obey(Mailbox(run), run, pool, control))
-    obeying.add_done_callback(lambda done: _show_deafness(done, run, progress))
+        attempts = LearnerSupervisor(prepared, run, state, progress, pool, reward.score if reward else None, control)
+    obeying = asyncio.ensure_future(run_commands(Mailbox(run), run, pool, control))
+    obeying.add_done_callback(lambda done: report_command_failure(done, run, progress))
     tracking = asyncio.ensure_future(follow(run, spec))
     starting = asyncio.ensure_future(pool.start(spec.rollout.workers))
     try:
@@ -62,7 +62,7 @@ async def _run(prepared: Prepared, run: RunDirectory, state: JobState, progress:
         await asyncio.wait([tracking])
 
 
-def _show_deafness(obeying: asyncio.Future[None], run: RunDirectory, progress: Progress) -> None:
+def report_command_failure(obeying: asyncio.Future[None], run: RunDirectory, progress: Progress) -> None:
     """A job that hears no commands any more goes on, but not in silence."""
     if not obeying.cancelled() and (error := obeying.exception()) is not None:
         run.append_event("error", error=type(error).__name__, message=f"commands are not heard any more: {error}")
@@ -70,7 +70,7 @@ def _show_deafness(obeying: asyncio.Future[None], run: RunDirectory, progress: P
 
 
 def run_job(
-    prepared: Prepared, run: RunDirectory, progress: Progress, started: float, state: JobState | None = None
+    prepared: Prepared, run: RunDirectory, progress: Progress, started: float, state: RunState | None = None
 ) -> dict[str, Any]:
     """Run a job to its end in this process.
 
@@ -87,7 +87,7 @@ def run_job(
     """
     run.append_event("state", state="starting")
     with mirrored(run, prepared.spec) as stored:
-        return _run_to_its_end(prepared, run, progress, started, state or JobState(), stored)
+        return _run_to_its_end(prepared, run, progress, started, state or RunState(), stored)
 
 
 def _run_to_its_end(
@@ -95,7 +95,7 @@ def _run_to_its_end(
     run: RunDirectory,
     progress: Progress,
     started: float,
-    state: JobState,
+    state: RunState,
     stored: Callable[[], None],
 ) -> dict[str, Any]:
     """`stored` returns once all of the run is where the job stores it."""

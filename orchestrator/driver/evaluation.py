@@ -37,7 +37,7 @@ async def run_evaluation(
     result = await ask(prepared, pool, progress)
     run.append_event("evaluation", step=0, result=result.as_event())
     progress.evaluation(0, result.as_event())
-    run.write_evaluation(await asyncio.to_thread(told, prepared, result, run.path))
+    run.write_evaluation(await asyncio.to_thread(evaluation_result, prepared, result, run.path))
 
 
 async def ask(prepared: Prepared, pool: RolloutPool, progress: Progress) -> Evaluation:
@@ -60,7 +60,7 @@ async def ask(prepared: Prepared, pool: RolloutPool, progress: Progress) -> Eval
     )
 
 
-def told(prepared: Prepared, result: Evaluation, predictions: Path | None) -> dict[str, Any]:
+def evaluation_result(prepared: Prepared, result: Evaluation, predictions: Path | None) -> dict[str, Any]:
     """The figures, the benchmark's scores and every answer as plain data.
 
     Args:
@@ -88,7 +88,7 @@ def evaluate_model(prepared: Prepared, progress: Progress, *, predictions: Path 
     """
     with cluster(prepared.spec):
         result = asyncio.run(_evaluate(prepared, progress))
-    return told(prepared, result, predictions)
+    return evaluation_result(prepared, result, predictions)
 
 
 async def _evaluate(prepared: Prepared, progress: Progress) -> Evaluation:

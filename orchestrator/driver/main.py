@@ -29,7 +29,7 @@ from orchestrator.storage.location import DamagedError, StorageError
 from orchestrator.storage.mirror import mirrored
 from orchestrator.storage.restoration import catch_up
 from orchestrator.storage.stored_run import stored_run
-from orchestrator.training.state import JobState
+from orchestrator.training.state import RunState
 
 _LOCK_SECONDS = 60.0
 """An earlier driver that the cluster lost sight of gets this long to end."""
@@ -79,7 +79,7 @@ def _run(run: RunDirectory, progress: Progress, *, first: bool) -> int:
         progress.phase(f"{what} {done}/{total}" if total > 1 else what)
 
     prepared = prepare(spec, report)
-    state = JobState()
+    state = RunState()
     if not first:
         last = checkpoints_of(run, spec).latest()
         with run.written():

@@ -19,9 +19,9 @@ from orchestrator.run.directory import RunDirectory
 from orchestrator.training.autoscale import Autoscaler
 from orchestrator.training.control import Control
 from orchestrator.training.loop import Loop
-from orchestrator.training.reinforce import Controller
+from orchestrator.training.reinforce import ReinforceLoop
 from orchestrator.training.rollouts import Scorer
-from orchestrator.training.state import JobState
+from orchestrator.training.state import RunState
 from orchestrator.training.supervised import SupervisedLoop, warm_start
 from protocol.weights import Carrier
 from rollout_workers.pool.pool import RolloutPool
@@ -31,14 +31,14 @@ _LONGEST_BACK_OFF_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 
 
-class Attempts:
+class LearnerSupervisor:
     """A job and its learner, as often as the learner has to be started."""
 
     def __init__(
         self,
         prepared: Prepared,
         run: RunDirectory,
-        state: JobState,
+        state: RunState,
         progress: Progress,
         pool: RolloutPool,
         score: Scorer | None,
@@ -156,10 +156,10 @@ class Attempts:
         assert self._score is not None
         section = self._spec.rollout.autoscale
         scaler = None if section is None else Autoscaler(section.min, section.max)
-        return Controller(**parts, score=self._score, autoscaler=scaler, measured=prepared.measured)
+        return ReinforceLoop(**parts, score=self._score, autoscaler=scaler, measured=prepared.measured)
 
 
-def go_back(run: RunDirectory, checkpoints: Checkpoints, state: JobState) -> None:
+def go_back(run: RunDirectory, checkpoints: Checkpoints, state: RunState) -> None:
     """Make state and run directory what they were at the last checkpoint, or at the job's beginning."""
     checkpoints.remove_partial()
     step = checkpoints.latest()

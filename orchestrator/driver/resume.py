@@ -15,7 +15,7 @@ from orchestrator.run.directory import RunDirectory
 from orchestrator.storage.mirror import mirrored
 from orchestrator.storage.restoration import newest_stored
 from orchestrator.storage.stored_run import StoredRun, stored_run
-from orchestrator.training.state import JobState
+from orchestrator.training.state import RunState
 
 # What may change without making the job another one: how much is done, where, and what is kept.
 _FREE = (
@@ -94,9 +94,9 @@ def check_resumable(run: RunDirectory, old: JobSpec, new: JobSpec, stored: int |
         )
 
 
-def resume(run: RunDirectory, spec: JobSpec, job_yaml: str) -> JobState:
+def resume(run: RunDirectory, spec: JobSpec, job_yaml: str) -> RunState:
     """Take the run back to its last checkpoint, under the job file as it is now; the state it goes on from."""
-    state = JobState()
+    state = RunState()
     go_back(run, checkpoints_of(run, spec), state)
     run.write_job(job_yaml)
     run.append_event("resumed", step=state.step, questions=state.position)

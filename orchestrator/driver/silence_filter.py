@@ -32,7 +32,7 @@ _SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class SilenceResult:
     """How a question was answered with silence in its clip's place."""
 
     id: str
@@ -79,7 +79,7 @@ def filter_by_silence(
     """
     spec, questions = prepared.spec, prepared.train
 
-    async def ask() -> list[Heard]:
+    async def ask() -> list[SilenceResult]:
         async with answering(prepared, progress) as generate:
             return await ask_silently(generate, spec, questions, samples=samples, temperature=temperature)
 
@@ -110,7 +110,7 @@ def filter_by_silence(
 
 async def ask_silently(
     generate: Generate, spec: JobSpec, questions: Sequence[Question], *, samples: int, temperature: float
-) -> list[Heard]:
+) -> list[SilenceResult]:
     """How each question is answered with silence in its clip's place, in their order."""
     requests = [
         RolloutRequest(question, spec.data.prompt, sample_seed(spec.seed, i), silent=True)
@@ -118,7 +118,7 @@ async def ask_silently(
     ]
     answers = await generate(requests, Sampling(samples, spec.rollout.max_tokens, temperature))
     return [
-        Heard(
+        SilenceResult(
             question.id,
             question.text,
             question.answer,
@@ -131,6 +131,6 @@ async def ask_silently(
     ]
 
 
-def _share(heard: Sequence[Heard]) -> float | None:
+def _share(heard: Sequence[SilenceResult]) -> float | None:
     asked = [item for item in heard if item.right is not None]
     return sum(item.right or 0 for item in asked) / sum(item.asked for item in asked) if asked else None

@@ -5,10 +5,10 @@ from typing import Any
 from orchestrator.preflight.prepare import Prepared
 from orchestrator.run.checkpoints import checkpoints_of
 from orchestrator.run.directory import RunDirectory
-from orchestrator.training.state import JobState
+from orchestrator.training.state import RunState
 
 
-def summarise(prepared: Prepared, run: RunDirectory, outcome: str, state: JobState, seconds: float) -> dict[str, Any]:
+def summarise(prepared: Prepared, run: RunDirectory, outcome: str, state: RunState, seconds: float) -> dict[str, Any]:
     """The result of a job as one JSON object."""
     spec = prepared.spec
     summary: dict[str, Any] = {"name": spec.name, "state": outcome, "seed": spec.seed}

@@ -11,7 +11,7 @@ from audio_qa.question import Question
 from audio_qa.scoring.sampling import majority_vote
 from audio_qa.scoring.score import GROUPINGS
 from audio_qa.shuffled import other_clips
-from orchestrator.job.sections.evaluation import Heard
+from orchestrator.job.sections.evaluation import AudioControl
 from orchestrator.questions.source import sample_seed
 from protocol.rollout import FailedQuestion, Group, RolloutRequest, Sampling
 
@@ -62,7 +62,7 @@ async def evaluate(
     *,
     samples: int = 1,
     temperature: float = 0.0,
-    controls: Sequence[Heard] = (Heard.SILENCE,),
+    controls: Sequence[AudioControl] = (AudioControl.SILENCE,),
     seed: int = 0,
 ) -> Evaluation:
     """Ask every question with its clip, and once more for each control, and judge by the paper's rule.
@@ -73,15 +73,15 @@ async def evaluate(
         seed: of what is sampled, and of which clip takes another's place.
     """
     asked = [RolloutRequest(q, template, seed=sample_seed(seed, i)) for i, q in enumerate(questions)]
-    parts: dict[Heard | None, list[RolloutRequest]] = {None: asked}
-    if Heard.SILENCE in controls:
-        parts[Heard.SILENCE] = [replace(request, silent=True) for request in asked]
+    parts: dict[AudioControl | None, list[RolloutRequest]] = {None: asked}
+    if AudioControl.SILENCE in controls:
+        parts[AudioControl.SILENCE] = [replace(request, silent=True) for request in asked]
     clips = None
-    if Heard.SHUFFLED in controls:
+    if AudioControl.SHUFFLED in controls:
         # It reads files, and the job's other tasks go on meanwhile.
         clips = await asyncio.to_thread(other_clips, questions, seed=seed)
     if clips is not None:
-        parts[Heard.SHUFFLED] = [replace(r, other_clip=clip) for r, clip in zip(asked, clips, strict=True)]
+        parts[AudioControl.SHUFFLED] = [replace(r, other_clip=clip) for r, clip in zip(asked, clips, strict=True)]
     # All at once, so that the engines are never short of work.
     requests = [request for part in parts.values() for request in part]
     sampling = Sampling(group_size=samples, max_tokens=max_tokens, temperature=temperature)
@@ -91,19 +91,19 @@ async def evaluate(
     right = {part: [_is_right(answer) for answer in of_part] for part, of_part in answered.items()}
     failed = {part: [isinstance(answer, FailedQuestion) for answer in of_part] for part, of_part in answered.items()}
 
-    def share(part: Heard, places: Sequence[int]) -> float | None:
+    def share(part: AudioControl, places: Sequence[int]) -> float | None:
         if part not in right:
             return None
         # A clip that is too long for another question's prompt says nothing of the model.
-        counted = places if part is Heard.SILENCE else [i for i in places if not failed[part][i]]
+        counted = places if part is AudioControl.SILENCE else [i for i in places if not failed[part][i]]
         return sum(right[part][i] for i in counted) / len(counted) if counted else None
 
     def accuracy(places: Sequence[int]) -> Accuracy:
         n = len(places)
         return Accuracy(
             accuracy=sum(right[None][i] for i in places) / n,
-            silence_accuracy=share(Heard.SILENCE, places),
-            shuffled_accuracy=share(Heard.SHUFFLED, places),
+            silence_accuracy=share(AudioControl.SILENCE, places),
+            shuffled_accuracy=share(AudioControl.SHUFFLED, places),
             chance_accuracy=sum(questions[i].chance for i in places) / n,
             count=n,
             failed=sum(failed[None][i] for i in places),

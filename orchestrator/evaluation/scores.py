@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from audio_qa.formats.question_set import QuestionSet, Source
+from audio_qa.formats.question_set import FileOrigin, QuestionSet
 from audio_qa.formats.reader import records_sha256
 from audio_qa.question import Question
 from audio_qa.scoring.intervals import mean_interval
@@ -98,5 +98,5 @@ def _synthetic(held_out: Sequence[Question], seed: int) -> QuestionSet:
     )
     # Where clips lie is no part of what the questions are.
     digest = records_sha256({key: value for key, value in record.items() if key != "audio"} for record in records)
-    source = Source(SYNTHETIC, "earshot", digest, f"seed {seed}")
+    source = FileOrigin(SYNTHETIC, "earshot", digest, f"seed {seed}")
     return QuestionSet(source, tuple(held_out), records, (), {})

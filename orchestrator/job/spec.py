@@ -9,7 +9,7 @@ from learner.losses.settings import CorrectionLevel
 from learner.settings import LearnerSettings
 from orchestrator.job.gpu import Gpu
 from orchestrator.job.sections.data import DataSection
-from orchestrator.job.sections.evaluation import EvaluationSection, Heard
+from orchestrator.job.sections.evaluation import AudioControl, EvaluationSection
 from orchestrator.job.sections.model import ModelSection
 from orchestrator.job.sections.rollout import RolloutSection
 from orchestrator.job.sections.section import Section
@@ -99,7 +99,7 @@ class JobSpec(Section):
                 keys = {"train": "evaluation"} | {k: f"evaluation_{k}" for k in ("format", "columns", "audio_root")}
                 filled["data"] = data | {key: data[name] for key, name in keys.items() if name in data}
         if isinstance(evaluation, dict):
-            filled["evaluation"] = {"controls": list(Heard), **evaluation}
+            filled["evaluation"] = {"controls": list(AudioControl), **evaluation}
         return filled
 
     @model_validator(mode="wrap")

@@ -14,7 +14,7 @@ from typing import Any
 from audio_qa.scoring.intervals import interval
 from orchestrator.job.sections.data import SYNTHETIC
 from orchestrator.job.spec import Method
-from orchestrator.reproduce.rows import DOMAINS, HUMAN, QUESTIONS, Row
+from orchestrator.reproduce.rows import DOMAINS, HUMAN, QUESTIONS, TableRow
 from orchestrator.reproduce.runs import RowRun
 
 TRAINED, UNSEEN = "trained_types", "unseen_types"
@@ -114,7 +114,7 @@ def _seeds(runs: Sequence[RowRun]) -> dict[int, dict[str, Share]]:
 
 
 def _row(
-    row: Row, runs: Sequence[RowRun], by_seed: Sequence[Mapping[str, Share]], problems: Mapping[str, str]
+    row: TableRow, runs: Sequence[RowRun], by_seed: Sequence[Mapping[str, Share]], problems: Mapping[str, str]
 ) -> dict[str, Any]:
     spec = runs[0].spec
     return {

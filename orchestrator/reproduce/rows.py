@@ -16,7 +16,7 @@ class PaperFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """One row; `name` is that of its recipe's file."""
 
     name: str
@@ -25,12 +25,12 @@ class Row:
 
 
 ROWS = (
-    Row("zero_shot", "Zero-shot", PaperFigures(54.95, 50.98, 42.04, 49.20)),
-    Row("chain_of_thought", "Chain of thought", PaperFigures(61.86, 56.29, 55.26, 57.80)),
-    Row("sft_full_1", "SFT full <1>", PaperFigures(60.96, 49.19, 45.35, 51.80)),
-    Row("sft_lora_1", "SFT LoRA <1>", PaperFigures(58.26, 58.08, 52.58, 56.40)),
-    Row("grpo_2", "GRPO <2>", PaperFigures(69.37, 66.77, 57.36, 64.50)),
-    Row("grpo_3", "GRPO <3>", PaperFigures(66.67, 62.87, 53.75, 61.10)),
+    TableRow("zero_shot", "Zero-shot", PaperFigures(54.95, 50.98, 42.04, 49.20)),
+    TableRow("chain_of_thought", "Chain of thought", PaperFigures(61.86, 56.29, 55.26, 57.80)),
+    TableRow("sft_full_1", "SFT full <1>", PaperFigures(60.96, 49.19, 45.35, 51.80)),
+    TableRow("sft_lora_1", "SFT LoRA <1>", PaperFigures(58.26, 58.08, 52.58, 56.40)),
+    TableRow("grpo_2", "GRPO <2>", PaperFigures(69.37, 66.77, 57.36, 64.50)),
+    TableRow("grpo_3", "GRPO <3>", PaperFigures(66.67, 62.87, 53.75, 61.10)),
 )
 NAMES = tuple(row.name for row in ROWS)
 

@@ -19,10 +19,10 @@ from orchestrator.preflight.model_folder import check_context, check_model_folde
 from orchestrator.preflight.plan import to_fill_in
 from orchestrator.preflight.prepare import prepare
 from orchestrator.questions.splits import read_split
-from orchestrator.reproduce.rows import Row
+from orchestrator.reproduce.rows import TableRow
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.records import RunDirectoryError
-from orchestrator.training.state import JobState
+from orchestrator.training.state import RunState
 
 _OPTIONS = {"model.path": "--model", "data.train": "--train", "data.evaluation": "--evaluation"}
 """What a recipe may leave to be filled in, and the option that does."""
@@ -32,7 +32,7 @@ _OPTIONS = {"model.path": "--model", "data.train": "--train", "data.evaluation":
 class RowRun:
     """One row under one seed."""
 
-    row: Row
+    row: TableRow
     spec: JobSpec
     path: Path
     """Its run directory, there or not yet."""
@@ -72,7 +72,7 @@ class RowRun:
         return found[-1][1] if found and found[-1][0] == self.spec.steps else None
 
 
-def row_runs(rows: Sequence[Row], seeds: int, recipes: Path, home: Path, fill: Mapping[str, str]) -> list[RowRun]:
+def row_runs(rows: Sequence[TableRow], seeds: int, recipes: Path, home: Path, fill: Mapping[str, str]) -> list[RowRun]:
     """What is to be run, the rows of the first seed first.
 
     Args:
@@ -157,7 +157,7 @@ def carry_out(run: RowRun, progress: Progress) -> None:
     started = time.perf_counter()
     prepared = prepare(run.spec, reporter(progress))
     made = 0.0 if prepared.base_cached else prepared.base_seconds or 0.0
-    state: JobState | None = None
+    state: RunState | None = None
     if run.begun:
         directory = RunDirectory(run.path)
         with directory.written():

@@ -19,7 +19,7 @@ class PlaceError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class FileLine:
     """One whole line."""
 
     start: int
@@ -54,13 +54,13 @@ def check_place(path: Path, place: int) -> None:
             raise PlaceError(f"no line begins at {place}; begin anew")
 
 
-def lines_after(path: Path, place: int, limit: int, most_bytes: int = LONGEST_LINE) -> list[Line]:
+def lines_after(path: Path, place: int, limit: int, most_bytes: int = LONGEST_LINE) -> list[FileLine]:
     """At most `limit` whole lines from `place` on, in their order; the first of them is given whatever its length.
 
     Raises PlaceError.
     """
     check_place(path, place)
-    found: list[Line] = []
+    found: list[FileLine] = []
     if size_of(path) <= place:
         return found
     with path.open("rb") as file:
@@ -70,20 +70,20 @@ def lines_after(path: Path, place: int, limit: int, most_bytes: int = LONGEST_LI
             text = file.readline(LONGEST_LINE)
             if not text.endswith(b"\n"):
                 break
-            found.append(Line(place, text[:-1]))
+            found.append(FileLine(place, text[:-1]))
             place += len(text)
             taken += len(text)
     return found
 
 
-def lines_before(path: Path, place: int | None, limit: int, most_bytes: int = LONGEST_LINE) -> list[Line]:
+def lines_before(path: Path, place: int | None, limit: int, most_bytes: int = LONGEST_LINE) -> list[FileLine]:
     """At most `limit` whole lines that end at `place` or before it, the last one first. None is the end of the file.
 
     Raises PlaceError.
     """
     if place is not None:
         check_place(path, place)
-    found: list[Line] = []
+    found: list[FileLine] = []
     for line in _backwards(path, size_of(path) if place is None else place):
         found.append(line)
         most_bytes -= len(line.text)
@@ -92,12 +92,12 @@ def lines_before(path: Path, place: int | None, limit: int, most_bytes: int = LO
     return found
 
 
-def line_at(path: Path, place: int) -> Line | None:
+def line_at(path: Path, place: int) -> FileLine | None:
     """The whole line that begins at `place`, or None at the end of the file. Raises PlaceError."""
     return next(iter(lines_after(path, place, 1)), None)
 
 
-def _backwards(path: Path, end: int) -> Iterator[Line]:
+def _backwards(path: Path, end: int) -> Iterator[FileLine]:
     if end == 0:
         return
     with path.open("rb") as file:
@@ -113,8 +113,8 @@ def _backwards(path: Path, end: int) -> Iterator[Line]:
                 place -= len(text) + 1
                 # Behind the last line break stands nothing, or a line that is not whole yet.
                 if whole:
-                    yield Line(place, text)
+                    yield FileLine(place, text)
                 whole = True
             rest = first
         if whole:
-            yield Line(0, rest)
+            yield FileLine(0, rest)

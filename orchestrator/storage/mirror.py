@@ -29,7 +29,7 @@ _WORK_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class MirrorPace:
     """How often, and how long; seconds."""
 
     look: float = 1.0
@@ -50,8 +50,8 @@ class Pace:
 class Mirror:
     """Of one run, in a thread."""
 
-    def __init__(self, run: RunDirectory, stored: StoredRun, spec: JobSpec, pace: Pace | None = None) -> None:
-        self._run, self._stored, self._pace = run, stored, pace or Pace()
+    def __init__(self, run: RunDirectory, stored: StoredRun, spec: JobSpec, pace: MirrorPace | None = None) -> None:
+        self._run, self._stored, self._pace = run, stored, pace or MirrorPace()
         self._checkpoints, self._rule = checkpoints_of(run, spec), spec.checkpoint
         # Beside the checkpoints, of which these are links, and out of backups.
         self._work_folder = run.path / "checkpoints" / ".storing"

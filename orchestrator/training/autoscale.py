@@ -29,7 +29,7 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class ScalingDecision:
     """How many workers there should be, and why, in words."""
 
     count: int
@@ -44,7 +44,7 @@ class Autoscaler:
         self._waiting: list[float] = []
         self._full = 0
 
-    def decide(self, seen: Observation) -> Decision | None:
+    def decide(self, seen: Observation) -> ScalingDecision | None:
         """What to do behind a step; None: leave it."""
         if not self._least <= seen.target <= self._most:
             count = min(max(seen.target, self._least), self._most)
@@ -63,9 +63,9 @@ class Autoscaler:
             return self._decided(seen.target - 1, f"rollouts waited for the learner at the last {PATIENCE} steps")
         return None
 
-    def _decided(self, count: int, reason: str) -> Decision:
+    def _decided(self, count: int, reason: str) -> ScalingDecision:
         self._forget()
-        return Decision(count, reason)
+        return ScalingDecision(count, reason)
 
     def _forget(self) -> None:
         self._waiting, self._full = [], 0

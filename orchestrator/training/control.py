@@ -49,7 +49,7 @@ class Control:
         return wanted
 
 
-async def obey(mailbox: Mailbox, run: RunDirectory, pool: RolloutPool, control: Control) -> None:
+async def run_commands(mailbox: Mailbox, run: RunDirectory, pool: RolloutPool, control: Control) -> None:
     """Carry out commands as they come, until cancelled. Each is an event, behind which its effect can be waited for."""
     while True:
         for command in mailbox.take():

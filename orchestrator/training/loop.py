@@ -15,7 +15,7 @@ from orchestrator.questions.ledger import Draw
 from orchestrator.run.checkpoints import Checkpoints
 from orchestrator.run.directory import RunDirectory
 from orchestrator.training.control import Control
-from orchestrator.training.state import JobState
+from orchestrator.training.state import RunState
 from protocol.rollout import FailedQuestion, Group, RolloutRequest, Sampling
 from protocol.training import Learned
 from protocol.weights import Carrier
@@ -38,7 +38,7 @@ class Loop(ABC):
     run: RunDirectory
     checkpoints: Checkpoints
     progress: Progress
-    state: JobState
+    state: RunState
     control: Control
     _being_saved: tuple[int, dict[str, Any]] | None = field(default=None)
 

@@ -8,7 +8,7 @@ references. Synchronous and asynchronous jobs are the same loop: they differ in 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from learner.phase import Phase
+from learner.phase import TrainingPhase
 from orchestrator.questions.solve_rates import SolveRate
 from orchestrator.run.samples import group_samples
 from orchestrator.training.autoscale import Autoscaler, Observation
@@ -19,7 +19,7 @@ from orchestrator.training.step_metrics import Stopwatch, step_metrics
 
 
 @dataclass(slots=True, kw_only=True)
-class Controller(Loop):
+class ReinforceLoop(Loop):
     """One job of reinforcement learning."""
 
     score: Scorer
@@ -47,10 +47,10 @@ class Controller(Loop):
         finally:
             await rollouts.stop()
 
-    def _phase(self) -> Phase:
+    def _phase(self) -> TrainingPhase:
         spec = self.spec
         updates = spec.steps * spec.learner.loss.updates_per_batch
-        return Phase(
+        return TrainingPhase(
             spec.learner.optimizer, updates, spec.rollout.temperature, spec.learner.beta, spec.rollout.max_tokens
         )
 

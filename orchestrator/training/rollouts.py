@@ -22,7 +22,7 @@ from orchestrator.questions.ledger import Draw
 from orchestrator.questions.solve_rates import SolveRate
 from orchestrator.questions.source import QuestionSource, Source, sample_seed
 from orchestrator.training.batch import JudgedGroup, Verdict, judge
-from orchestrator.training.state import JobState
+from orchestrator.training.state import RunState
 from protocol.rollout import FailedQuestion, Group, RolloutRequest, Sampling
 
 Generate = Callable[[Sequence[RolloutRequest], Sampling], Awaitable[list[Group | FailedQuestion]]]
@@ -59,7 +59,7 @@ class Rollouts:
         self,
         spec: JobSpec,
         train: Sequence[Question],
-        state: JobState,
+        state: RunState,
         generate: Generate,
         score: Scorer,
         measured: Mapping[str, SolveRate] | None = None,
@@ -162,7 +162,7 @@ class Rollouts:
 
 
 def source_of(
-    spec: JobSpec, questions: Sequence[Question], state: JobState, measured: Mapping[str, SolveRate]
+    spec: JobSpec, questions: Sequence[Question], state: RunState, measured: Mapping[str, SolveRate]
 ) -> Source:
     """Where a job's questions come from, from the place on where its state is.
 

@@ -13,7 +13,7 @@ from orchestrator.questions.solve_rates import SolveRate
 
 
 @dataclass(slots=True)
-class JobState:
+class RunState:
     """Counters of the orchestrator, at the end of a step."""
 
     step: int = 0
@@ -47,9 +47,9 @@ class JobState:
 
     def restore(self, saved: Mapping[str, Any] | None) -> None:
         """Become what `to_dict` described, or a job that has not begun. Raises LedgerError, KeyError for a bad one."""
-        fresh = JobState()
+        fresh = RunState()
         if saved is not None:
             rates = {key: SolveRate(*rate) for key, rate in saved.get("solve_rates", {}).items()}
-            fresh = JobState(**{**saved, "ledger": Ledger.from_dict(saved["ledger"]), "solve_rates": rates})
-        for name in JobState.__slots__:
+            fresh = RunState(**{**saved, "ledger": Ledger.from_dict(saved["ledger"]), "solve_rates": rates})
+        for name in RunState.__slots__:
             setattr(self, name, getattr(fresh, name))

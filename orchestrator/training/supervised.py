@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from audio_qa.prompt import solution_text
 from audio_qa.question import Question
-from learner.phase import Phase
+from learner.phase import TrainingPhase
 from orchestrator.job.sections.supervised import WarmStartSection
 from orchestrator.questions.source import QuestionSource
 from orchestrator.training.loop import Loop
@@ -23,7 +23,7 @@ class SupervisedLoop(Loop):
     async def go(self, folder: str, resume: str | None, ready: Callable[[], Awaitable[None]]) -> None:
         spec, state = self.spec, self.state
         source = QuestionSource(self.train, seed=spec.seed, shuffle=spec.data.shuffle, position=state.position)
-        await self.learner.begin(folder, Phase(spec.learner.optimizer, spec.steps), resume)
+        await self.learner.begin(folder, TrainingPhase(spec.learner.optimizer, spec.steps), resume)
         await ready()
         if state.step == 0:
             await self.evaluate(0)
@@ -86,7 +86,7 @@ async def show_answers(loop: Loop, questions: Sequence[Question]) -> tuple[Learn
 async def warm_start(loop: Loop, folder: str, warm: WarmStartSection) -> None:
     """Supervised steps on right answers to a few training questions, starting from the checkpoint in `folder`."""
     spec = loop.spec
-    await loop.learner.begin(folder, Phase(warm.optimizer, warm.steps))
+    await loop.learner.begin(folder, TrainingPhase(warm.optimizer, warm.steps))
     chosen = QuestionSource(loop.train, seed=spec.seed + 1, shuffle=spec.data.shuffle).draw(
         min(warm.questions, len(loop.train))
     )

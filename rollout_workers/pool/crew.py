@@ -22,7 +22,7 @@ MakeWorker = Callable[[str], WorkerHandle]
 """Asks for a worker of a name; returns at once."""
 
 
-class Crew:
+class WorkerSet:
     """Slots by number."""
 
     def __init__(

@@ -12,7 +12,7 @@ from rollout_workers.errors import RolloutError, WorkerFailedError, WorkerLostEr
 from rollout_workers.limits import GRACE_SECONDS, RolloutLimits
 from rollout_workers.pool.changes import Changes
 from rollout_workers.pool.member import Member
-from rollout_workers.pool.request_queue import Entry, RequestQueue
+from rollout_workers.pool.request_queue import QueueEntry, RequestQueue
 from rollout_workers.pool.roster import Roster
 
 OnEvent = Callable[..., None]
@@ -44,7 +44,7 @@ class Dispatcher:
         self._limits = limits
         self._at_once, self._spare = max_concurrent, int(max_concurrent * _SPARE)
         self._roster = Roster()
-        self._with_workers: set[Entry] = set()
+        self._with_workers: set[QueueEntry] = set()
         self._failed_in_row = 0
         self._changes = changes
         self._event, self._lose, self._fail = on_event, lose, fail
@@ -54,7 +54,7 @@ class Dispatcher:
         """Entries that are with a worker."""
         return len(self._with_workers)
 
-    def ask(self, entry: Entry) -> None:
+    def ask(self, entry: QueueEntry) -> None:
         """Have an entry answered; its future ends once it is."""
         self.queue.append(entry)
         entry.future.add_done_callback(lambda future: self._unwanted(entry) if future.cancelled() else None)
@@ -112,20 +112,20 @@ class Dispatcher:
                 if error is not None:
                     entry.future.exception()
 
-    def _has_room(self, member: Member, entry: Entry) -> bool:
+    def _has_room(self, member: Member, entry: QueueEntry) -> bool:
         if not member.load:
             return True  # it takes whatever is next, however large
         many_left = self.queue.long * entry.sequences > len(self._roster) * self._spare
         room = self._at_once + (self._spare if many_left else 0)
         return member.load + entry.sequences <= room
 
-    def _hand(self, member: Member, entry: Entry) -> None:
+    def _hand(self, member: Member, entry: QueueEntry) -> None:
         member.given(entry)
         self._with_workers.add(entry)
         self._roster.put(member)
         entry.task = asyncio.get_running_loop().create_task(self._asked(member, entry))
 
-    async def _asked(self, member: Member, entry: Entry) -> None:
+    async def _asked(self, member: Member, entry: QueueEntry) -> None:
         """Wait for a worker's answer. Cancelled where it is taken back, or nobody wants it any more."""
         seconds = self._limits.request_seconds + GRACE_SECONDS
         left, handle = entry.left, member.handle_now
@@ -150,7 +150,7 @@ class Dispatcher:
                 outcomes = [NoAnswer(f"{len(outcomes)} answers to {len(left)} requests")] * len(left)
             self._answered(member, entry, outcomes)
 
-    def _answered(self, member: Member, entry: Entry, outcomes: Sequence[Answer | NoAnswer]) -> None:
+    def _answered(self, member: Member, entry: QueueEntry, outcomes: Sequence[Answer | NoAnswer]) -> None:
         if self._done_with(member, entry):
             missing = entry.take(outcomes)
             for outcome in outcomes:
@@ -173,7 +173,7 @@ class Dispatcher:
         self._dispatch_slot(member)
         self.dispatch()
 
-    def _done_with(self, member: Member, entry: Entry) -> bool:
+    def _done_with(self, member: Member, entry: QueueEntry) -> bool:
         """Take an entry off its worker; False where it was taken back meanwhile, and may be with another."""
         if entry.task is not asyncio.current_task() or not member.done_with(entry):
             return False
@@ -185,7 +185,7 @@ class Dispatcher:
             self._changes.notify()  # it may be drained now
         return True
 
-    def _again(self, entries: Iterable[Entry], member: Member, cause: str) -> None:
+    def _again(self, entries: Iterable[QueueEntry], member: Member, cause: str) -> None:
         """Ask entries again that have attempts left, and end the others."""
         back = []
         for entry in entries:
@@ -204,7 +204,7 @@ class Dispatcher:
                 RolloutError(member.name, f"{self._failed_in_row} questions in a row failed; the last time: {cause}")
             )
 
-    def _unwanted(self, entry: Entry) -> None:
+    def _unwanted(self, entry: QueueEntry) -> None:
         """Nobody waits for an entry any more: the worker that has it need not go on."""
         if entry.task is not None:
             entry.task.cancel()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from protocol.rollout import Answer, Group, WorkerStatus
-from rollout_workers.pool.request_queue import Entry
+from rollout_workers.pool.request_queue import QueueEntry
 from rollout_workers.worker.handle import WorkerHandle
 
 
@@ -26,7 +26,7 @@ class WorkerState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerView:
+class WorkerSnapshot:
     """What can be seen of a worker. Counts are of its slot: of all workers that filled it."""
 
     name: str
@@ -50,7 +50,7 @@ class Member:
         self.node, self.pid, self.weight_version = "", 0, 0
         self.update_number = 0
         """Which of the pool's updates it has; 0 is the checkpoint it started from."""
-        self.entries: dict[Entry, None] = {}
+        self.entries: dict[QueueEntry, None] = {}
         """What it was asked and has not answered, in order."""
         self.load = 0
         """Sequences of these."""
@@ -85,11 +85,11 @@ class Member:
     def heard(self, status: WorkerStatus) -> None:
         self.node, self.pid, self.weight_version = status.node, status.pid, status.weight_version
 
-    def given(self, entry: Entry) -> None:
+    def given(self, entry: QueueEntry) -> None:
         self.entries[entry] = None
         self.load += entry.sequences
 
-    def done_with(self, entry: Entry) -> bool:
+    def done_with(self, entry: QueueEntry) -> bool:
         """Forget an entry, before its answers are taken; whether it was this worker's."""
         if entry not in self.entries:
             return False
@@ -103,8 +103,8 @@ class Member:
         if isinstance(answer, Group):
             self.tokens_generated += sum(len(c.token_ids) for c in answer.completions)
 
-    def view(self) -> WorkerView:
-        return WorkerView(
+    def view(self) -> WorkerSnapshot:
+        return WorkerSnapshot(
             name=self.name,
             state=self.state,
             node=self.node,

@@ -16,10 +16,10 @@ from protocol.weights import Carrier, WeightUpdate
 from rollout_workers.errors import RolloutError
 from rollout_workers.limits import RolloutLimits
 from rollout_workers.pool.changes import Changes
-from rollout_workers.pool.crew import Crew, MakeWorker
+from rollout_workers.pool.crew import MakeWorker, WorkerSet
 from rollout_workers.pool.dispatcher import Dispatcher, OnEvent
-from rollout_workers.pool.member import WorkerState, WorkerView
-from rollout_workers.pool.request_queue import Entry
+from rollout_workers.pool.member import WorkerSnapshot, WorkerState
+from rollout_workers.pool.request_queue import QueueEntry
 from rollout_workers.pool.weight_keeper import Republish, UpdateReport, WeightKeeper
 from rollout_workers.weight_sync.sync import WeightSync
 from rollout_workers.worker.handle import start_actor
@@ -66,7 +66,7 @@ class RolloutPool:
         def actor(name: str) -> Any:
             return start_actor(name, settings, limits, num_cpus=cpus_per_worker, num_gpus=gpus_per_worker)
 
-        self._crew = Crew(
+        self._crew = WorkerSet(
             make_worker or actor,
             self._dispatcher,
             self._keeper,
@@ -109,7 +109,7 @@ class RolloutPool:
             "failed": self._dispatcher.failed,
         }
 
-    def workers(self) -> list[WorkerView]:
+    def workers(self) -> list[WorkerSnapshot]:
         """What can be seen of each slot, by number; also of those that are gone."""
         return [member.view() for member in self._crew.members.values()]
 
@@ -154,7 +154,7 @@ class RolloutPool:
     def submit(self, request: RolloutRequest, sampling: Sampling) -> asyncio.Future[Answer]:
         """Ask one question; the future ends with its answer. Cancelled, it need not be answered any more."""
         self._check()
-        entry = Entry([request], sampling)
+        entry = QueueEntry([request], sampling)
         self._dispatcher.ask(entry)
         return entry.future
 
@@ -207,7 +207,7 @@ class RolloutPool:
         slots = self._crew.staying
         count = len(slots)
         entries = {
-            i: Entry(requests[i::count], sampling, member.slot, several=True)
+            i: QueueEntry(requests[i::count], sampling, member.slot, several=True)
             for i, member in enumerate(slots)
             if requests[i::count]
         }

@@ -12,7 +12,7 @@ from typing import Any
 from protocol.rollout import Answer, FailedQuestion, Failure, NoAnswer, RolloutRequest, Sampling
 
 
-class Entry:
+class QueueEntry:
     """Requests that one worker is asked together."""
 
     def __init__(
@@ -79,13 +79,13 @@ class RequestQueue:
     """Entries that wait for a worker, first come first served; what comes back goes to the front."""
 
     def __init__(self) -> None:
-        self._any: deque[Entry] = deque()
-        self._of_slot: dict[int, deque[Entry]] = {}
+        self._any: deque[QueueEntry] = deque()
+        self._of_slot: dict[int, deque[QueueEntry]] = {}
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[QueueEntry]:
         for line in (self._any, *self._of_slot.values()):
             yield from (entry for entry in line if not entry.future.done())
 
@@ -94,15 +94,15 @@ class RequestQueue:
         """At most so many that any worker may answer wait: those that nobody wants any more may be among them."""
         return len(self._any)
 
-    def append(self, entry: Entry) -> None:
+    def append(self, entry: QueueEntry) -> None:
         self._line(entry.slot).append(entry)
 
-    def put_back(self, entries: Sequence[Entry]) -> None:
+    def put_back(self, entries: Sequence[QueueEntry]) -> None:
         """Let entries that were asked already be the next ones, in their order."""
         for entry in reversed(entries):
             self._line(entry.slot).appendleft(entry)
 
-    def first(self, slot: int | None = None) -> Entry | None:
+    def first(self, slot: int | None = None) -> QueueEntry | None:
         """The next entry of a slot, or of those that any may answer; it stays in the queue."""
         line = self._any if slot is None else self._of_slot.get(slot)
         while line:
@@ -111,7 +111,7 @@ class RequestQueue:
             line.popleft()  # whoever asked does not want it any more
         return None
 
-    def pop(self, slot: int | None = None) -> Entry:
+    def pop(self, slot: int | None = None) -> QueueEntry:
         return self._line(slot).popleft()
 
     def release(self, slot: int) -> None:
@@ -120,5 +120,5 @@ class RequestQueue:
             entry.slot = None
             self._any.appendleft(entry)
 
-    def _line(self, slot: int | None) -> deque[Entry]:
+    def _line(self, slot: int | None) -> deque[QueueEntry]:
         return self._any if slot is None else self._of_slot.setdefault(slot, deque())

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Gate:
+class EngineGate:
     """Many may generate at once, or one may update. An update that waits lets nobody else begin."""
 
     def __init__(self) -> None:

@@ -33,7 +33,7 @@ from protocol.weights import Carrier, WeightUpdate
 from rollout_workers.errors import ClipTooShortError, PromptTooLongError, UnusableOutputError
 from rollout_workers.limits import HEALTH_SECONDS, RolloutLimits
 from rollout_workers.packed import Outcome, PackedWorker
-from rollout_workers.worker.gate import Gate
+from rollout_workers.worker.gate import EngineGate
 from rollout_workers.worker.stored import fetch
 from rollout_workers.worker.subscription import Subscription
 
@@ -59,7 +59,7 @@ class RolloutWorker(PackedWorker):
 
     def __init__(self, name: str, settings: WorkerSettings, limits: RolloutLimits) -> None:
         self._name, self._settings, self._limits = name, settings, limits
-        self._gate = Gate()
+        self._gate = EngineGate()
         self._whole_batch = asyncio.Lock()
         self._subscription = Subscription(name, self._replace)
         self._one_update = asyncio.Lock()

@@ -8,7 +8,7 @@ from audio_qa.question import Question
 from orchestrator.job.spec_file import read_spec, resolve_paths
 from orchestrator.preflight.plan import plan
 from orchestrator.training.rollouts import source_of
-from orchestrator.training.state import JobState
+from orchestrator.training.state import RunState
 from protocol.rollout import Completion, Group, StopReason
 from reward.actor import RewardActor
 
@@ -55,5 +55,5 @@ def test_its_rewards_are_recorded_by_name(path, monkeypatch):
 def test_its_source_draws_each_question_once_a_step(path):
     spec = read_spec(path)
     questions = [Question("d", i, str(i), f"{i}.wav", "?", ("a", "b"), "a") for i in range(40)]
-    drawn = source_of(spec, questions, JobState(), {}).draw(spec.rollout.questions_per_step)
+    drawn = source_of(spec, questions, RunState(), {}).draw(spec.rollout.questions_per_step)
     assert len({question.key for question in drawn}) == spec.rollout.questions_per_step

@@ -22,7 +22,7 @@ from learner.checkpoint.export import write_checkpoint
 from learner.families.registry import family_of
 from learner.group import LearnerGroup
 from learner.model.loading import load_processor
-from learner.phase import Counts, Phase
+from learner.phase import Counts, TrainingPhase
 from learner.settings import LearnerSettings, OptimizerSettings
 from protocol.rollout import Group, RolloutRequest, Sampling, WorkerSettings
 from protocol.training import TrainingCompletion, TrainingGroup
@@ -112,7 +112,7 @@ async def rounds(pool, learner, folder, questions, temperature, carrier) -> Play
     """Three updates, each on what was sampled before it."""
     sampling = Sampling(group_size=4, max_tokens=10, temperature=temperature)
     optimizer = OptimizerSettings(learning_rate=3e-3, schedule="constant")
-    await learner.begin(folder, Phase(optimizer, 3, temperature=temperature, max_tokens=10))
+    await learner.begin(folder, TrainingPhase(optimizer, 3, temperature=temperature, max_tokens=10))
     await pool.update(await learner.publish(carrier))
     played, before = Played(), None
     for seed in range(3):
@@ -145,7 +145,7 @@ async def special_tokens(learner, played: Played, folder: str) -> None:
 
 async def agree(pool, learner, folder, questions, played: Played) -> list[Group]:
     """Ask the engine, and a learner of the checkpoint in `folder`."""
-    await learner.begin(folder, Phase(OptimizerSettings(), 1))
+    await learner.begin(folder, TrainingPhase(OptimizerSettings(), 1))
     groups = await pool.generate(requests(questions, 9), Sampling(group_size=4, max_tokens=10), by_rule=False)
     played.gaps.append(largest_gap(groups, await learner.score(training(groups))))
     return groups

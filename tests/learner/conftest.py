@@ -89,13 +89,13 @@ def rendered(processor, questions):
 @pytest.fixture
 def make_rank(alone, tiny_folder, groups):
     """Makes a rank in this process, at the beginning of a phase, with the groups' clips read."""
-    from learner.phase import Phase
+    from learner.phase import TrainingPhase
     from learner.rank import LearnerRank
 
     made = []
 
     def make(phase=None, resume=None, folder=tiny_folder, **settings):
-        phase = phase or Phase(STEADY, total_steps=4, max_tokens=10, beta=settings.get("beta", 0.0))
+        phase = phase or TrainingPhase(STEADY, total_steps=4, max_tokens=10, beta=settings.get("beta", 0.0))
         rank = LearnerRank(0, 1, LearnerSettings.model_validate({"threads": 1, "beta": phase.beta, **settings}))
         rank.begin(str(folder), phase, resume)
         assert rank.prepare([(g.question, g.template) for g in groups]) == {}

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from learner.errors import LearnerError
 from learner.group import LearnerGroup
 from learner.metrics import step_metrics
-from learner.phase import Counts, Phase
+from learner.phase import Counts, TrainingPhase
 from learner.settings import LearnerSettings, OptimizerSettings
 from protocol.training import SupervisedExample, TrainingGroup
 from protocol.weights import digest
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("cluster")
 # A large epsilon keeps Adam's step in proportion to the gradient: with the usual 1e-8 the first step is its sign,
 # and rounding alone decides it where a gradient is nearly zero.
 OPTIMIZER = OptimizerSettings(learning_rate=1e-2, schedule="constant", adam_epsilon=1e-2, weight_decay=0.01)
-PHASE = Phase(OPTIMIZER, total_steps=2, beta=0.04)
+PHASE = TrainingPhase(OPTIMIZER, total_steps=2, beta=0.04)
 CUT = {"tokens/computed", "learner/micro_batches", "learner/shared_fraction"}
 """What does depend on the cut."""
 TOLERANCE = 2e-6
@@ -76,7 +76,7 @@ class Rank:
 
         return LearnerRank(0, 1, LearnerSettings()).address()
 
-    def train(self, model: str, groups, folder: str, phase: Phase, settings: LearnerSettings):
+    def train(self, model: str, groups, folder: str, phase: TrainingPhase, settings: LearnerSettings):
         from learner.rank import LearnerRank
 
         rank = LearnerRank(self.rank, self.ranks, settings)
@@ -227,7 +227,7 @@ def test_the_update_moved_every_part(tiny_folder, whole):
 
 @pytest.mark.parametrize("zero_stage", [0, 2])
 def test_gradients_are_clipped(train, tiny_folder, whole, zero_stage):
-    small = Phase(OPTIMIZER.model_copy(update={"max_grad_norm": 1e-3}), total_steps=2, beta=0.04)
+    small = TrainingPhase(OPTIMIZER.model_copy(update={"max_grad_norm": 1e-3}), total_steps=2, beta=0.04)
     clipped, metrics = train(phase=small, zero_stage=zero_stage)
     before = load_file(tiny_folder / "model.safetensors")
     head = "language_model.lm_head.weight"
@@ -245,7 +245,7 @@ def test_a_prompt_read_differently_is_refused(tiny_folder, groups):
         learner = LearnerGroup(LearnerSettings(threads=1, beta=0))
         try:
             await learner.start()
-            await learner.begin(str(tiny_folder), Phase(OPTIMIZER, 1))
+            await learner.begin(str(tiny_folder), TrainingPhase(OPTIMIZER, 1))
             await learner.learn([wrong], Counts(2, 10))
         finally:
             await learner.stop()
@@ -266,7 +266,7 @@ def test_supervised_steps_learn_their_targets(tiny_folder, questions):
             with pytest.raises(LearnerError, match=r"/nowhere/job\.yaml is not to be seen on [\d.]+, where"):
                 await learner.check_sees("/nowhere/job.yaml")
             optimizer = OptimizerSettings(learning_rate=1e-3, schedule="constant")
-            await learner.begin(str(tiny_folder), Phase(optimizer, 30))
+            await learner.begin(str(tiny_folder), TrainingPhase(optimizer, 30))
             return [(await learner.supervise(examples)).metrics["loss/total"] for _ in range(30)]
         finally:
             await learner.stop()

@@ -14,7 +14,7 @@ from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from reward.outcome import Failed, Outcome
 from reward.registry import RewardError
-from reward.sandbox import Call, Sandbox
+from reward.sandbox import RewardCall, Sandbox
 
 TIMEOUT = 1.0
 OBEYS, LENGTH, PROCESS, SLOW = (f"house_rewards:{name}" for name in ("obeys", "length", "process", "slow"))
@@ -40,8 +40,8 @@ def pair(rewards_home: Path) -> Iterator[Sandbox]:
     sandbox.close()
 
 
-def calls(question: Question, function: str, texts: Sequence[str]) -> list[Call]:
-    return [Call(function, question, text, PromptTemplate.ANSWER) for text in texts]
+def calls(question: Question, function: str, texts: Sequence[str]) -> list[RewardCall]:
+    return [RewardCall(function, question, text, PromptTemplate.ANSWER) for text in texts]
 
 
 def reason(outcome: Outcome) -> str:
@@ -160,14 +160,14 @@ def test_a_hung_function_does_not_outlive_a_killed_owner(rewards_home: Path, tmp
         "import os, sys, threading, time\n"
         "from audio_qa.prompt import PromptTemplate\n"
         "from audio_qa.question import Question\n"
-        "from reward.sandbox import Call, Sandbox\n"
+        "from reward.sandbox import RewardCall, Sandbox\n"
         "if __name__ == '__main__':\n"
         "    names = ['house_rewards:process', 'house_rewards:obeys']\n"
         "    sandbox = Sandbox(names, allowed_modules=['house_rewards'], timeout_seconds=100, processes=1)\n"
         "    question = Question('d', 0, 'q', '/a.wav', 'what', ('a', 'b'), 'a')\n"
-        "    (pid,) = sandbox.run([Call(names[0], question, '', PromptTemplate.ANSWER)])\n"
+        "    (pid,) = sandbox.run([RewardCall(names[0], question, '', PromptTemplate.ANSWER)])\n"
         "    print(int(pid), flush=True)\n"
-        "    sandbox.run([Call(names[1], question, 'hang', PromptTemplate.ANSWER)])\n"
+        "    sandbox.run([RewardCall(names[1], question, 'hang', PromptTemplate.ANSWER)])\n"
     )
     path = os.pathsep.join([str(rewards_home), str(Path(__file__).parents[2])])
     with subprocess.Popen(

@@ -6,7 +6,7 @@ from learner.families.registry import family_of
 from learner.model.cost import DecoderCost
 from learner.model.loading import load_model
 from learner.model.policy import Policy
-from learner.phase import Counts, Phase
+from learner.phase import Counts, TrainingPhase
 from learner.settings import LearnerSettings, OptimizerSettings
 from learner.training.engine import StepOutcome
 from learner.training.trainer import Trainer
@@ -50,7 +50,7 @@ class Gradients:
         return found
 
 
-def make_trainer(folder, phase: Phase, settings, device: str = "cpu", banned=()) -> Trainer:
+def make_trainer(folder, phase: TrainingPhase, settings, device: str = "cpu", banned=()) -> Trainer:
     """A trainer on the model in `folder`, with a reference that is not the policy, in a world of one."""
     family, chosen = (
         family_of(str(folder)),

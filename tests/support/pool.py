@@ -10,7 +10,7 @@ from protocol.rollout import Group, RolloutRequest, Sampling, WorkerSettings
 from protocol.weights import WeightUpdate
 from rollout_workers.limits import RolloutLimits
 from rollout_workers.pool.pool import RolloutPool
-from rollout_workers.simulated import Pace, SimulatedHandle
+from rollout_workers.simulated import SimulatedHandle, SimulatedPace
 
 SAMPLING = Sampling(group_size=4, max_tokens=8)
 LIMITS = RolloutLimits(silent_seconds=0.4, drain_seconds=0.5, lag_seconds=0.3, attempts=5, max_restarts=1000)
@@ -30,10 +30,10 @@ def weights(version: int) -> WeightUpdate:
 class Fleet:
     """A pool of simulated workers, each of them at hand by name, and what the pool said of them."""
 
-    def __init__(self, limits: RolloutLimits = LIMITS, pace: Pace | None = None, **options) -> None:
+    def __init__(self, limits: RolloutLimits = LIMITS, pace: SimulatedPace | None = None, **options) -> None:
         self.handles: dict[str, list[SimulatedHandle]] = {}
         self.events: list[tuple[str, dict]] = []
-        self.pace = pace or Pace()
+        self.pace = pace or SimulatedPace()
         self.prepare: Callable[[SimulatedHandle], None] = lambda handle: None
         self.room: asyncio.Event | None = None
         settings = WorkerSettings("model", 64, max_concurrent=32, whole_batches=options.pop("whole_batches", False))

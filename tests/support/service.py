@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 import uvicorn
 
-from orchestrator.cluster.inventory import Node, Use
+from orchestrator.cluster.inventory import ClusterNode, Use
 from orchestrator.job.spec import JobSpec
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.samples import Sample
@@ -43,8 +43,8 @@ class OneNode:
     def __init__(self) -> None:
         self.uses: list[Use] = []
 
-    async def nodes(self) -> list[Node]:
-        return [Node("c0ffee", "10.0.0.5", True, 16, 2, "H100", 2**37, tuple(self.uses))]
+    async def nodes(self) -> list[ClusterNode]:
+        return [ClusterNode("c0ffee", "10.0.0.5", True, 16, 2, "H100", 2**37, tuple(self.uses))]
 
 
 class Service:

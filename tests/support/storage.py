@@ -14,7 +14,7 @@ from orchestrator.run.checkpoints import Checkpoints
 from orchestrator.run.directory import RunDirectory
 from orchestrator.storage.location import open_location
 from orchestrator.storage.stored_run import StoredRun
-from orchestrator.training.state import JobState
+from orchestrator.training.state import RunState
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",
@@ -85,7 +85,7 @@ def commit(run: RunDirectory, checkpoints: Checkpoints, step: int, accuracy: flo
     folder = checkpoints.begin(step)
     (folder / "model.safetensors").write_bytes(b"weights of %d" % step * 1000)
     (folder / "config.json").write_text("{}")
-    state = JobState(step=step, accuracy=accuracy, offsets=run.offsets())
+    state = RunState(step=step, accuracy=accuracy, offsets=run.offsets())
     checkpoints.commit(step, state.to_dict())
 
 

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from orchestrator.job.sections.section import Section
 
 
-class Heard(StrEnum):
+class AudioControl(StrEnum):
     """What is heard in the clip's place: the controls of an evaluation."""
 
     SILENCE = "silence"
@@ -23,7 +23,7 @@ class EvaluationSection(Section):
     """Steps between evaluations; 0 evaluates at the start and the end only."""
     questions: int = Field(default=0, ge=0)
     """How many of the held-out questions; 0 takes all."""
-    controls: tuple[Heard, ...] = (Heard.SILENCE,)
+    controls: tuple[AudioControl, ...] = (AudioControl.SILENCE,)
     """What else is heard in the clip's place: silence, shuffled (another question's clip); each asks every question
     once more. With `method: evaluate` both by default."""
     samples: int = Field(default=1, ge=1)

@@ -14,7 +14,7 @@ from orchestrator.job.spec import JobSpec
 from orchestrator.schemas.api import ScaleBody
 from orchestrator.service.admission.admission import Admission
 from orchestrator.service.admission.roots import Roots
-from orchestrator.service.api.gate import Gate
+from orchestrator.service.api.gate import RequestGate
 from orchestrator.service.api.job_cache import JobCache
 from orchestrator.service.api.meters import Meters
 from orchestrator.service.api.problems import ProblemDocument, answer_with_problems
@@ -29,7 +29,7 @@ from orchestrator.service.observability.tracing import Tracing
 from orchestrator.service.store.store import Store
 from orchestrator.service.telemetry.columns import Metrics
 from orchestrator.service.telemetry.facts import Facts
-from orchestrator.service.telemetry.progress import Progress
+from orchestrator.service.telemetry.progress import JobProgress
 from orchestrator.service.telemetry.tail import Tails
 
 _DESCRIPTION = """
@@ -96,7 +96,7 @@ def create_app(
         ),
         metrics=Metrics(),
         facts=Facts(),
-        progress=Progress(),
+        progress=JobProgress(),
         tails=tails,
         rate=Rate(settings.requests_per_second, settings.request_burst),
         refusals=Rate(settings.refusals_per_second, 10 * settings.refusals_per_second),
@@ -106,7 +106,7 @@ def create_app(
         title="Earshot", version="1", description=_DESCRIPTION, lifespan=living, docs_url=None, redoc_url=None
     )
     app.state.api = api
-    app.gate = Gate(app.inner, settings, api.meters, tracing)
+    app.gate = RequestGate(app.inner, settings, api.meters, tracing)
     answer_with_problems(app)
     v1 = APIRouter(prefix="/v1")
     for router in (job_routes.router, telemetry_routes.router, stream_routes.router, service_routes.cluster_router):
@@ -119,7 +119,7 @@ def create_app(
 class _GatedApp(FastAPI):
     """FastAPI behind the gate, outside of everything else: also what its own middleware answers passes the gate."""
 
-    gate: Gate
+    gate: RequestGate
 
     async def inner(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The app itself."""

@@ -22,7 +22,7 @@ _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "R
 _MOST_TARGET_BYTES = 8192
 
 
-class Gate:
+class RequestGate:
     """ASGI middleware around the whole app."""
 
     def __init__(self, app: ASGIApp, settings: ApiSettings, meters: Meters, tracing: Tracing | None = None) -> None:

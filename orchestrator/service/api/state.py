@@ -16,7 +16,7 @@ from orchestrator.service.api.settings import ApiSettings
 from orchestrator.service.store.store import Store
 from orchestrator.service.telemetry.columns import Metrics
 from orchestrator.service.telemetry.facts import Facts
-from orchestrator.service.telemetry.progress import Progress
+from orchestrator.service.telemetry.progress import JobProgress
 from orchestrator.service.telemetry.tail import Tails
 
 Fits = Callable[[JobSpec, str], Awaitable[None]]
@@ -40,7 +40,7 @@ class Api:
     admission: Admission
     metrics: Metrics
     facts: Facts
-    progress: Progress
+    progress: JobProgress
     tails: Tails
     rate: Rate
     refusals: Rate

@@ -13,7 +13,7 @@ from orchestrator.service.supervision.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class ScheduleDecision:
     """What is to be done now."""
 
     start: tuple[JobRecord, ...]
@@ -21,7 +21,7 @@ class Decision:
     """Each a running job, and the waiting one that it gives way to."""
 
 
-def decide(jobs: Sequence[JobRecord], limits: Limits, cluster_gpus: float, *, preemption: bool) -> Decision:
+def decide(jobs: Sequence[JobRecord], limits: Limits, cluster_gpus: float, *, preemption: bool) -> ScheduleDecision:
     """
     Args:
         jobs: all that have not ended, in the order of their submission.
@@ -45,7 +45,7 @@ def decide(jobs: Sequence[JobRecord], limits: Limits, cluster_gpus: float, *, pr
             victims = _victims(job, [o for o in taken if o not in leaving], limits.running, gpus)
             preempt += [(victim, job) for victim in victims]
         break
-    return Decision(tuple(start), tuple(preempt))
+    return ScheduleDecision(tuple(start), tuple(preempt))
 
 
 def _user_has_room(job: JobRecord, taken: Iterable[JobRecord], limits: Limits) -> bool:

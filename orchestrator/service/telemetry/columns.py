@@ -27,7 +27,7 @@ _PIECE = 512 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class MetricSeries:
     """Metrics over steps, N rows of at most as many buckets as were asked for."""
 
     steps: list[int]
@@ -93,7 +93,7 @@ class MetricColumns:
         """Bytes of the columns."""
         return (1 + len(self._columns)) * self._steps.nbytes
 
-    def query(self, since_step: int | None, names: Sequence[str] | None, points: int) -> Series:
+    def query(self, since_step: int | None, names: Sequence[str] | None, points: int) -> MetricSeries:
         """The steps behind `since_step`, as they are or in at most `points` buckets of equally many steps.
 
         Raises:
@@ -222,10 +222,10 @@ def _floats(values: list[Any]) -> Floats:
 
 def _series(
     steps: NDArray[np.int64], columns: dict[str, Floats], points: int, known: list[str], last: int | None
-) -> Series:
+) -> MetricSeries:
     if len(steps) <= points:
         means = {name: _plain(column) for name, column in columns.items()}
-        return Series(steps.tolist(), means, None, None, known, last)
+        return MetricSeries(steps.tolist(), means, None, None, known, last)
     edges = np.linspace(0, len(steps), points + 1).astype(np.int64)
     starts = edges[:-1]
     minima, maxima, means = {}, {}, {}
@@ -236,7 +236,7 @@ def _series(
         means[name] = _plain(np.divide(sums, counts, out=np.full(points, np.nan), where=counts > 0))
         minima[name] = _plain(np.fmin.reduceat(column, starts))
         maxima[name] = _plain(np.fmax.reduceat(column, starts))
-    return Series(steps[edges[1:] - 1].tolist(), means, minima, maxima, known, last)
+    return MetricSeries(steps[edges[1:] - 1].tolist(), means, minima, maxima, known, last)
 
 
 def _plain(column: Floats) -> list[float | None]:

@@ -18,7 +18,7 @@ class LastStep:
     """Its metrics, those without a value left out."""
 
 
-class Progress:
+class JobProgress:
     """Of the runs that were asked for last; a file is read again when its size changed. Safe in several threads."""
 
     def __init__(self, most: int = 20_000) -> None:

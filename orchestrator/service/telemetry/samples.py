@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.run.lines import Line, PlaceError, check_place, line_at, lines_after, lines_before, size_of
+from orchestrator.run.lines import FileLine, PlaceError, check_place, line_at, lines_after, lines_before, size_of
 from orchestrator.run.records import RunDirectoryError
 
 Order = Literal["newest", "oldest"]
@@ -101,7 +101,7 @@ class Samples:
         last = lines_before(self._path, None, 1)
         return last[0].end if last else 0
 
-    def _sample(self, line: Line) -> dict[str, Any]:
+    def _sample(self, line: FileLine) -> dict[str, Any]:
         try:
             record = json.loads(line.text)
             if not isinstance(record, dict) or not isinstance(record.get("step"), int):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audio_qa.formats.question_set import QuestionSet, Source
+from audio_qa.formats.question_set import FileOrigin, QuestionSet
 from audio_qa.inspection.overlap import overlapping, shared_clips
 from audio_qa.inspection.statistics import statistics, too_long
 from audio_qa.question import Question
@@ -61,7 +61,7 @@ def test_every_contaminated_question_is_named_with_one_it_meets(tmp_path):
 
 
 def question_set(*questions: Question, **seconds: float) -> QuestionSet:
-    return QuestionSet(Source("d", "earshot", "", ""), questions, ({},) * len(questions), (), seconds, questions)
+    return QuestionSet(FileOrigin("d", "earshot", "", ""), questions, ({},) * len(questions), (), seconds, questions)
 
 
 def test_statistics_count_questions_and_clips():

@@ -11,10 +11,10 @@ from support.learner import STEADY, counts_of, parameters_of
 from transformers import Qwen2AudioForConditionalGeneration
 
 from learner.checkpoint.checkpoint import CheckpointError
-from learner.phase import Phase
+from learner.phase import TrainingPhase
 
 # The schedule falls, so a wrong counter shows; three updates after two leave Adam's bias correction visible.
-PHASE = Phase(
+PHASE = TrainingPhase(
     STEADY.model_copy(update={"schedule": "linear", "warmup_steps": 1}), total_steps=6, max_tokens=10, beta=0.04
 )
 SETTINGS = [

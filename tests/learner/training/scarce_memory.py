@@ -14,7 +14,7 @@ from pathlib import Path
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from learner.errors import BatchTooLargeError
-from learner.phase import Counts, Phase, Tally
+from learner.phase import Counts, Tally, TrainingPhase
 from learner.rank import LearnerRank
 from learner.settings import LearnerSettings, OptimizerSettings
 from learner.training.engine import leave
@@ -57,7 +57,7 @@ def main(model: str, clip: str, limit: int) -> None:
     rank.join("127.0.0.1", rank.address()[1])
     # So small a step changes no parameter: every step here has the same gradient.
     optimizer = OptimizerSettings(learning_rate=1e-20, schedule="constant")
-    rank.begin(model, Phase(optimizer, total_steps=2, max_tokens=LENGTH))
+    rank.begin(model, TrainingPhase(optimizer, total_steps=2, max_tokens=LENGTH))
     question = Question("clips", 0, "0", clip, "What is heard?", ("one", "two"), "two")
     prompt = rank._encoded(question, PromptTemplate.ANSWER).token_ids
     completions = tuple(TrainingCompletion((20 + i,) * LENGTH, (-1.0,) * LENGTH, i - 3.5) for i in range(COMPLETIONS))

@@ -7,7 +7,7 @@ import torch
 from support.learner import STEADY, counts_of, make_trainer, parameters_of
 
 from learner.losses.settings import Algorithm
-from learner.phase import Phase
+from learner.phase import TrainingPhase
 
 VARIANTS = {
     **{name: {"algorithm": name} for name in Algorithm},
@@ -24,7 +24,7 @@ def gradients(alone, device, tiny_folder, groups, encoder):
     """The gradient of one batch, by trainer settings, from the same model and a reference that differs from it."""
 
     def of(variant, share_prefix, **settings):
-        phase = Phase(STEADY, 4, temperature=0.9, beta=0.04, max_tokens=10)
+        phase = TrainingPhase(STEADY, 4, temperature=0.9, beta=0.04, max_tokens=10)
         chosen = {"loss": variant or {}, "share_prefix": share_prefix, **settings}
         trainer = make_trainer(tiny_folder, phase, chosen, device)
         prompts = [encoder.encode(g.question, g.template) for g in groups]
@@ -95,7 +95,7 @@ def masters_of(rank) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def first_step_on_the_cpu(alone, tiny_folder, banned, groups, encoder):
     """How AdamW moves each parameter in a first step, and the gradient's norm."""
-    trainer = make_trainer(tiny_folder, Phase(STEADY, 4, max_tokens=10), {}, banned=banned)
+    trainer = make_trainer(tiny_folder, TrainingPhase(STEADY, 4, max_tokens=10), {}, banned=banned)
     trainer.reinforce([encoder.encode(g.question, g.template) for g in groups], groups, counts_of(groups))
     model = trainer.policy.model
     trained = {name: p for name, p in model.named_parameters() if p.grad is not None}
@@ -114,7 +114,7 @@ def test_a_masked_completion_has_no_gradient(gradients, groups, encoder, tiny_fo
     """Whatever its advantage: what is learnt is what is learnt without it."""
 
     def of(batch):
-        trainer = make_trainer(tiny_folder, Phase(STEADY, 4, max_tokens=10), {})
+        trainer = make_trainer(tiny_folder, TrainingPhase(STEADY, 4, max_tokens=10), {})
         trainer.reinforce([encoder.encode(g.question, g.template) for g in batch], batch, counts_of(groups[:1]))
         return trainer.engine.taken()
 
@@ -159,7 +159,9 @@ def test_later_updates_are_clipped_against_the_batchs_start(make_rank, groups):
     """A step so large that ratios leave the bounds: the second update of a batch clips, the first does not."""
     large = STEADY.model_copy(update={"learning_rate": 0.1})
     one, three = (
-        make_rank(Phase(large, 4, max_tokens=10), loss={"updates_per_batch": n, "clip_low": 0.01, "clip_high": 0.01})
+        make_rank(
+            TrainingPhase(large, 4, max_tokens=10), loss={"updates_per_batch": n, "clip_low": 0.01, "clip_high": 0.01}
+        )
         for n in (1, 3)
     )
     counts = counts_of(groups)
@@ -236,7 +238,7 @@ def test_activation_checkpointing_changes_nothing(make_rank, groups, lora):
 def test_bfloat16_keeps_master_weights(make_rank, groups):
     """Steps far below bfloat16's resolution add up in the masters."""
     tiny_steps = STEADY.model_copy(update={"learning_rate": 1e-5, "weight_decay": 0.0})
-    rank = make_rank(Phase(tiny_steps, 30, max_tokens=10), dtype="bfloat16")
+    rank = make_rank(TrainingPhase(tiny_steps, 30, max_tokens=10), dtype="bfloat16")
     from learner.training.optimizer_state import MASTER, read_state
 
     name, parameter = next((n, p) for n, p in rank._model.named_parameters() if n.endswith("0.self_attn.q_proj.weight"))

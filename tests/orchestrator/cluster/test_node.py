@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from orchestrator.cli.main import app
 from orchestrator.cluster import node as cluster_node
 from orchestrator.cluster.node import (
-    Node,
+    LocalNode,
     NodeError,
     NodeFailedError,
     check_token,
@@ -106,7 +106,7 @@ def test_this_machine_has_an_address() -> None:
 
 @pytest.fixture
 def node(tmp_path: Path):
-    made = Node(tmp_path / "cluster")
+    made = LocalNode(tmp_path / "cluster")
     yield made
     made.stop()
 
@@ -119,13 +119,13 @@ def lives(pid: int) -> bool:
         return False
 
 
-def start(node: Node) -> int:
+def start(node: LocalNode) -> int:
     """The process of the node's child."""
     node.start([sys.executable, "-c", RAY], dict(os.environ), "worker", "h:6379")
     return int(node.log.read_text().split()[1])
 
 
-def test_a_node_ends_with_all_that_belongs_to_it(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_ends_with_all_that_belongs_to_it(node: LocalNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_node, "_STOP_SECONDS", 0.5)
     child = start(node)
     running = node.running()
@@ -137,7 +137,7 @@ def test_a_node_ends_with_all_that_belongs_to_it(node: Node, monkeypatch: pytest
     assert node.stop() is None
 
 
-def test_a_node_that_died_is_none(node: Node) -> None:
+def test_a_node_that_died_is_none(node: LocalNode) -> None:
     child = start(node)
     running = node.running()
     assert running is not None
@@ -149,7 +149,7 @@ def test_a_node_that_died_is_none(node: Node) -> None:
         time.sleep(0.02)
 
 
-def test_a_process_that_got_its_number_is_not_it(node: Node, tmp_path: Path) -> None:
+def test_a_process_that_got_its_number_is_not_it(node: LocalNode, tmp_path: Path) -> None:
     (tmp_path / "cluster").mkdir()
     note = {"pid": os.getpid(), "created": 1.0, "role": "head", "address": "h:1"}
     (tmp_path / "cluster" / "node.json").write_text(json.dumps(note))
@@ -157,7 +157,7 @@ def test_a_process_that_got_its_number_is_not_it(node: Node, tmp_path: Path) -> 
     assert node.stop() is None
 
 
-def test_what_ray_says_is_said(node: Node) -> None:
+def test_what_ray_says_is_said(node: LocalNode) -> None:
     with pytest.raises(NodeFailedError, match=r"no such cluster.*ray.log says more"):
         node.start([sys.executable, "-c", "raise SystemExit('no such cluster')"], dict(os.environ), "worker", "h:1")
 
@@ -198,7 +198,7 @@ def test_up_tells_what_is_next_and_shows_no_token(home: Path) -> None:
     assert "earshot cluster join 10.0.0.5:6379 --token-file" in said
     assert f"RAY_AUTH_TOKEN_PATH={token} earshot serve --ray-address http://10.0.0.5:8265" in said
     assert token.read_text() not in said
-    assert token.read_text() not in " ".join(psutil.Process(Node(home / "cluster").running().pid).cmdline())
+    assert token.read_text() not in " ".join(psutil.Process(LocalNode(home / "cluster").running().pid).cmdline())
 
 
 def test_join_needs_the_heads_token(home: Path, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_join_needs_the_heads_token(home: Path, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_while_it_starts_leaves_no_node(tmp_path, monkeypatch) -> None:
-    node = Node(tmp_path)
+    node = LocalNode(tmp_path)
     silent = RAY.replace('print("Ray runtime started.", flush=True)', "")
     seen: list[psutil.Process] = []
 

@@ -9,7 +9,7 @@ from orchestrator.run import exit_codes as driver_exit
 from orchestrator.run.checkpoints import Checkpoints
 from orchestrator.run.commands import CommandKind, Mailbox, send
 from orchestrator.run.directory import RunDirectory
-from orchestrator.training.state import JobState
+from orchestrator.training.state import RunState
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_driver_that_died_behind_its_last_checkpoint_has_nothing_left_to_do(sp
     run.append_metrics({"step": 1})
     run.append_metrics({"step": 2})
     checkpoints.begin(2)
-    checkpoints.commit(2, {**JobState(step=2).to_dict(), "offsets": run.offsets()})
+    checkpoints.commit(2, {**RunState(step=2).to_dict(), "offsets": run.offsets()})
     assert driver_main.main(run.path, "j-2") == driver_exit.SUCCEEDED
     assert run.events()[-1]["state"] == "succeeded"
     assert run.summary()["steps"] == 2

@@ -17,7 +17,7 @@ from orchestrator.driver.evaluation import run_evaluation
 from orchestrator.driver.resume import check_resumable
 from orchestrator.evaluation.compare import compare_results, read_result
 from orchestrator.job.demand import cpus_of
-from orchestrator.job.sections.evaluation import Heard
+from orchestrator.job.sections.evaluation import AudioControl
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import SpecError, dump_spec, parse_spec
 from orchestrator.preflight.plan import plan
@@ -105,7 +105,7 @@ def test_it_leaves_the_result_and_the_predictions(spec, tmp_path, benchmark_home
 
 
 def test_what_is_left_open_is_written_out(spec):
-    assert (spec.steps, spec.data.train, spec.evaluation.controls) == (0, spec.data.evaluation, tuple(Heard))
+    assert (spec.steps, spec.data.train, spec.evaluation.controls) == (0, spec.data.evaluation, tuple(AudioControl))
     assert parse_spec(spec.model_dump(mode="json"), "job") == spec
     whole = {"method": "evaluate", "model": {"path": "m"}, "data": {"evaluation": "e", "evaluation_format": "mmau"}}
     assert parse_spec(whole, "job").data.format == "mmau"

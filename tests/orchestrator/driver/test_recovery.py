@@ -12,7 +12,7 @@ from orchestrator.job.spec import JobSpec
 from orchestrator.preflight.prepare import Prepared
 from orchestrator.run.directory import RunDirectory
 from orchestrator.training.control import Control
-from orchestrator.training.state import JobState
+from orchestrator.training.state import RunState
 
 
 class FailingLearner:
@@ -54,7 +54,7 @@ def attempts(tmp_path, monkeypatch):
         made.clear()
         errors[:] = given
         pool = SimpleNamespace(carry_with=lambda *_: None)
-        job = recovery.Attempts(prepared, run, JobState(), make_progress("quiet"), pool, None, Control(run))
+        job = recovery.Attempts(prepared, run, RunState(), make_progress("quiet"), pool, None, Control(run))
 
         async def play() -> None:
             await job.go(asyncio.sleep(0))

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from audio_qa.question import Question
-from orchestrator.driver.silence_filter import Heard, ask_silently, check_output
+from orchestrator.driver.silence_filter import SilenceResult, ask_silently, check_output
 from orchestrator.job.spec import JobSpec
 from orchestrator.preflight.prepare import BAD_INPUT
 from protocol.rollout import Completion, FailedQuestion, Failure, Group, StopReason
@@ -48,7 +48,7 @@ def test_every_question_is_asked_silently_as_often_as_wanted():
     ("right", "threshold", "known"), [(6, 0.75, True), (5, 0.75, False), (8, 1, True), (0, 0.01, False)]
 )
 def test_the_threshold_is_included(right, threshold, known):
-    assert Heard("q", "?", "a", right, 8).known_without(threshold) is known
+    assert SilenceResult("q", "?", "a", right, 8).known_without(threshold) is known
 
 
 def test_what_could_not_be_written_is_refused_before_anybody_is_asked(tmp_path):

@@ -19,7 +19,7 @@ from orchestrator.cli.results import show_scores
 from orchestrator.evaluation.compare import compare_results
 from orchestrator.evaluation.evaluate import Evaluation, evaluate
 from orchestrator.evaluation.scores import held_out_set, scored
-from orchestrator.job.sections.evaluation import Heard
+from orchestrator.job.sections.evaluation import AudioControl
 from orchestrator.job.spec_file import parse_spec
 from protocol.rollout import Completion, FailedQuestion, Failure, Group, RolloutRequest, Sampling, StopReason
 
@@ -82,7 +82,7 @@ def test_the_controls_ask_once_more_with_what_is_heard_instead():
         asked.extend(requests)
         return await answering(texts)(requests, sampling)  # type: ignore[no-any-return]
 
-    result = asyncio.run(evaluate(generate, questions, PromptTemplate.ANSWER, 8, controls=tuple(Heard), seed=3))
+    result = asyncio.run(evaluate(generate, questions, PromptTemplate.ANSWER, 8, controls=tuple(AudioControl), seed=3))
     heard, silent, shuffled = asked[:4], asked[4:8], asked[8:]
     assert [r.question for part in (heard, silent, shuffled) for r in part] == questions * 3
     assert [(r.silent, r.other_clip) for r in heard + silent] == [(False, None)] * 4 + [(True, None)] * 4

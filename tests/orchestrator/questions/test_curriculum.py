@@ -12,7 +12,7 @@ from orchestrator.questions.curriculum import LearnableSource, easy_first, withi
 from orchestrator.questions.solve_rates import SolveRate
 from orchestrator.questions.source import QuestionSource
 from orchestrator.training.rollouts import source_of
-from orchestrator.training.state import JobState
+from orchestrator.training.state import RunState
 
 QUESTIONS = [Question("d", i, str(i), f"{i}.wav", "?", ("a", "b"), "a") for i in range(5)]
 MEASURED = {"d:0": SolveRate(8, 8), "d:1": SolveRate(4, 8), "d:2": SolveRate(0, 8), "d:3": SolveRate(7, 8)}
@@ -24,7 +24,7 @@ def spec(**curriculum) -> JobSpec:
     )
 
 
-def learnable(state: JobState, uniform: float = 0.1, measured=MEASURED) -> LearnableSource:
+def learnable(state: RunState, uniform: float = 0.1, measured=MEASURED) -> LearnableSource:
     source = source_of(spec(uniform=uniform), QUESTIONS, state, measured)
     assert isinstance(source, LearnableSource)
     return source
@@ -36,32 +36,32 @@ def one_by_one(source, count: int) -> list[int]:
 
 def test_without_a_section_all_are_drawn_alike():
     job = JobSpec.model_validate({"model": {"path": "m"}, "data": {"train": "t"}})
-    assert isinstance(source_of(job, QUESTIONS, JobState(), {}), QuestionSource)
+    assert isinstance(source_of(job, QUESTIONS, RunState(), {}), QuestionSource)
 
 
 def test_chances_are_those_of_p_times_one_less_p():
     """p is 1, 1/2, 0, 7/8, and unknown: 1/2. p (1 - p) is 0, 16, 0, 7, 16 in 64ths; the uniform tenth comes on top."""
     expected = [0.02 + 0.9 * part / 39 for part in (0, 16, 0, 7, 16)]
     count = 6000
-    drawn = Counter(one_by_one(learnable(JobState()), count))
+    drawn = Counter(one_by_one(learnable(RunState()), count))
     assert [drawn[i] / count for i in range(5)] == pytest.approx(expected, abs=0.025)
 
 
 def test_none_is_drawn_twice_by_one_step_while_there_are_others():
-    source = learnable(JobState())
+    source = learnable(RunState())
     for _ in range(50):
         assert Counter(q.index for q in source.draw(5)) == Counter(range(5))
     assert Counter(q.index for q in source.draw(10)) == Counter(dict.fromkeys(range(5), 2))
 
 
 def test_where_nothing_can_be_learnt_all_are_drawn_alike():
-    source = learnable(JobState(), measured={q.key: SolveRate(8, 8) for q in QUESTIONS})
+    source = learnable(RunState(), measured={q.key: SolveRate(8, 8) for q in QUESTIONS})
     drawn = Counter(one_by_one(source, 2000))
     assert min(drawn.values()) > 300
 
 
 def test_what_is_solved_in_the_job_is_drawn_less():
-    state = JobState()
+    state = RunState()
     source = learnable(state, measured={})
     for _ in range(6):
         source.observe("d:1", 8, 8)
@@ -74,20 +74,20 @@ def test_what_is_solved_in_the_job_is_drawn_less():
 
 
 def test_a_new_group_halves_what_was_measured_before():
-    state = JobState()
+    state = RunState()
     learnable(state).observe("d:0", 2, 8)
     assert state.solve_rates["d:0"] == SolveRate(8 / 2 + 2, 8 / 2 + 8)
 
 
 def test_the_seed_decides():
-    first, again = (one_by_one(learnable(JobState()), 40) for _ in range(2))
+    first, again = (one_by_one(learnable(RunState()), 40) for _ in range(2))
     assert first == again
-    other = source_of(spec().model_copy(update={"seed": 4}), QUESTIONS, JobState(), MEASURED)
+    other = source_of(spec().model_copy(update={"seed": 4}), QUESTIONS, RunState(), MEASURED)
     assert one_by_one(other, 40) != first
 
 
 def test_a_job_that_goes_on_from_a_checkpoint_draws_what_it_would_have_drawn():
-    state = JobState()
+    state = RunState()
     source = learnable(state)
 
     def step(source) -> list[int]:
@@ -101,7 +101,7 @@ def test_a_job_that_goes_on_from_a_checkpoint_draws_what_it_would_have_drawn():
     state.position = source.position
     saved = json.loads(json.dumps(state.to_dict()))
     left_alone = [step(source) for _ in range(9)]
-    resumed = JobState()
+    resumed = RunState()
     resumed.restore(saved)
     assert resumed.solve_rates != state.solve_rates, "what is saved does not change any more"
     later = learnable(resumed)
@@ -110,9 +110,9 @@ def test_a_job_that_goes_on_from_a_checkpoint_draws_what_it_would_have_drawn():
 
 
 def test_a_checkpoint_without_solve_rates_is_read():
-    saved = JobState(step=3).to_dict()
+    saved = RunState(step=3).to_dict()
     del saved["solve_rates"]
-    state = JobState()
+    state = RunState()
     state.restore(saved)
     assert (state.step, state.solve_rates) == (3, {})
 
@@ -120,9 +120,9 @@ def test_a_checkpoint_without_solve_rates_is_read():
 def test_easy_ones_first_once_an_epoch():
     # Measured 1, 7/8, 1/2 and 0; the unknown one counts as 1/2 and comes behind the one before it.
     assert [q.index for q in easy_first(QUESTIONS, MEASURED)] == [0, 3, 1, 4, 2]
-    source = source_of(spec(order="easy_first"), QUESTIONS, JobState(), MEASURED)
+    source = source_of(spec(order="easy_first"), QUESTIONS, RunState(), MEASURED)
     assert [q.index for q in source.draw(7)] == [0, 3, 1, 4, 2, 0, 3]
-    later = source_of(spec(order="easy_first"), QUESTIONS, JobState(position=7), MEASURED)
+    later = source_of(spec(order="easy_first"), QUESTIONS, RunState(position=7), MEASURED)
     assert [q.index for q in later.draw(2)] == [1, 4]
 
 

@@ -8,7 +8,7 @@ from orchestrator.driver.recovery import go_back
 from orchestrator.questions.ledger import Ledger
 from orchestrator.run.checkpoints import Checkpoints
 from orchestrator.run.directory import RunDirectory
-from orchestrator.training.state import JobState
+from orchestrator.training.state import RunState
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def run(tmp_path: Path) -> RunDirectory:
 
 def commit(checkpoints: Checkpoints, step: int, accuracy: float | None = None) -> Path:
     (checkpoints.begin(step) / "model.safetensors").write_bytes(b"weights of %d" % step)
-    return checkpoints.commit(step, JobState(step=step, accuracy=accuracy).to_dict())
+    return checkpoints.commit(step, RunState(step=step, accuracy=accuracy).to_dict())
 
 
 def steps(run: RunDirectory) -> list[str]:
@@ -71,7 +71,7 @@ def test_the_latest_and_the_best_are_kept_and_the_start_always(run, keep_last, k
 
 def test_going_back_restores_the_ledger_and_the_files(run):
     checkpoints = Checkpoints(run, keep_last=0, keep_best=False)
-    state = JobState()
+    state = RunState()
     draw = state.ledger.draw("d:0")
     state.ledger.trained(draw)
     run.append_metrics({"step": 1})
@@ -91,11 +91,11 @@ def test_going_back_restores_the_ledger_and_the_files(run):
 
 
 def test_going_back_without_a_checkpoint_is_starting_over(run):
-    state = JobState(step=3, position=9, weight_version=40)
+    state = RunState(step=3, position=9, weight_version=40)
     state.ledger.draw("d:0")
     run.append_metrics({"step": 1})
     go_back(run, Checkpoints(run, keep_last=0, keep_best=False), state)
-    assert state == JobState(ledger=state.ledger)
+    assert state == RunState(ledger=state.ledger)
     assert state.ledger.counts() == Ledger().counts()
     assert run.metrics() == []
 
@@ -103,8 +103,8 @@ def test_going_back_without_a_checkpoint_is_starting_over(run):
 def test_a_state_survives_json(run):
     import json
 
-    state = JobState(step=2, position=5, weight_version=7, offsets={"metrics.jsonl": 12}, accuracy=0.5)
+    state = RunState(step=2, position=5, weight_version=7, offsets={"metrics.jsonl": 12}, accuracy=0.5)
     state.ledger.draw("d:0")
-    again = JobState()
+    again = RunState()
     again.restore(json.loads(json.dumps(state.to_dict())))
     assert again.to_dict() == state.to_dict()

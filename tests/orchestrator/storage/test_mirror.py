@@ -19,14 +19,14 @@ from orchestrator.job.spec import JobSpec
 from orchestrator.run.checkpoints import Checkpoints, checkpoints_of
 from orchestrator.run.directory import RunDirectory
 from orchestrator.storage.location import Location, StorageError
-from orchestrator.storage.mirror import Mirror, Pace, mirrored
+from orchestrator.storage.mirror import Mirror, MirrorPace, mirrored
 from orchestrator.storage.stored_run import stored_run
 
-PACE = Pace(look=0.02, files=0.02, first_back_off=0.02, longest_back_off=0.1, deadline=60, close=60)
+PACE = MirrorPace(look=0.02, files=0.02, first_back_off=0.02, longest_back_off=0.1, deadline=60, close=60)
 
 
 @contextmanager
-def mirroring(run: RunDirectory, spec: JobSpec, pace: Pace = PACE) -> Iterator[Mirror]:
+def mirroring(run: RunDirectory, spec: JobSpec, pace: MirrorPace = PACE) -> Iterator[Mirror]:
     stored = stored_run(spec, run.path)
     assert stored is not None
     mirror = Mirror(run, stored, spec, pace)

@@ -21,7 +21,7 @@ from orchestrator.storage.location import DamagedError, Location, StorageError
 from orchestrator.storage.mirror import mirrored
 from orchestrator.storage.restoration import begin_here, catch_up, newest_stored
 from orchestrator.storage.stored_run import stored_run
-from orchestrator.training.state import JobState
+from orchestrator.training.state import RunState
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_lost_run_is_brought_to_its_newest_checkpoint(original, storage, tmp_p
     assert checkpoints.best() == 4
     for step in checkpoints.steps():
         assert contents(checkpoints.folder(step)) == contents(checkpoints_of(original, spec_with(storage)).folder(step))
-    state = JobState()
+    state = RunState()
     go_back(run, checkpoints, state)
     assert state.step == 10
     assert run.metrics() == original.metrics()[:10]
@@ -79,7 +79,7 @@ def test_a_directory_that_was_left_behind_takes_over_the_other_history(original,
     commit(original, checkpoints_of(original, spec), 11, accuracy=0.99)
     run, stored, checkpoints = here(tmp_path, storage)
     catch_up(run, stored, checkpoints)
-    go_back(run, checkpoints, JobState())
+    go_back(run, checkpoints, RunState())
     with mirrored(run, spec) as store:
         commit(run, checkpoints, 11, accuracy=0.3)
         commit(run, checkpoints, 12)

@@ -7,7 +7,7 @@ from orchestrator.job.spec import JobSpec
 from orchestrator.run.directory import RunDirectory
 from orchestrator.training.control import Control
 from orchestrator.training.loop import NonFiniteError
-from orchestrator.training.state import JobState
+from orchestrator.training.state import RunState
 from orchestrator.training.supervised import SupervisedLoop
 from protocol.training import Learned
 
@@ -25,7 +25,7 @@ FINE, STOPPED = Learned(1, {"learner/nonfinite": 0.0}), Learned(1, {"learner/non
 def loop(tmp_path):
     """A loop whose parts that this does not touch are missing."""
     run = RunDirectory.create(tmp_path / "run", "name: test\n")
-    return SupervisedLoop(SPEC, [], [], None, None, run, None, make_progress("quiet"), JobState(), Control(run))
+    return SupervisedLoop(SPEC, [], [], None, None, run, None, make_progress("quiet"), RunState(), Control(run))
 
 
 def test_three_in_a_row_end_the_job_with_a_clear_error(loop):

@@ -8,7 +8,7 @@ import pytest
 from audio_qa.question import Question
 from orchestrator.job.spec import JobSpec
 from orchestrator.training.rollouts import Rollouts
-from orchestrator.training.state import JobState
+from orchestrator.training.state import RunState
 from protocol.reward import Score
 from protocol.rollout import Completion, FailedQuestion, Failure, Group, StopReason
 
@@ -51,7 +51,7 @@ class Workers:
         return [(Score({}, 1.0), Score({}, 1.0 if self._random.random() < self._equal else 0.0)) for _ in groups]
 
 
-def play(job: JobSpec, workers: Workers, state: JobState, steps: int, learn_seconds: float = 0.004):
+def play(job: JobSpec, workers: Workers, state: RunState, steps: int, learn_seconds: float = 0.004):
     """The learner's side: takes batches, settles them, moves the version; what it saw."""
 
     async def loop():
@@ -78,7 +78,7 @@ def play(job: JobSpec, workers: Workers, state: JobState, steps: int, learn_seco
 
 @pytest.mark.parametrize("staleness", [0, 1, 2, 5])
 def test_never_staler_than_allowed_and_every_question_once(staleness):
-    state = JobState()
+    state = RunState()
     batches, held = play(spec(max_staleness=staleness), Workers(seed=staleness), state, steps=12)
     seen = [s for _, found, _ in batches for s in found]
     assert max(seen) == min(staleness, 11)
@@ -90,7 +90,7 @@ def test_never_staler_than_allowed_and_every_question_once(staleness):
 
 
 def test_strictly_on_policy_nothing_is_begun_ahead():
-    batches, _ = play(spec(max_staleness=0), Workers(seed=1), JobState(), steps=12)
+    batches, _ = play(spec(max_staleness=0), Workers(seed=1), RunState(), steps=12)
     assert all(set(found) <= {0} for _, found, _ in batches)
     assert {ready for _, _, ready in batches} == {0}
 
@@ -98,20 +98,20 @@ def test_strictly_on_policy_nothing_is_begun_ahead():
 def test_several_updates_a_batch_count_as_several_versions():
     """Two updates a step: with staleness 3 only one step may be begun ahead."""
     job = spec(max_staleness=3, learner={"loss": {"updates_per_batch": 2}})
-    batches, _ = play(job, Workers(seed=2), JobState(), steps=12)
+    batches, _ = play(job, Workers(seed=2), RunState(), steps=12)
     assert max(s for _, found, _ in batches for s in found) == 2
 
 
 def test_rollouts_that_are_faster_wait():
-    batches, _ = play(spec(max_staleness=2), Workers(seed=3), JobState(), steps=8, learn_seconds=0.05)
+    batches, _ = play(spec(max_staleness=2), Workers(seed=3), RunState(), steps=8, learn_seconds=0.05)
     assert batches[-2][2] == 2, "both batches that may be begun ahead are done"
 
 
 def test_what_was_in_flight_at_a_checkpoint_is_asked_again_under_its_number():
-    job, state = spec(max_staleness=2), JobState()
+    job, state = spec(max_staleness=2), RunState()
     _, held = play(job, Workers(seed=4), state, steps=5)
     assert len(held) == 6
-    again = JobState()
+    again = RunState()
     again.restore(state.to_dict())
     batches, _ = play(job, Workers(seed=5), again, steps=7)
     numbers = [draw.number for batch, _, _ in batches for draw in batch.draws]
@@ -123,7 +123,7 @@ def test_what_was_in_flight_at_a_checkpoint_is_asked_again_under_its_number():
 
 def test_dynamic_sampling_draws_others_in_place_of_what_teaches_nothing():
     job = spec(learner={"loss": {"dynamic_sampling": True}}, max_refills=2)
-    state = JobState()
+    state = RunState()
     batches, _ = play(job, Workers(seed=6, equal_rewards=0.5), state, steps=12)
     drawn = [len(batch.draws) for batch, _, _ in batches]
     assert max(drawn) > 3

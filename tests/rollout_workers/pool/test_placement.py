@@ -18,11 +18,11 @@ from protocol.weights import WeightUpdate
 from rollout_workers.errors import RolloutError
 from rollout_workers.limits import RolloutLimits
 from rollout_workers.pool.pool import RolloutPool
-from rollout_workers.simulated import Pace, SimulatedWorker
+from rollout_workers.simulated import SimulatedPace, SimulatedWorker
 from rollout_workers.worker.handle import ActorHandle
 
 SAMPLING = Sampling(group_size=2, max_tokens=8)
-PACE = Pace(group_seconds=0.3, groups_at_once=2)
+PACE = SimulatedPace(group_seconds=0.3, groups_at_once=2)
 
 
 class Node:

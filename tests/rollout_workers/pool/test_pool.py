@@ -7,7 +7,7 @@ import pytest
 from support.pool import SAMPLING, Fleet, check, played, requests, weights
 
 from rollout_workers.pool.member import WorkerState
-from rollout_workers.simulated import Pace
+from rollout_workers.simulated import SimulatedPace
 
 pytestmark = pytest.mark.usefixtures("soon")
 
@@ -52,7 +52,7 @@ async def test_whoever_has_least_to_do_is_next():
 
 @played
 async def test_what_waits_for_a_slot_that_leaves_others_answer():
-    fleet = Fleet(pace=Pace(group_seconds=0.05, groups_at_once=1), whole_batches=True)
+    fleet = Fleet(pace=SimulatedPace(group_seconds=0.05, groups_at_once=1), whole_batches=True)
     await fleet.pool.start(2)
     asked = requests(6)
     answers = asyncio.ensure_future(fleet.pool.generate(asked, SAMPLING, by_rule=True))
@@ -89,7 +89,7 @@ async def test_a_worker_without_room_is_pending_and_visible():
 
 @played
 async def test_a_leaving_worker_finishes_what_it_has_or_hands_it_back():
-    fleet = Fleet(pace=Pace(group_seconds=0.2, groups_at_once=4))
+    fleet = Fleet(pace=SimulatedPace(group_seconds=0.2, groups_at_once=4))
     pool = fleet.pool
     await pool.start(2)
     await pool.serving(2)
@@ -103,7 +103,7 @@ async def test_a_leaving_worker_finishes_what_it_has_or_hands_it_back():
     assert {a.worker for a in answers.result()} == {"rollout-0", "rollout-1"}
     pool.scale(2, "by hand")
     await pool.serving(2)
-    fleet.handle("rollout-1").worker._pace = Pace(group_seconds=1000)
+    fleet.handle("rollout-1").worker._pace = SimulatedPace(group_seconds=1000)
     answers = asyncio.ensure_future(pool.generate(asked, SAMPLING, by_rule=False))
     await asyncio.sleep(0.02)
     pool.scale(1, "by hand")
@@ -116,7 +116,7 @@ async def test_a_leaving_worker_finishes_what_it_has_or_hands_it_back():
 
 @played
 async def test_a_draining_worker_is_kept_if_it_is_wanted_again():
-    fleet = Fleet(pace=Pace(group_seconds=0.2, groups_at_once=4))
+    fleet = Fleet(pace=SimulatedPace(group_seconds=0.2, groups_at_once=4))
     pool = fleet.pool
     await pool.start(2)
     await pool.serving(2)
@@ -156,7 +156,7 @@ async def test_a_worker_wanted_again_in_the_step_in_which_its_life_ends_is_repla
 
 @played
 async def test_what_nobody_wants_any_more_is_not_answered():
-    fleet = Fleet(pace=Pace(group_seconds=1000, groups_at_once=4))
+    fleet = Fleet(pace=SimulatedPace(group_seconds=1000, groups_at_once=4))
     pool = fleet.pool
     await pool.start(1)
     asked = [pool.submit(r, SAMPLING) for r in requests(20)]
@@ -173,7 +173,7 @@ async def test_what_nobody_wants_any_more_is_not_answered():
 
 @played
 async def test_stop_cancels_what_was_asked():
-    fleet = Fleet(pace=Pace(group_seconds=1000))
+    fleet = Fleet(pace=SimulatedPace(group_seconds=1000))
     await fleet.pool.start(2)
     answers = [fleet.pool.submit(r, SAMPLING) for r in requests(50)]
     await asyncio.sleep(0.01)

@@ -10,7 +10,7 @@ from support.pool import LIMITS, SAMPLING, Fleet, check, played, requests, weigh
 from protocol.rollout import FailedQuestion, Failure, NoAnswer
 from protocol.weights import WeightUpdate
 from rollout_workers.errors import RolloutError, WorkerFailedError
-from rollout_workers.simulated import Pace, SimulatedHandle
+from rollout_workers.simulated import SimulatedHandle, SimulatedPace
 
 pytestmark = pytest.mark.usefixtures("soon")
 
@@ -120,7 +120,7 @@ async def test_when_all_questions_fail_it_is_not_the_questions():
 
 @played
 async def test_by_rule_a_slot_answers_its_share_also_when_its_worker_died():
-    fleet = Fleet(pace=Pace(group_seconds=0.05, groups_at_once=2), whole_batches=True)
+    fleet = Fleet(pace=SimulatedPace(group_seconds=0.05, groups_at_once=2), whole_batches=True)
     await fleet.pool.start(3)
     asked = requests(11)
     for name in ("rollout-1", "rollout-2"):

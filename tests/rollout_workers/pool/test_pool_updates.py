@@ -9,7 +9,7 @@ from support.pool import LIMITS, SAMPLING, Fleet, check, played, requests, weigh
 from protocol.weights import Carrier
 from rollout_workers.errors import ElsewhereError, WeightsUnavailableError, WorkerFailedError
 from rollout_workers.pool import weight_keeper
-from rollout_workers.simulated import Pace
+from rollout_workers.simulated import SimulatedPace
 from rollout_workers.weight_sync.nccl import NcclSync
 from rollout_workers.weight_sync.shared_memory import SharedMemorySync
 from rollout_workers.weight_sync.sync import ObjectStoreSync
@@ -23,7 +23,7 @@ async def test_nobody_waits_for_a_worker_that_starts_and_it_has_the_newest_weigh
     pool = fleet.pool
     await pool.start(1)
     await pool.update(weights(1))
-    fleet.pace = Pace(start_seconds=0.2, update_seconds=0.1)
+    fleet.pace = SimulatedPace(start_seconds=0.2, update_seconds=0.1)
     pool.scale(2, "by hand")
     asked = requests(20)
     check(await pool.generate(asked, SAMPLING, by_rule=False), asked)
@@ -66,7 +66,7 @@ async def test_an_update_drops_who_fails_and_goes_on_without_who_is_late():
         raise WorkerFailedError("'update' failed: ValueError: the bytes are not those that were sent")
 
     fleet.handle("rollout-1").worker.update = failing
-    fleet.handle("rollout-2").worker._pace = Pace(update_seconds=0.5)
+    fleet.handle("rollout-2").worker._pace = SimulatedPace(update_seconds=0.5)
     fleet.handle("rollout-3").freeze()
     report = await pool.update(weights(7))
     assert report.updated == ("rollout-0",)

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 
 from audio_qa.answer import extract_answer, is_correct
-from audio_qa.formats.question_set import QuestionSet, Source
+from audio_qa.formats.question_set import FileOrigin, QuestionSet
 from audio_qa.prompt import PromptTemplate
 from audio_qa.scoring.sampling import majority_vote
 from orchestrator.evaluation.evaluate import evaluate
 from orchestrator.evaluation.scores import scored
-from orchestrator.job.sections.evaluation import Heard
+from orchestrator.job.sections.evaluation import AudioControl
 
 SAMPLES = 4
 
@@ -39,7 +39,7 @@ def test_several_samples_of_real_engines_are_voted_on_and_counted(pool, run, que
         return await pool.generate(requests, sampling, by_rule=False)
 
     def ask(seed):
-        sampled = {"samples": SAMPLES, "temperature": 1.0, "controls": tuple(Heard), "seed": seed}
+        sampled = {"samples": SAMPLES, "temperature": 1.0, "controls": tuple(AudioControl), "seed": seed}
         return run(evaluate(generate, questions, PromptTemplate.ANSWER, 1, **sampled))
 
     result = ask(seed=1)
@@ -57,7 +57,7 @@ def test_several_samples_of_real_engines_are_voted_on_and_counted(pool, run, que
     assert 0 <= result.total.silence_accuracy <= 1
     assert 0 <= result.total.shuffled_accuracy <= 1
     assert {name: part.count for name, part in result.groups["by_difficulty"].items()} == {"easy": 5, "hard": 5}
-    found = QuestionSet(Source("d", "earshot", "", ""), tuple(questions), ({},) * len(questions), (), {})
+    found = QuestionSet(FileOrigin("d", "earshot", "", ""), tuple(questions), ({},) * len(questions), (), {})
     told = scored(found, result.answers, seed=0)
     assert [answer["prediction"] for answer in told["answers"]] == votes
     correct = [

@@ -39,7 +39,7 @@ TheJob = Annotated[JobRecord, Depends(visible_job)]
 
 
 @dataclass(slots=True)
-class Entry:
+class JobEntry:
     """A line of the audit log that is being made."""
 
     target: str
@@ -47,12 +47,14 @@ class Entry:
 
 
 @asynccontextmanager
-async def audited(api: Api, principal: Principal, action: str, target: str = "", **detail: Any) -> AsyncIterator[Entry]:
+async def audited(
+    api: Api, principal: Principal, action: str, target: str = "", **detail: Any
+) -> AsyncIterator[JobEntry]:
     """Around what a submitter may do: whether they may, whether it was done, or why not, goes to the audit log.
 
     Raises ProblemError for whoever may not.
     """
-    entry, outcome = Entry(target, detail), "ok"
+    entry, outcome = JobEntry(target, detail), "ok"
     try:
         try:
             require(principal, Role.SUBMITTER)

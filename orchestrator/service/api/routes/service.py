@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
-from orchestrator.cluster.inventory import ClusterUnavailableError, Node
+from orchestrator.cluster.inventory import ClusterNode, ClusterUnavailableError
 from orchestrator.schemas.api import ClusterView, HealthView, NodeView, UseView
 from orchestrator.service.api.exposition import job_metrics
 from orchestrator.service.api.principal import Current, Principal
@@ -69,7 +69,7 @@ async def cluster(principal: Current, api: TheApi) -> ClusterView:
     )
 
 
-async def _node(api: Api, principal: Principal, node: Node) -> NodeView:
+async def _node(api: Api, principal: Principal, node: ClusterNode) -> NodeView:
     return NodeView(
         id=node.id,
         address=node.address,

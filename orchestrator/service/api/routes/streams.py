@@ -10,7 +10,7 @@ from pydantic_core import from_json
 from starlette.responses import StreamingResponse
 
 from orchestrator.run.events import EVENTS, LOG
-from orchestrator.run.lines import Line, check_place, lines_after, lines_before
+from orchestrator.run.lines import FileLine, check_place, lines_after, lines_before
 from orchestrator.schemas.api import EventView, LogLine, Page, View
 from orchestrator.schemas.job_state import ENDED
 from orchestrator.service.api.problems import ProblemError, documented
@@ -73,7 +73,7 @@ async def events(
     one begins: sent back as Last-Event-ID, the stream goes on there without gaps or repeats.
     """
 
-    def item(line: Line) -> EventView:
+    def item(line: FileLine) -> EventView:
         return EventView.model_validate(from_json(line.text) | {"cursor": str(line.end)})
 
     source = _Source(Path(job.run_dir) / EVENTS, json_line, item)
@@ -97,7 +97,7 @@ async def logs(
 ) -> Response:
     """What a job's driver writes. Streams and parts as for events."""
 
-    def item(line: Line) -> LogLine:
+    def item(line: FileLine) -> LogLine:
         return LogLine(cursor=str(line.end), text=log_text(line.text))
 
     source = _Source(Path(job.run_dir) / LOG, log_line, item)
@@ -105,7 +105,7 @@ async def logs(
 
 
 class _Source:
-    def __init__(self, path: Path, encode: Encode, item: Callable[[Line], View]) -> None:
+    def __init__(self, path: Path, encode: Encode, item: Callable[[FileLine], View]) -> None:
         self.path, self.encode, self.item = path, encode, item
 
 

@@ -23,7 +23,7 @@ from orchestrator.schemas.job_state import ACTIVE, JobState
 from orchestrator.service.api.state import Api
 from orchestrator.service.store.credentials import without_secrets
 from orchestrator.service.store.records import JobRecord, Transition
-from orchestrator.service.telemetry.columns import Series
+from orchestrator.service.telemetry.columns import MetricSeries
 from orchestrator.service.telemetry.facts import RunFacts
 
 _ALIVE = frozenset({"serving", "draining"})
@@ -81,7 +81,7 @@ def workers_view(job: JobRecord, facts: RunFacts) -> WorkerPage:
     return WorkerPage(items=items, next_cursor=None, target=count.target)
 
 
-def metrics_view(series: Series) -> MetricsView:
+def metrics_view(series: MetricSeries) -> MetricsView:
     """Rows instead of columns."""
 
     def rows(columns: dict[str, list[float | None]]) -> list[dict[str, float | None]]:

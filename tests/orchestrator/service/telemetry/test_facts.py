@@ -2,7 +2,7 @@
 
 from orchestrator.run.directory import RunDirectory
 from orchestrator.service.telemetry.facts import Facts
-from orchestrator.service.telemetry.progress import Progress
+from orchestrator.service.telemetry.progress import JobProgress
 
 
 def test_workers_come_go_and_die(tmp_path):
@@ -44,7 +44,7 @@ def test_a_bad_line_hides_nothing(tmp_path):
 
 
 def test_the_last_step(tmp_path):
-    run, progress = RunDirectory.create(tmp_path / "run", "name: test\n"), Progress()
+    run, progress = RunDirectory.create(tmp_path / "run", "name: test\n"), JobProgress()
     assert progress.of(run.path) is None
     run.append_metrics({"step": 1, "reward/mean": 0.5, "kl/ref": None})
     assert progress.of(run.path).metrics == {"reward/mean": 0.5}
