@@ -8,7 +8,7 @@ READY := .venv/.ready
 COMPILE := $(BIN)/uv pip compile --python-version 3.11 --no-emit-find-links --no-emit-index-url --no-header --no-annotate --quiet
 LOCKED := --extra dev --extra huggingface --extra remote --extra s3 --extra tracing --extra trackers --override requirements/overrides-trackers.txt
 
-.PHONY: help demo serve test slow chaos lint format bench lock clean
+.PHONY: help demo serve test slow chaos lint format client bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
@@ -46,15 +46,19 @@ slow: $(READY) ## The tests that take minutes: whole jobs, and killing what they
 chaos: $(READY) ## Killing and stopping whatever belongs to jobs on several nodes, and the service.
 	EARSHOT_CHAOS_SECONDS=300 $(BIN)/pytest -s tests/chaos
 
-lint: $(READY) ## Format, lint, types and the arrows between packages.
+lint: $(READY) ## Format, lint, types, the arrows between packages, and generated code.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python orchestrator/client/generate.py --check
 
 format: $(READY) ## Format the code.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+client: $(READY) ## Generate the synchronous client from the asynchronous one.
+	$(BIN)/python orchestrator/client/generate.py
 
 bench: $(READY) ## The benchmarks; results in benchmarks/results.
 	$(BIN)/python -m benchmarks

@@ -1,4 +1,4 @@
-"""The domain: a question about a clip, how it is asked, how an answer is judged, and where questions come from.
+"""The domain: questions about clips, prompts, the judgement of answers, and question files.
 
-Imports nothing else of Earshot's, and no torch: the service and the client use it too.
+This package imports no other package of Earshot and no torch, since the service and the client use it too.
 """

@@ -1,6 +1,6 @@
-"""How an answer is judged: the paper's rewards (arXiv 2503.11197, code R1-AQA) and MMAU's official string match.
+"""Judgement of answers: the paper's rewards (arXiv 2503.11197, code R1-AQA) and MMAU's official string match.
 
-What is judged was written by a model and may be hostile by chance, so every function takes time linear in the text.
+Models write the texts, which may be hostile by chance, so every function takes time linear in the length of the text.
 """
 
 import re
@@ -19,26 +19,26 @@ _LONGEST_NUMBER = 64
 
 
 def extract_answer(text: str) -> str:
-    """What stands in the first `<answer>…</answer>`, else the whole text; stripped. Line breaks are allowed inside."""
+    """Return the content of the first `<answer>…</answer>`, else the whole text; stripped. It may have line breaks."""
     start = text.find(_OPEN)
-    # When no end follows the first opening tag, none follows a later one.
+    # If no closing tag follows the first opening tag, none follows a later one.
     end = text.find(_CLOSE, start + len(_OPEN)) if start >= 0 else -1
     return (text[start + len(_OPEN) : end] if end >= 0 else text).strip()
 
 
 def split_thinking(text: str) -> tuple[str, str] | None:
-    """What stands in the first `<think>…</think>`, and what follows it; None where there is no such thing."""
+    """Return the content of the first `<think>…</think>` and the text after it; None without such a part."""
     start = text.find(_THINK)
     end = text.find(_THINK_END, start + len(_THINK)) if start >= 0 else -1
     return (text[start + len(_THINK) : end], text[end + len(_THINK_END) :]) if end >= 0 else None
 
 
 def format_ok(text: str, template: PromptTemplate) -> bool:
-    """Whether the whole completion has the form its prompt asked for.
+    """Return whether the whole completion has the format that its prompt requests.
 
-    `<answer>…</answer>`, and for THINK `<think>…</think>` with only white space before `<answer>…</answer>`; nothing
-    before or after. As in R1-AQA's `re.fullmatch`, what stands inside is free, further tags included. PLAIN asks for
-    no form: always true.
+    The format is `<answer>…</answer>`, for THINK `<think>…</think>`, white space and `<answer>…</answer>`, with nothing
+    before or after. As in R1-AQA's `re.fullmatch`, the content is arbitrary and may have further tags. PLAIN requests
+    no format: always true.
     """
     if template is PromptTemplate.PLAIN:
         return True
@@ -51,7 +51,7 @@ def format_ok(text: str, template: PromptTemplate) -> bool:
 
 
 def _number(text: str) -> Fraction | None:
-    """The value of a text that is one plain number: `2`, `-2.50`, `.5`, `1/2`."""
+    """Return the value of a text that is one plain number: `2`, `-2.50`, `.5`, `1/2`."""
     if len(text) > _LONGEST_NUMBER or not _NUMBER.fullmatch(text):
         return None
     numerator, _, denominator = text.partition("/")
@@ -61,12 +61,12 @@ def _number(text: str) -> Fraction | None:
 
 
 def is_correct(prediction_text: str, answer: str) -> bool:
-    """The paper's accuracy: the extracted answer equals the solution, as a number or else letter by letter.
+    """Return whether the extracted answer equals the solution, as a number or as text: the paper's accuracy.
 
-    The text comparison is case-sensitive. Numbers are compared by value first (`2.0` is `2`, `1/2` is `0.5`), and
-    only where the whole answer is one plain number. R1-AQA asks a symbolic parser instead, which picks numbers out
-    of running text (so that "two cars, 3 dogs" could equal "3") and whose run time has no bound; the options of
-    audio questions are words or plain numbers, where both agree.
+    The text comparison is case-sensitive. Numbers are compared by value first (`2.0` is `2`, `1/2` is `0.5`), and only
+    if the whole answer is one plain number. R1-AQA uses a symbolic parser instead, which extracts numbers from running
+    text (so that "two cars, 3 dogs" could equal "3") and has unbounded run time; the options of audio questions are
+    words or plain numbers, for which both agree.
     """
     prediction, solution = extract_answer(prediction_text), answer.strip()
     value = _number(prediction)
@@ -78,10 +78,10 @@ def _tokens(text: str) -> set[str]:
 
 
 def mmau_correct(prediction: str, answer: str, choices: Sequence[str]) -> bool:
-    """MMAU's official string match (its `evaluation.py`; MMAR uses the same).
+    """Return whether a prediction is right by MMAU's official string match (its `evaluation.py`; MMAR uses the same).
 
-    On lower-case word sets: right if the prediction has every word of the answer and no word that only wrong choices
-    have. An empty prediction is wrong. `prediction` is the bare answer: take it out of its tags first.
+    It compares lower-case word sets: a prediction is right if it has every word of the answer and no word that only
+    wrong choices have. An empty prediction is wrong. `prediction` is the bare answer, without its tags.
     """
     predicted, right = _tokens(prediction), _tokens(answer)
     only_wrong = {token for choice in choices for token in _tokens(choice)} - right

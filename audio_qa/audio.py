@@ -1,4 +1,4 @@
-"""A clip: the sound a question is about, as the model hears it (mono, 16 kHz)."""
+"""Clips: the sound that a question is about, as the model gets it (mono, 16 kHz)."""
 
 import math
 import os
@@ -13,32 +13,34 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
+from audio_qa.errors import InputError
+
 SAMPLE_RATE = 16_000
-"""Samples per second of every clip: what the feature extractors of all families expect."""
+"""Samples per second of every clip; the feature extractors of all families expect this rate."""
 
 TooLong = Literal["refuse", "truncate"]
 Channels = Literal["mean", "first"]
 
-# Decoded beyond a cut, so that the resampler's filter sees real sound there and not the end of the file.
+# Decoded beyond the truncation point, so that the resampler's filter gets real sound there.
 _MARGIN_SECONDS = 0.1
 # A header may be off by an encoder's padding; a file that ends earlier than this is damaged.
 _HEADER_TOLERANCE_SECONDS = 0.25
 
 
-class AudioError(ValueError):
-    """A file that cannot be used as a clip. The message is one line: the file, what is wrong, how to mend it."""
+class AudioError(InputError):
+    """A file that cannot be used as a clip. The message is one line: the file, what is wrong, how to correct it."""
 
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """What a file's header says."""
+    """The content of an audio file's header."""
 
     seconds: float
     rate: int
-    """Sampling rate of the file, Hz."""
+    """Sampling rate of the file, in Hz."""
     channels: int
     format: str
-    """Container as libsndfile names it: WAV, FLAC, OGG, MP3."""
+    """Container, by libsndfile's name: WAV, FLAC, OGG, MP3."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +52,7 @@ class Clip:
     seconds: float
     """Length of the original, before any truncation."""
     truncated: bool
-    """Whether the end of the original was cut off."""
+    """True if the end of the original is missing."""
 
 
 def _error(path: Path, problem: str) -> AudioError:
@@ -58,7 +60,7 @@ def _error(path: Path, problem: str) -> AudioError:
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a file; also of a path that none can have, such as one that is too long."""
+    """Return whether there is a file; False for a path that no file can have, such as one that is too long."""
     try:
         return Path(path).is_file()
     except (OSError, ValueError):
@@ -67,13 +69,13 @@ def is_file(path: str | os.PathLike[str]) -> bool:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The open soundfile of `path`; every way to fail becomes an AudioError, also while the body decodes."""
+    """Open a sound file; every failure becomes an AudioError, also while the body decodes."""
     if not is_file(path):
         raise _error(path, "no such file; correct the path or put the file there")
     try:
         with soundfile.SoundFile(path) as file:
             yield file
-    # soundfile raises TypeError for a `.raw` file, whose header cannot tell its rate.
+    # soundfile raises TypeError for a `.raw` file, which has no header with the rate.
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise _error(
@@ -88,10 +90,9 @@ def _info(path: Path, file: Any) -> AudioInfo:
 
 
 def probe(path: str | os.PathLike[str]) -> AudioInfo:
-    """What the header of an audio file says, without decoding it.
+    """Return the content of an audio file's header, without decoding the file.
 
-    Raises AudioError if the file is missing, is not audio or is empty. Damage behind the header is found by
-    `load_audio` only.
+    Raises AudioError if the file is missing, is not audio or is empty. Only `load_audio` finds damage after the header.
     """
     path = Path(path)
     with _opened(path) as file:
@@ -103,12 +104,12 @@ def load_audio(
 ) -> Clip:
     """Read a wav, flac, ogg or mp3 file of any rate and channel count as a clip.
 
-    A file longer than `max_seconds` (None: no limit) is refused, or cut there and marked `truncated`. A cut clip is
-    exactly the beginning of the uncut one. `channels="mean"` mixes down; `"first"` takes the first channel alone, as
+    A file longer than `max_seconds` (None: no limit) is refused, or truncated and marked `truncated`. A truncated clip
+    is exactly the beginning of the whole one. `channels="mean"` mixes down; `"first"` takes the first channel alone, as
     the published code of arXiv 2503.11197 did.
 
     Raises AudioError if the file is missing, broken, empty, too short for one sample at 16 kHz, too long, or holds
-    samples that are not finite. A wav file whose end is missing cannot be told from a short one and is read as it is.
+    samples that are not finite. A wav file whose end is missing cannot be distinguished from a short one and is read.
     """
     if max_seconds is not None and not max_seconds > 0:
         raise ValueError(f"max_seconds must be positive, not {max_seconds}")
@@ -148,12 +149,12 @@ def load_audio(
 
 
 def _resampled(mono: npt.NDArray[np.float32], rate: int) -> npt.NDArray[np.float32]:
-    """Shape (N,) at `rate` Hz to shape (about N * 16000 / rate,) at 16 kHz."""
+    """Resample shape (N,) at `rate` Hz to shape (about N * 16000 / rate,) at 16 kHz."""
     if rate == SAMPLE_RATE:
         return mono
     return np.asarray(soxr.resample(np.ascontiguousarray(mono), rate, SAMPLE_RATE, quality="HQ"), dtype=np.float32)
 
 
 def silence_like(clip: Clip) -> Clip:
-    """Silence of the same length: what a model that listens must answer worse to."""
+    """Return silence of the same length; a model that uses the audio answers worse with it."""
     return Clip(np.zeros_like(clip.samples), clip.seconds, clip.truncated)

@@ -1,7 +1,7 @@
-"""How a question becomes the text a model reads, and which tokens a model may answer with.
+"""Rendering of questions by a model's chat template, and the tokens that a model may answer with.
 
-Rollout workers and the learner both build their prompts here, so both see the same token ids. Nothing here imports
-transformers: a processor and a tokenizer are whatever has the few methods named below.
+Rollout workers and the learner both build their prompts here, so both get the same token ids. This module does not
+import transformers: any object with the methods of the protocols below is a processor or tokenizer.
 """
 
 import json
@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from audio_qa.errors import InputError
 from audio_qa.families import FACTS
 from audio_qa.prompt import PromptTemplate, user_text
 from audio_qa.question import Question
 
 
-class ChatError(ValueError):
-    """A question that its model's chat template does not make a prompt about one clip of."""
+class ChatError(InputError):
+    """A question that the model's chat template does not render as a prompt about one clip."""
 
 
 class ChatProcessor(Protocol):
@@ -31,7 +32,7 @@ _END_OF_TURN = "<|im_end|>"
 
 
 class Vocabulary(Protocol):
-    """The part of a transformers tokenizer that tells special tokens from text."""
+    """The part of a transformers tokenizer that distinguishes special tokens from text."""
 
     @property
     def eos_token_id(self) -> int | None: ...
@@ -45,9 +46,9 @@ class Vocabulary(Protocol):
 
 
 def render(processor: ChatProcessor, question: Question, template: PromptTemplate) -> str:
-    """The chat of one user turn (the audio, then the text) with the audio as ONE unexpanded placeholder.
+    """Return the chat of one user turn (the audio, then the text), with the audio as ONE unexpanded placeholder.
 
-    Raises ChatError where it is not one: no other part of the system would notice that the model hears nothing.
+    Raises ChatError for any other number of placeholders: no other part of the system would notice a missing clip.
     """
     content = [
         {"type": "audio", "audio_url": question.audio},
@@ -61,17 +62,17 @@ def render(processor: ChatProcessor, question: Question, template: PromptTemplat
     found = text.count(processor.audio_token)
     if found != 1:
         raise ChatError(
-            f"question {question.key}: its prompt has {processor.audio_token} {found} times in place of once: the chat "
-            "template leaves the clip out, or the question's own text holds it"
+            f"question {question.key}: its prompt has {processor.audio_token} {found} times instead of once: the chat "
+            "template leaves the clip out, or the text of the question contains it"
         )
     return text
 
 
 def stop_token_ids(folder: str, tokenizer: Vocabulary) -> tuple[int, ...]:
-    """The tokens that end a model's turn, sorted.
+    """Return the tokens that end a model's turn, sorted.
 
-    They are the tokenizer's end of text, the chat's end of turn, and what the generation configuration of the
-    checkpoint in `folder` adds, where it has one.
+    They are the tokenizer's end of text, the chat's end of turn, and those of the generation configuration of the
+    checkpoint in `folder`, if it has one.
     """
     ids = {tokenizer.eos_token_id, tokenizer.get_vocab().get(_END_OF_TURN)}
     path = Path(folder) / "generation_config.json"
@@ -82,14 +83,14 @@ def stop_token_ids(folder: str, tokenizer: Vocabulary) -> tuple[int, ...]:
 
 
 def banned_token_ids(tokenizer: Vocabulary, vocabulary_size: int, stop_token_ids: Iterable[int]) -> tuple[int, ...]:
-    """Tokens that must never be sampled: audio and chat markers, and rows of the head that are no token at all.
+    """Return the tokens that must never be sampled: audio and chat markers, and rows of the head without a token.
 
     A sampled audio placeholder would make the learner look for audio inside a completion. The stop tokens stay
-    allowed. Both sides mask exactly these, so the distribution that is sampled is the one that is scored.
+    allowed. Workers and learner mask exactly these tokens, so the learner scores the distribution that is sampled.
     """
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if getattr(token, "special", False)}
     vocabulary = tokenizer.get_vocab()
-    # Also in a tokenizer that takes it for an ordinary token.
+    # Some tokenizers treat it as an ordinary token.
     audio = {vocabulary[facts.audio_token] for facts in FACTS.values() if facts.audio_token in vocabulary}
     padding = set(range(len(tokenizer), vocabulary_size))
     return tuple(sorted((special | audio | padding) - set(stop_token_ids)))

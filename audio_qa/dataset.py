@@ -1,4 +1,4 @@
-"""Datasets in Earshot's own schema: JSON lines, one question a line, and whatever is wrong is found when reading.
+"""Datasets in Earshot's own schema: JSON lines, one question per line. Reading finds every error.
 
     {"id": "q1", "audio": "clips/1.wav", "question": "What is heard?", "choices": ["a dog", "a cat"], "answer": "a dog"}
 
@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from audio_qa.audio import AudioError, probe
+from audio_qa.errors import InputError
 from audio_qa.question import Question
 from audio_qa.whole_file import whole_file
 
@@ -22,8 +23,8 @@ _OPTIONAL = ("task", "category", "sub_category", "difficulty")
 _KEYS = _REQUIRED + _OPTIONAL
 
 
-class DatasetError(ValueError):
-    """A dataset that cannot be used. The message is one line: the file, the line, what is wrong, how to mend it."""
+class DatasetError(InputError):
+    """A dataset that cannot be used. The message is one line: the file, the line, what is wrong, how to correct it."""
 
 
 def _error(path: Path, line: int | None, problem: str) -> DatasetError:
@@ -32,13 +33,13 @@ def _error(path: Path, line: int | None, problem: str) -> DatasetError:
 
 
 def read_jsonl(path: str | os.PathLike[str], *, name: str | None = None, check_audio: bool = True) -> list[Question]:
-    """All questions of a JSON-lines file, in its order; blank lines do not count.
+    """Return all questions of a JSON-lines file, in its order; blank lines do not count.
 
-    `name` is the dataset's name, by default the file's stem. `check_audio` opens every audio file and reads its
-    header, so that a missing or broken one is found before a job starts.
+    `name` is the name of the dataset, by default the file's stem. `check_audio` reads the header of every audio file,
+    so that missing and broken files are found before a job starts.
 
-    Raises DatasetError: file missing or empty, bad JSON, a missing, unknown or mistyped key, fewer than 2 choices,
-    a choice twice, an answer that is no choice, an id twice, an audio file missing or broken.
+    Raises DatasetError: the file is missing or empty, invalid JSON, a missing, unknown or mistyped key, fewer than 2
+    choices, a duplicate choice, an answer that is not a choice, a duplicate id, a missing or broken audio file.
     """
     path = Path(path)
     base = path.absolute().parent
@@ -64,11 +65,11 @@ def read_jsonl(path: str | os.PathLike[str], *, name: str | None = None, check_a
 
 
 def write_jsonl(path: str | os.PathLike[str], questions: Sequence[Question]) -> None:
-    """Write questions so that `read_jsonl` reads them back, their dataset's name and index aside.
+    """Write questions so that `read_jsonl` returns them, except for the dataset's name and index.
 
-    Audio under the file's directory is written relative to it, other audio by its absolute path. The file appears
-    whole or not at all. Raises DatasetError, before anything is written, for what `read_jsonl` would refuse; audio
-    files are not looked at.
+    Paths of audio under the file's directory are written relative to it, others absolute. The file appears whole or not
+    at all. Raises DatasetError, before anything is written, for questions that `read_jsonl` would refuse; audio files
+    are not checked.
     """
     path = Path(path)
     if not questions:
@@ -94,20 +95,20 @@ def write_jsonl(path: str | os.PathLike[str], questions: Sequence[Question]) -> 
 
 @dataclass(frozen=True, slots=True)
 class ItemLine:
-    """One JSON object of a dataset and where it stands."""
+    """One JSON object of a dataset, and its line."""
 
     path: Path
     number: int
-    """From 1, blank lines included."""
+    """Line number from 1, blank lines included."""
     record: dict[str, object]
 
     def error(self, problem: str) -> DatasetError:
         return _error(self.path, self.number, problem)
 
     def question(self, dataset: str, index: int, base: Path, *, labelled: bool = True) -> Question:
-        """The question in Earshot's own schema; audio paths start at `base`. Raises DatasetError.
+        """Return the question, read by Earshot's own schema; audio paths start at `base`. Raises DatasetError.
 
-        Without `labelled` it needs no answer, and one that it has is not read: the question's is empty.
+        Without `labelled` the object needs no answer, an existing answer is not read, and the question's is empty.
         """
         for key in self.record:
             if key not in _KEYS:
@@ -137,9 +138,9 @@ class ItemLine:
         )
 
     def refuse_second(self, question_id: str, line_of_id: dict[str, int]) -> None:
-        """Raise if the id was seen; else remember its line."""
+        """Raise DatasetError for a duplicate id; else record its line."""
         if question_id in line_of_id:
-            raise self.error(f"id {question_id!r} stands in line {line_of_id[question_id]} already; make ids unique")
+            raise self.error(f"id {question_id!r} is already used in line {line_of_id[question_id]}; make ids unique")
         line_of_id[question_id] = self.number
 
     def _text(self, key: str, default: str | None = None) -> str:
@@ -157,7 +158,7 @@ class ItemLine:
             raise self.error(f"{len(choices)} choice(s); give at least 2")
         twice = [choice for i, choice in enumerate(choices) if choice in choices[:i]]
         if twice:
-            raise self.error(f"choice {twice[0]!r} stands there twice; remove one")
+            raise self.error(f"choice {twice[0]!r} is listed twice; remove one")
         return choices
 
     def _string(self, value: object, what: str) -> str:
@@ -168,7 +169,7 @@ class ItemLine:
 
 
 def checked_text(value: object, what: str) -> str:
-    """`value`, if it is a text that is not blank and that a tokenizer can read. Raises ValueError."""
+    """Return `value` if it is text that is not blank and that a tokenizer can read. Raises ValueError."""
     if not isinstance(value, str):
         raise ValueError(f"{what} is {kind_of(value)}; write a string")
     if not value.strip():
@@ -179,28 +180,28 @@ def checked_text(value: object, what: str) -> str:
 
 
 def kind_of(value: object) -> str:
-    """What a JSON value is, in words."""
+    """Return the type of a JSON value in words."""
     kinds = {dict: "an object", list: "a list", bool: "a truth value", int: "a number", float: "a number"}
     return "null" if value is None else kinds.get(type(value), "a string")
 
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that is no JSON object."""
+    """A line that is not a JSON object."""
 
     number: int
     detail: str
-    """What is wrong and how to mend it."""
+    """Problem and correction."""
 
 
 def read_lines(path: Path) -> Iterator[ItemLine | BadLine]:
-    """The JSON objects of a file, one a line, and what is wrong with other lines. Blank lines are left out.
+    """Yield the JSON object of each line of a file, or the problem with the line. Blank lines are skipped.
 
-    Raises DatasetError where there is no such file.
+    Raises DatasetError if there is no such file.
     """
     if not path.is_file():
         raise _error(path, None, "no such file; correct the path")
-    with path.open("rb") as file:  # bytes: JSON strings may hold characters that a text file would break lines at
+    with path.open("rb") as file:  # bytes: JSON strings may have characters at which text files break lines
         for number, raw in enumerate(file, start=1):
             try:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()

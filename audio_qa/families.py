@@ -1,8 +1,8 @@
-"""The architectures Earshot can train, and what sampling from one and training it must both know of it.
+"""The model families that Earshot can train, with the facts that learner and rollout workers share.
 
-The learner's adapter of an architecture is in `learner.families`, what vLLM needs told of it in
-`rollout_workers.engine.models`; the facts that both sides must agree on are here. Nothing here imports transformers or
-torch: a job is checked without them.
+The learner's adapter of a family is in `learner.families`, the configuration of vLLM for it in
+`rollout_workers.engine.models`. This module does not import transformers or torch, so that jobs can be checked without
+them.
 """
 
 import json
@@ -13,27 +13,27 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class FamilyFacts:
-    """One architecture. All of them hear with a Whisper encoder: 100 mel frames a second, one embedding for each 4."""
+    """One model family. All have a Whisper encoder: 100 mel frames a second, one embedding for every 4 frames."""
 
     name: str
-    """For people."""
+    """Name for display."""
     model_type: str
-    """As config.json has it."""
+    """`model_type` of config.json."""
     audio_token: str
-    """The placeholder that stands for a clip in a chat, and for one embedding of it in a prompt."""
+    """Placeholder of a clip in a chat, and of each of its embeddings in a prompt."""
     text_config: tuple[str, ...] = ("text_config",)
-    """Where config.json describes the language model."""
+    """Keys of config.json that lead to the configuration of the language model."""
     weights: str = ""
-    """How the names of the trained model's weights begin; a checkpoint may hold others, which are left alone."""
+    """Prefix of the names of the trained model's weights; other weights of a checkpoint are left unchanged."""
     longest_seconds: float = 30.0
-    """A longer clip is not heard whole, whatever the feature extractor would take."""
+    """Maximum clip length in seconds, even if the feature extractor accepts longer clips."""
 
-    def hears_seconds(self, feature_extractor: Any) -> float:
-        """The longest clip that a checkpoint with this feature extractor hears whole."""
+    def max_clip_seconds(self, feature_extractor: Any) -> float:
+        """Return the maximum clip length, in seconds, of a checkpoint with this feature extractor."""
         return float(min(feature_extractor.chunk_length, self.longest_seconds))
 
     def audio_tokens(self, mel_frames: int) -> int:
-        """Embeddings, and tokens of the prompt, that a clip becomes: a convolution of stride 2, then a pooling of 2."""
+        """Return the number of embeddings (prompt tokens) of a clip: a convolution of stride 2, then a pooling of 2."""
         return ((mel_frames - 1) // 2 + 1) // 2
 
 
@@ -42,14 +42,14 @@ FACTS: dict[str, FamilyFacts] = {
     for facts in (
         FamilyFacts("Qwen2-Audio", "qwen2_audio", "<|AUDIO|>"),
         FamilyFacts(
-            # vLLM makes room for 30 s of sound, though the feature extractor takes 300.
+            # vLLM reserves space for 30 s of sound, though the feature extractor accepts 300 s.
             "Qwen2.5-Omni",
             "qwen2_5_omni",
             "<|AUDIO|>",
             text_config=("thinker_config", "text_config"),
             weights="thinker.",
         ),
-        # Longer clips would be cut into windows of 30 s.
+        # Longer clips would be split into windows of 30 s.
         FamilyFacts("Audio Flamingo 3", "audioflamingo3", "<sound>"),
     )
 }
@@ -57,16 +57,16 @@ FACTS: dict[str, FamilyFacts] = {
 
 
 def facts_of(folder: str) -> FamilyFacts:
-    """The family of the checkpoint in `folder`. Raises KeyError for one that is not known."""
+    """Return the family of the checkpoint in `folder`. Raises KeyError for an unknown family."""
     return FACTS[read_config(folder)["model_type"]]
 
 
 def read_config(folder: str) -> dict[str, Any]:
-    """A checkpoint's config.json."""
+    """Return the config.json of a checkpoint."""
     config: dict[str, Any] = json.loads((Path(folder) / "config.json").read_text())
     return config
 
 
 def mel_frames(samples: int, hop_length: int) -> int:
-    """Mel frames that a clip of so many samples has, the last of which may be begun only."""
+    """Return the number of mel frames of a clip; the last one may be incomplete."""
     return -(-samples // hop_length)

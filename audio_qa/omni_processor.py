@@ -1,6 +1,6 @@
-"""Qwen2.5-Omni's processor for questions about sound: it cannot prepare videos, and needs no torchvision.
+"""Qwen2.5-Omni's processor without video, which needs no torchvision.
 
-transformers' own cannot be made without a processor of videos, which is one of torchvision's.
+The class of transformers requires a video processor, which needs torchvision.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,12 @@ from transformers import ProcessorMixin, Qwen2_5OmniProcessor
 
 
 class OmniProcessor(Qwen2_5OmniProcessor):  # type: ignore[misc]  # transformers is untyped here
-    """As transformers' for text, sound and pictures. What it saves, transformers' own loads, videos included."""
+    """Like the class of transformers for text, sound and images, which can load what this class saves."""
 
     def __init__(
         self, image_processor: Any, feature_extractor: Any, tokenizer: Any, chat_template: str | None = None
     ) -> None:
-        # Not the base class's own, which insists on the fourth part.
+        # Skip the constructor of the base class, which requires the video processor.
         ProcessorMixin.__init__(self, image_processor, feature_extractor, tokenizer, chat_template=chat_template)
         for name in ("image", "audio", "video", "vision_bos", "vision_eos", "audio_bos", "audio_eos"):
             setattr(self, f"{name}_token", getattr(tokenizer, f"{name}_token"))
@@ -24,8 +24,8 @@ class OmniProcessor(Qwen2_5OmniProcessor):  # type: ignore[misc]  # transformers
             **{k: v for k, v in image_processor.to_dict().items() if not k.endswith("_processor_type")},
             "video_processor_type": "Qwen2VLVideoProcessor",
         }
-        """What transformers' processor of videos is made from."""
-        # Looked at also where there is no video.
+        """Settings of the video processor of transformers."""
+        # The base class reads these even without video.
         self.video_processor = SimpleNamespace(merge_size=image_processor.merge_size, model_input_names=[])
 
     @classmethod
@@ -39,5 +39,5 @@ class OmniProcessor(Qwen2_5OmniProcessor):  # type: ignore[misc]  # transformers
         return {**super().to_dict(), "video_processor": dict(self.video_settings)}
 
 
-# The name that goes into the files of a checkpoint: others load them with transformers' own class.
+# The name that is saved in checkpoints, which others load with the class of transformers.
 OmniProcessor.__name__ = Qwen2_5OmniProcessor.__name__

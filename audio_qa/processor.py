@@ -1,4 +1,4 @@
-"""The processor a checkpoint comes with: the same one for whoever samples from a model and whoever trains it."""
+"""The processor of a checkpoint, for rollout workers and the learner alike."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ from audio_qa.families import read_config
 
 
 def load_processor(folder: str) -> Any:
-    """transformers' processor of the checkpoint in `folder`: chat template, tokenizer and feature extractor."""
-    # transformers takes seconds to import, and the base install has none.
+    """Return the transformers processor of the checkpoint in `folder`: chat template, tokenizer, feature extractor."""
+    # transformers takes seconds to import, and is not part of the base install.
     if read_config(folder)["model_type"] == "qwen2_5_omni":
         from audio_qa.omni_processor import OmniProcessor  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""The paper's three ways of asking (arXiv 2503.11197): the text that follows the audio in the user's turn."""
+"""The paper's three prompts (arXiv 2503.11197): the text that follows the audio in the user's turn."""
 
 from enum import StrEnum
 
@@ -6,14 +6,14 @@ from audio_qa.question import Question
 
 
 class PromptTemplate(StrEnum):
-    """Which of the paper's prompts a job uses."""
+    """One of the paper's prompts."""
 
     PLAIN = "1"
     """The question and its options; used for supervised fine-tuning."""
     ANSWER = "2"
-    """Asks for the answer in `<answer> </answer>`: the paper's best."""
+    """Requests the answer in `<answer> </answer>`: the best prompt in the paper."""
     THINK = "3"
-    """Asks for the thinking in `<think> </think>`, then the answer in `<answer> </answer>`."""
+    """Requests the thinking in `<think> </think>`, then the answer in `<answer> </answer>`."""
 
 
 _INSTRUCTION = {
@@ -24,11 +24,11 @@ _INSTRUCTION = {
 
 
 def user_text(question: Question, template: PromptTemplate) -> str:
-    """The text of the user's turn. Options are shown as a Python list, in the question's own order."""
+    """Return the text of the user's turn. Options are written as a Python list, in the order of the question."""
     stem = f"{question.text} Please choose the answer from the following options: {list(question.choices)!r}."
     return stem + _INSTRUCTION[template]
 
 
 def solution_text(answer: str, template: PromptTemplate) -> str:
-    """What a right answer to this prompt looks like: the target of supervised training."""
+    """Return the right answer in the format of the prompt: the target of supervised training."""
     return answer if template is PromptTemplate.PLAIN else f"<answer>{answer}</answer>"

@@ -11,25 +11,25 @@ class Question:
     """
 
     dataset: str
-    """Name of the dataset it was read from."""
+    """Name of the dataset."""
     index: int
     """Position in that dataset, from 0."""
     id: str
-    """The dataset's own identifier."""
+    """Identifier in the dataset."""
     audio: str
-    """Path of the audio file, absolute once a dataset was read."""
+    """Path of the audio file; absolute in a dataset that was read."""
     text: str
     choices: tuple[str, ...]
-    """As the dataset has them, in its order. Some benchmarks have a choice twice."""
+    """Choices in the order of the dataset. Some benchmarks have duplicate choices."""
     answer: str
-    """The right choice, word for word one of `choices`; empty where it is not known."""
+    """The right choice, verbatim one of `choices`; empty if it is not known."""
     task: str = ""
-    """Domain, as MMAU has it: sound, music, speech."""
+    """Domain, as in MMAU: sound, music, speech."""
     category: str = ""
-    """Finer than `task`: the type of question."""
+    """Type of question: finer than `task`."""
     difficulty: str = ""
     sub_category: str = ""
-    """Finer than `category`, where a dataset has both."""
+    """Finer than `category`, if the dataset has both."""
 
     @property
     def key(self) -> str:

@@ -1,6 +1,6 @@
 """The shuffled-audio control: each question is asked with another question's clip.
 
-A model that only needs to hear *something* answers as well as with the right clip. Silence does not show that.
+A model that only needs the presence of *some* sound answers as well as with the right clip; silence cannot show that.
 """
 
 import random
@@ -12,32 +12,32 @@ from audio_qa.question import Question
 
 
 def other_clips(questions: Sequence[Question], *, seed: int) -> list[str] | None:
-    """For each question the path of the clip it is asked with: another question's, which sounds different.
+    """Return, for each question, the path of another question's clip with different sound.
 
-    The same seed gives the same clips. None where all questions are about one sound, so that there is no other clip.
-    Clips are told apart by their samples (`sound_classes`), so their files are read.
+    The same seed gives the same clips. None if all questions are about one sound, so that there is no other clip.
+    Clips are compared by their samples (`sound_classes`), so their files are read.
     """
     classes = sound_classes({question.audio for question in questions})
     return deranged([question.audio for question in questions], classes, seed=seed)
 
 
 def deranged(clips: Sequence[str], classes: Mapping[str, int], *, seed: int) -> list[str] | None:
-    """The clips in another order, none where one of its class was; None where there is one class only.
+    """Return the clips in another order, none in a position of its own class; None if there is one class only.
 
-    Every clip is used as often as it is there, unless one class has more than half of them: then no such order exists,
-    and what its members would get of each other they get of the rest, in turn.
+    Every clip is used as often as it occurs, unless one class has more than half of the clips: then no such order
+    exists, and its members that would get one of their own class get the other clips in turn.
 
     Args:
         clips: shape (N,).
-        classes: of each clip, which clips are the same sound.
+        classes: the class of each clip; clips with the same sound share it.
     """
     counts = Counter(classes[clip] for clip in clips)
     if len(counts) < 2:
         return None
     order = list(range(len(clips)))
     random.Random(seed).shuffle(order)
-    # Members of a class stand together, classes in random order. A step as long as the largest class then leads out of
-    # each class, and back into it around the end only if that one has more than half.
+    # Sorted by class, classes in random order. A step as long as the largest class then leads out of each class, and
+    # wraps around into it only if the largest class has more than half of the clips.
     place = {kind: i for i, kind in enumerate(dict.fromkeys(classes[clips[i]] for i in order))}
     order.sort(key=lambda i: place[classes[clips[i]]])
     step = max(counts.values())

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic file writes: a file exists whole or not at all."""
 
 import os
 import tempfile
@@ -10,9 +10,9 @@ from typing import BinaryIO
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Write a file under another name: it takes its place once the block ends, and is removed if the block raises.
+    """Write a temporary file, which replaces `path` when the block ends and is removed if the block raises.
 
-    Several may write the same file at once: the last of them stays.
+    Several processes may write the same file at once: the last one to finish wins.
     """
     handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name[:64]}.", suffix=".tmp")
     temporary = Path(name)
@@ -21,7 +21,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # As any file that is made, not for its owner only.
+        # mkstemp makes files for the owner only; use the mode of an ordinary new file.
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     finally:

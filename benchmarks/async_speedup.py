@@ -1,11 +1,11 @@
-"""How much faster is a job whose rollouts go on while the learner works? Steps a second, asynchronous over synchronous.
+"""Speedup of asynchronous rollouts: steps per second with `rollout.max_staleness` 2 over 0.
 
-Two loads. Balanced: the product's loop and pool on simulated workers and a simulated learner that take equally long, so
-that 2 is the most there can be; this is the value. Real: two whole jobs with `earshot run`, real engines and a real
-learner on the tiny model and this machine's cores, of which one is paused while the other makes some steps, in turns;
-they share the cores, so that there is less to gain.
+There are two loads. Balanced: the controller loop and the pool with simulated workers and a simulated learner that take
+equally long, so the maximum speedup is 2; this is the value. Real: two jobs of `earshot run` with real engines and a
+real learner on the tiny model, in turns: one is paused while the other makes some steps. Engines and learner share this
+machine's cores, so there is less to gain.
 
-`passed` says whether the balanced load is at least 1.7 times as fast, and the real one no slower.
+`passed` is true if the balanced load is at least 1.7 times as fast, and the real one no slower.
 """
 
 import argparse
@@ -24,13 +24,15 @@ from typing import Any
 import yaml
 
 from audio_qa.question import Question
-from benchmarks.result import Result
-from learner.phase import Counts, TrainingPhase
+from benchmarks.support.result import Result
+from learner.messages import BatchCounts, PhaseSettings
 from orchestrator.display.progress import make_progress
 from orchestrator.job.spec import JobSpec
 from orchestrator.run.checkpoints import Checkpoints
 from orchestrator.run.directory import RunDirectory
+from orchestrator.run.files import METRICS
 from orchestrator.training.control import Control
+from orchestrator.training.loop import Parts
 from orchestrator.training.reinforce import ReinforceLoop
 from orchestrator.training.state import RunState
 from protocol.reward import Score
@@ -44,23 +46,23 @@ EARSHOT = Path(sys.executable).parent / "earshot"
 BALANCED_NEEDED, REAL_NEEDED = 1.7, 1.0
 WORKERS, GROUPS_AT_ONCE, SECONDS = 4, 4, 0.5
 REAL_STEPS, WARM_UP = 10, 5
-LONGEST_SECONDS = 600.0
+TIMEOUT_SECONDS = 600.0
 MAX_STALENESS = 2
 
 
 class SimulatedLearner:
-    """A learner that takes a while and learns nothing."""
+    """A learner whose steps take `SECONDS` and change nothing."""
 
     def __init__(self) -> None:
         self.weight_version = 0
 
-    async def begin(self, folder: str, phase: TrainingPhase, resume: str | None) -> None:
-        """There is nothing to load."""
+    async def start_phase(self, folder: str, phase: PhaseSettings, resume: str | None) -> None:
+        """Do nothing: there is no model to load."""
 
-    async def prepare(self, asked: Sequence[Any]) -> dict[int, str]:
+    async def prepare(self, prompts: Sequence[Any]) -> dict[int, str]:
         return {}
 
-    async def learn(self, groups: Sequence[TrainingGroup], counts: Counts) -> Learned:
+    async def learn(self, groups: Sequence[TrainingGroup], counts: BatchCounts) -> Learned:
         await asyncio.sleep(SECONDS)
         self.weight_version += 1
         return Learned(self.weight_version, {"loss/policy": 0.0, "tokens/trained": 1.0})
@@ -71,20 +73,20 @@ class SimulatedLearner:
     async def save(self, folder: str, *, state: bool) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
 
-    async def saving(self) -> bool:
+    async def is_saving(self) -> bool:
         return False
 
-    async def saved(self) -> None:
-        """Nothing is written."""
+    async def wait_saved(self) -> None:
+        """Do nothing: no checkpoint is written."""
 
 
-async def score(groups: list[Group]) -> list[tuple[Score, ...]]:
-    """Half of each group is right."""
+async def score(groups: Sequence[Group]) -> list[tuple[Score, ...]]:
+    """Score half of each group as correct."""
     return [tuple(Score({}, float(i % 2)) for i, _ in enumerate(group.completions)) for group in groups]
 
 
 async def balanced(max_staleness: int, steps: int, folder: Path) -> dict[str, float]:
-    """Seconds a step of the product's loop on simulated parts."""
+    """Measure seconds per step of the controller loop with simulated workers and learner."""
     questions = [Question("d", i, str(i), "a.wav", "What?", ("yes", "no"), "yes") for i in range(1000)]
     rollout = {
         "workers": WORKERS,
@@ -109,23 +111,23 @@ async def balanced(max_staleness: int, steps: int, folder: Path) -> dict[str, fl
         make_worker=lambda name: SimulatedHandle(name, pace),
     )
     await pool.start(WORKERS)
-    await pool.serving(WORKERS)
+    await pool.wait_until_serving(WORKERS)
     learner: Any = SimulatedLearner()
-    controller = ReinforceLoop(
+    parts = Parts(
         spec=spec,
         train=questions,
         held_out=[],
         pool=pool,
         learner=learner,
-        run=run,
+        run_dir=run,
         checkpoints=Checkpoints(run, keep_last=0, keep_best=False),
         progress=make_progress("quiet"),
         state=RunState(),
         control=Control(run),
-        score=score,
     )
+    loop = ReinforceLoop(parts, score)
     started = time.perf_counter()
-    await controller.go("m", None, _at_once)
+    await loop.run("m", None, _at_once)
     seconds = time.perf_counter() - started
     await pool.stop()
     metrics = run.metrics()
@@ -134,11 +136,11 @@ async def balanced(max_staleness: int, steps: int, folder: Path) -> dict[str, fl
 
 
 async def _at_once() -> None:
-    """All workers are there."""
+    """Do nothing: all workers are ready."""
 
 
 class Job:
-    """A whole job in processes of its own, that makes steps when it is told to and else waits."""
+    """A job of `earshot run` that is paused except while `make` waits for steps."""
 
     def __init__(self, max_staleness: int, folder: Path) -> None:
         job = {
@@ -159,40 +161,40 @@ class Job:
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
     def make(self, steps: int) -> list[dict[str, Any]]:
-        """The metrics of so many steps more, behind which it waits."""
+        """Make further steps, pause, and return the metrics of those steps."""
         before = len(self._metrics())
         if before:
-            self._tell("resume")
-        self._until(lambda: len(self._metrics()) >= before + steps)
-        self._tell("pause")
-        self._until(lambda: self._state() == "paused")
+            self._command("resume")
+        self._wait_for(lambda: len(self._metrics()) >= before + steps)
+        self._command("pause")
+        self._wait_for(lambda: self._state() == "paused")
         return self._metrics()[before : before + steps]
 
     def end(self) -> None:
-        """As Ctrl-C does."""
+        """Stop the job as Ctrl-C does."""
         self._process.send_signal(signal.SIGINT)
         self._process.wait(timeout=60)
 
     def _metrics(self) -> list[dict[str, Any]]:
-        return RunDirectory(self._home).metrics() if (self._home / "metrics.jsonl").exists() else []
+        return RunDirectory(self._home).metrics() if (self._home / METRICS).exists() else []
 
     def _state(self) -> str:
         events = RunDirectory(self._home).events()
         return str([event["state"] for event in events if event["kind"] == "state"][-1])
 
-    def _tell(self, what: str) -> None:
-        subprocess.run([EARSHOT, what, self._home, "--json"], check=True, stdout=subprocess.DEVNULL, timeout=60)
+    def _command(self, command: str) -> None:
+        subprocess.run([EARSHOT, command, self._home, "--json"], check=True, stdout=subprocess.DEVNULL, timeout=60)
 
-    def _until(self, true: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + LONGEST_SECONDS
-        while not true():
+    def _wait_for(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while not condition():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"the job in {self._home} ended or made no steps")
             time.sleep(0.1)
 
 
 def real(rounds: int, folder: Path) -> list[dict[str, dict[str, float]]]:
-    """Seconds a step of two whole jobs, of which one waits while the other goes on, in turns."""
+    """Measure seconds per step of two real jobs in turns: one is paused while the other runs."""
     jobs: dict[str, Job] = {}
     try:
         for bound in (0, MAX_STALENESS):
@@ -209,7 +211,7 @@ def real(rounds: int, folder: Path) -> list[dict[str, dict[str, float]]]:
 
 
 def _figures(metrics: list[dict[str, Any]]) -> dict[str, float]:
-    """Of the steps behind those that find what was generated while the job waited."""
+    """Average the steps after the warm-up, which consumes groups generated during the pause."""
     return {
         "seconds_per_step": sum(m["time/step"] for m in metrics) / len(metrics),
         "tokens_per_step": sum(m["tokens/generated"] for m in metrics) / len(metrics),
@@ -219,8 +221,8 @@ def _figures(metrics: list[dict[str, Any]]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="turns of the real jobs")
-    parser.add_argument("--steps", type=int, default=40, help="steps of the simulated jobs")
+    parser.add_argument("--rounds", type=int, default=5, help="Number of turns of the real jobs.")
+    parser.add_argument("--steps", type=int, default=40, help="Steps of the simulated jobs.")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="earshot-bench-") as name:
         folder = Path(name)

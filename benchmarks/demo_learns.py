@@ -1,12 +1,12 @@
-"""Does the demo learn to listen, whatever the seed? Runs `earshot demo` for several seeds, one behind the other.
+"""Gain in accuracy of the demo over several seeds, run sequentially with `earshot demo`.
 
-With `--max-staleness 2` it runs the same job asynchronously, with 240 steps of half the learning rate in the place of
-140, since a step on what older weights answered teaches less and leads further astray; the result is
-`demo_learns_asynchronous`, and the bounds are the same.
+With `--max-staleness 2` the same job runs asynchronously, for 240 steps instead of 140 and with half the learning rate,
+because steps on samples of older weights are less accurate. The result is then `demo_learns_asynchronous`; the bounds
+are the same.
 
-The value is the smallest gain in held-out accuracy, in points. `passed` in the details is true when, for every seed,
-the gain is at least 25 points, the baseline lies between chance and 60 %, silence is at most 10 points above chance,
-the job takes at most 600 s and making the base at most 360 s (on 2 cores).
+The value is the smallest gain in accuracy on held-out questions, in points. `passed` in the details is true if, for
+every seed, the gain is at least 25 points, the baseline lies between chance and 60 %, silence is at most 10 points
+above chance, the job takes at most 600 s, and building the base model at most 360 s (on 2 cores).
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.result import Result
+from benchmarks.support.result import Result
 
 EARSHOT = Path(sys.executable).parent / "earshot"
 DEMO = Path(__file__).parent.parent / "examples" / "demo.yaml"
@@ -29,7 +29,7 @@ ASYNCHRONOUS_LEARNING_RATE = 1.5e-4
 
 
 def run_demo(seed: int, max_staleness: int, folder: Path) -> dict[str, Any]:
-    """The JSON that `earshot demo` prints for one seed."""
+    """Return the JSON that `earshot demo` prints for one seed."""
     command = [str(EARSHOT), "demo"]
     if max_staleness:
         job = yaml.safe_load(DEMO.read_text())
@@ -44,7 +44,7 @@ def run_demo(seed: int, max_staleness: int, folder: Path) -> dict[str, Any]:
         try:
             stdout, _ = process.communicate(timeout=1500)
         except BaseException:
-            # It ends its engines and ranks within ten seconds.
+            # The command stops its engines and ranks within ten seconds.
             process.terminate()
             process.wait(timeout=30)
             raise
@@ -54,8 +54,8 @@ def run_demo(seed: int, max_staleness: int, folder: Path) -> dict[str, Any]:
     return summary
 
 
-def judged(summary: dict[str, Any]) -> dict[str, Any]:
-    """The figures of one seed, and whether each bound holds."""
+def check_bounds(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of one seed, and whether each bound holds."""
     gain = 100 * (summary["final_accuracy"] - summary["baseline_accuracy"])
     bounds = {
         "gain_at_least_25_points": gain >= 25,
@@ -75,10 +75,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--max-staleness", type=int, default=0)
     arguments = parser.parse_args()
-    # Its folder and the demo go with it.
+    # Exit normally on SIGTERM, so that the folder is removed and the demo stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="earshot-demo-") as folder:
-        runs = [judged(run_demo(seed, arguments.max_staleness, Path(folder))) for seed in arguments.seeds]
+        runs = [check_bounds(run_demo(seed, arguments.max_staleness, Path(folder))) for seed in arguments.seeds]
     passed = all(all(run["bounds"].values()) for run in runs)
     smallest = min(run["gain_points"] for run in runs)
     name = "demo_learns_asynchronous" if arguments.max_staleness else "demo_learns"

@@ -1,9 +1,9 @@
-"""How much of the machine does a learner step use? Against the bare matrix multiplications it cannot do without.
+"""Utilization of a learner step: its necessary operations at the machine's matrix multiplication rate over its time.
 
-The value is the time that the step's necessary operations take at the machine's own rate of multiplying matrices,
-measured in the same run, over the time the whole step takes, AdamW and all else included. Necessary is what unique
-tokens need: each clip's own frames once, each prompt once, each completion once, the head on completions only; three
-passes' worth for the policy (a backward is two) and one for the reference. `passed` says whether it is at least 0.5.
+The value is the time that the step's necessary operations take at the rate of matrix multiplications, measured in the
+same run, over the time of the whole step, AdamW included. Necessary are the operations of unique tokens: each clip's
+own frames once, each prompt once, each completion once, the head on completions only; three passes for the policy (a
+backward counts as two) and one for the reference. `passed` is true if the value is at least 0.5.
 """
 
 import argparse
@@ -16,9 +16,17 @@ from statistics import median
 
 import torch
 
-from benchmarks.learner_work import FAMILY, HUNDRED_MILLION, Shape, Work, Workload, learner_at_work, make_work
-from benchmarks.result import Result
-from learner.model.cost import causal_pairs
+from benchmarks.support.learner_workload import (
+    FAMILY,
+    HUNDRED_MILLION,
+    PreparedWorkload,
+    Shape,
+    Workload,
+    prepare_workload,
+    running_learner,
+)
+from benchmarks.support.result import Result
+from learner.model.flops import causal_pairs
 from learner.schedule import Schedule
 from learner.settings import LearnerSettings, OptimizerSettings
 
@@ -29,10 +37,11 @@ _MATRIX = 2048
 _VOCABULARY = 640
 
 
-def necessary_operations(work: Work, workload: Workload, questions: int | None = None) -> float:
-    """Floating-point operations of one forward pass over the unique tokens of a work: two for each weight and token.
+def necessary_operations(work: PreparedWorkload, workload: Workload, questions: int | None = None) -> float:
+    """Count the floating-point operations of one forward pass over the unique tokens: two per weight and token.
 
-    Of its first so many questions, or of all.
+    Args:
+        questions: count only the first questions of the workload; all of them by default.
     """
     total, shape = 0.0, workload.shape
     for group in work.groups[:questions]:
@@ -49,15 +58,15 @@ def necessary_operations(work: Work, workload: Workload, questions: int | None =
 
 
 def encoder_operations(frames: int, shape: Shape) -> float:
-    """Of the audio tower on one clip's own frames: two convolutions of width 3, then its layers at half the frames."""
-    width, places = shape.audio_width, (frames + 1) // 2
-    convolutions = 2 * 3 * 128 * width * frames + 2 * 3 * width * width * places
+    """Count the audio tower's operations on a clip's frames: two convolutions of width 3, layers at half the frames."""
+    width, tokens = shape.audio_width, (frames + 1) // 2
+    convolutions = 2 * 3 * 128 * width * frames + 2 * 3 * width * width * tokens
     per_token = 2 * (4 * width**2 + 2 * width * 4 * width)
-    return convolutions + shape.audio_layers * (per_token * places + 4 * width * places**2)
+    return convolutions + shape.audio_layers * (per_token * tokens + 4 * width * tokens**2)
 
 
 def multiplication_rate(size: int = _MATRIX, dtype: torch.dtype = torch.float32, device: str = "cpu") -> float:
-    """Operations a second of multiplying square matrices: the best of some repetitions."""
+    """Measure operations per second of multiplying square matrices: the best of five repetitions."""
     a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     best = 0.0
     for _ in range(5):
@@ -79,12 +88,12 @@ def main() -> None:
     settings = LearnerSettings(threads=threads, beta=BETA, optimizer=optimizer)
     fractions, seconds, rates = [], [], []
     with tempfile.TemporaryDirectory(prefix="earshot-bench-") as folder:
-        work = make_work(Path(folder), WORKLOAD)
+        work = prepare_workload(Path(folder), WORKLOAD)
         operations = 4 * necessary_operations(work, WORKLOAD)
-        with learner_at_work(work, settings) as learner:
+        with running_learner(work, settings) as learner:
             learner.step()
             for _ in range(repetitions):
-                # The rate before and behind: what else the machine does meanwhile slows both.
+                # The rate before and after the step: other load on the machine slows both.
                 before = multiplication_rate()
                 seconds.append(learner.step().seconds)
                 rates.append((before + multiplication_rate()) / 2)

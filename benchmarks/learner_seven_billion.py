@@ -1,11 +1,11 @@
-"""The learner at Qwen2-Audio-7B's own sizes on one GPU: random weights made on the spot, one optimizer step at a time.
+"""Learner steps at the sizes of Qwen2-Audio-7B on one GPU, with random weights.
 
-The value is the achieved rate over the card's own rate of multiplying bfloat16 matrices, measured in the same run, by
-the count of `benchmarks.learner_limit`: operations that are not necessary do not count. It is the largest of all that
-are measured in turn: batches of so many `--questions`, cut into so many `--micro-batch-tokens`, and with `--compile`
-once more with compiled layers. Adapters (`--lora-rank`) fit a card of 80 GB; with `--lora-rank 0` all
-parameters train, with the optimizer's state in the CPU's memory (about 135 GB). The weights, 17 GB, are written to the
-folder for temporary files and read from there. `--small` runs the same with a small model, to see that it runs.
+The value is the achieved rate over the card's rate of multiplying bfloat16 matrices, measured in the same run and
+counted as in `benchmarks.learner_limit`: only necessary operations count. It is the maximum over all measured variants:
+the numbers of `--questions`, the sizes of `--micro-batch-tokens`, and with `--compile` also compiled layers. Adapters
+(`--lora-rank`) fit a card of 80 GB. With `--lora-rank 0` all parameters train, with the optimizer's state in CPU memory
+(about 135 GB). The weights, 17 GB, are written to a temporary folder and loaded from there. `--small` runs the same
+code with a small model on a CPU.
 """
 
 import argparse
@@ -22,20 +22,27 @@ from typing import Any
 import torch
 
 from benchmarks.learner_limit import BETA, multiplication_rate, necessary_operations
-from benchmarks.learner_work import SEVEN_BILLION, LearnerAtWork, Shape, Workload, learner_at_work, make_work
-from benchmarks.result import Result
+from benchmarks.support.learner_workload import (
+    SEVEN_BILLION,
+    BenchmarkLearner,
+    Shape,
+    Workload,
+    prepare_workload,
+    running_learner,
+)
+from benchmarks.support.result import Result
 from learner.rank import LearnerRank
 from learner.schedule import Schedule
 from learner.settings import LearnerSettings, LoraSettings, OptimizerSettings
-from learner.training.engine import leave
+from learner.training.engine import shut_down
 
 _GPU_MATRIX = 8192
 _MICRO_BATCH_TOKENS = 4096
-"""What 80 GB have room for without computing activations again."""
+"""Fits into 80 GB without recomputing activations."""
 
 
 def settings_for(lora_rank: int, micro_batch_tokens: int, *, compiled: bool) -> LearnerSettings:
-    """bfloat16 with float32 masters; full training keeps its optimizer off the card and recomputes activations."""
+    """Return bfloat16 settings; full training offloads its optimizer and recomputes activations."""
     return LearnerSettings(
         dtype="bfloat16",
         beta=BETA,
@@ -50,26 +57,26 @@ def settings_for(lora_rank: int, micro_batch_tokens: int, *, compiled: bool) -> 
 
 
 def progress() -> Callable[[str], None]:
-    """Says on stderr what is done, and how long after the start."""
+    """Return a function that prints a message to stderr with the seconds since the start."""
     started = time.perf_counter()
 
-    def say(what: str) -> None:
-        print(f"{time.perf_counter() - started:7.1f} s  {what}", file=sys.stderr, flush=True)
+    def report(message: str) -> None:
+        print(f"{time.perf_counter() - started:7.1f} s  {message}", file=sys.stderr, flush=True)
 
-    return say
+    return report
 
 
 def gibibytes(device: str) -> float | None:
-    """The most that torch has held of the GPU since it was asked last."""
+    """Return torch's peak GPU memory in GiB since the last call; None on the CPU."""
     if device == "cpu":
         return None
-    most = torch.cuda.max_memory_allocated()
+    peak = torch.cuda.max_memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    return round(most / 2**30, 1)
+    return round(peak / 2**30, 1)
 
 
-def measure(learner: LearnerAtWork, questions: int, repetitions: int, device: str) -> dict[str, Any]:
-    """Steps on some questions: the first, which compiles, and the others."""
+def measure(learner: BenchmarkLearner, questions: int, repetitions: int, device: str) -> dict[str, Any]:
+    """Measure steps on some questions: the first, which compiles, and the others."""
     gibibytes(device)
     first, *steps = (learner.step(questions) for _ in range(repetitions + 1))
     return {
@@ -91,32 +98,32 @@ def main() -> None:
     parser.add_argument("--small", action="store_true")
     arguments = parser.parse_args()
     if not (torch.cuda.is_available() or arguments.small):
-        parser.error("there is no GPU here; --small runs a small model on the CPU")
+        parser.error("this machine has no GPU; --small runs a small model on the CPU")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    say, counts = progress(), sorted(arguments.questions)
+    report, counts = progress(), sorted(arguments.questions)
     rate = multiplication_rate(1024 if arguments.small else _GPU_MATRIX, torch.bfloat16, device)
-    say(f"matrices are multiplied at {rate / 1e12:.3f} TFLOP/s")
+    report(f"matrix multiplication rate: {rate / 1e12:.3f} TFLOP/s")
     workload = Workload(
         shape=Shape() if arguments.small else SEVEN_BILLION,
         questions=counts[-1],
         clip_seconds=3.0 if arguments.small else 20.0,
     )
-    # Adapters need no gradient of the weights beneath them: a backward pass is one forward pass's worth, not two.
+    # Adapters need no gradient of the frozen weights: a backward pass costs as much as one forward pass, not two.
     passes = 4 if not arguments.lora_rank else 3
     measured: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="earshot-bench-") as folder:
-        work = make_work(Path(folder), workload, dtype=torch.bfloat16, device=device)
+        work = prepare_workload(Path(folder), workload, dtype=torch.bfloat16, device=device)
         gc.collect()
         if device != "cpu":
             torch.cuda.empty_cache()
-        say(f"the model is written; making it took {gibibytes(device)} GiB")
+        report(f"the model is written; building it took {gibibytes(device)} GiB")
         world = LearnerRank(0, 1, settings_for(arguments.lora_rank, 1, compiled=False))
-        world.join(*world.address())  # once: DeepSpeed remembers its groups
+        world.join(*world.address())  # once, because DeepSpeed caches its process groups
         variants = product((False, True) if arguments.compile else (False,), arguments.micro_batch_tokens)
         for compiled, tokens in variants:
             settings = settings_for(arguments.lora_rank, tokens, compiled=compiled)
-            with learner_at_work(work, settings) as learner:
-                say(f"a learner is ready for micro-batches of {tokens} tokens{', compiled' if compiled else ''}")
+            with running_learner(work, settings) as learner:
+                report(f"learner ready, micro-batches of {tokens} tokens{', compiled' if compiled else ''}")
                 for questions in counts:
                     found = measure(learner, questions, arguments.repetitions, device)
                     operations = passes * necessary_operations(work, workload, questions)
@@ -129,11 +136,11 @@ def main() -> None:
                         "of_the_multiplication_rate": round(achieved / rate, 3),
                     }
                     measured.append(found)
-                    say(f"steps: {found}")
+                    report(f"steps: {found}")
             del learner
             gc.collect()
             gibibytes(device)
-        leave()
+        shut_down()
     details = {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "small": arguments.small,

@@ -1,13 +1,13 @@
-"""What does a worker cost the pool, from 1 to 256 of them? On simulated engines that answer after a while.
+"""Cost of a worker for the pool, with 1 to 256 workers on simulated engines.
 
-The pool is the product's own and so are its calls to Ray actors; only the engines are simulated. As 256 processes do
-not fit on two cores, each actor hosts many workers. For every number of workers the pool is given more groups than they
-can answer in the time. Measured are the CPU time of the pool's own thread for each group (from the request to the
-answer, Ray's serialisation on this side included), the memory that the pool's process takes, and the efficiency: the
-work that the groups answered in the middle of the run stand for, over what all workers could do in that time.
+The pool and its calls to Ray actors are the real ones; only the engines are simulated. Since 256 processes do not fit
+on two cores, each actor hosts many workers. For every number of workers the pool gets more groups than they can
+generate in the time. Measured are the CPU time of the pool's thread per group (from request to answer, including Ray's
+serialization on this side), the memory of the pool's process, and the efficiency: the simulated work of the groups that
+were generated in the measured interval, over the capacity of all workers in that interval.
 
-The value is the time for a group with 256 workers; `passed` says whether that is below 1 ms and no more than 1.5 times
-the least of all numbers of workers, and the throughput with 256 at least 95 % of the ideal one.
+The value is the time per group with 256 workers; `passed` is true if it is below 1 ms and at most 1.5 times the minimum
+over all numbers of workers, and the throughput with 256 workers is at least 95 % of the ideal one.
 """
 
 import argparse
@@ -19,13 +19,14 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import ray
 
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
-from benchmarks.result import Result
+from benchmarks.support.result import Result
 from protocol.rollout import Answer, RolloutRequest, Sampling, WorkerSettings, WorkerStatus
 from rollout_workers.limits import RolloutLimits
 from rollout_workers.pool.pool import RolloutPool
@@ -37,7 +38,7 @@ HOSTS = 4
 GROUP = Sampling(group_size=8, max_tokens=32)
 PACE = SimulatedPace(group_seconds=4.0, spread=0.5, groups_at_once=4, tokens=32)
 WARM_UP_SECONDS, MEASURED_SECONDS = 8.0, 20.0
-LONGEST_MILLISECONDS, LEAST_EFFICIENCY, FLAT = 1.0, 0.95, 1.5
+MAX_MILLISECONDS, MIN_EFFICIENCY, MAX_GROWTH = 1.0, 0.95, 1.5
 
 
 class Host:
@@ -53,29 +54,35 @@ class Host:
         return await getattr(self._workers[name], method)(*arguments)
 
 
-class HostedHandle(ActorHandle):
-    """One of the workers that an actor hosts."""
+class HostedActor:
+    """One worker of a host, with the methods of an actor."""
 
     def __init__(self, host: Any, name: str) -> None:
-        super().__init__(host)
-        self._name = name
+        self._host, self._name = host, name
 
-    def _begin(self, method: str, *arguments: Any) -> Any:
+    def __getattr__(self, method: str) -> Any:
         if method == "__ray_ready__":
-            return super()._begin(method)
-        return self._actor.call.remote(f"{self._name}.{method}", *arguments)
+            return self._host.__ray_ready__
+        return SimpleNamespace(remote=partial(self._host.call.remote, f"{self._name}.{method}"))
+
+
+class HostedHandle(ActorHandle):
+    """The pool's handle of a worker of a host."""
+
+    def __init__(self, host: Any, name: str) -> None:
+        super().__init__(HostedActor(host, name))
 
     async def start(self) -> WorkerStatus:
-        """Its process is others' too, and not to be remembered for `kill`."""
+        """Start the worker. Its process is shared, so it is not recorded for `kill`."""
         return await self._call("start")  # type: ignore[no-any-return]
 
     def kill(self) -> None:
-        """Likewise."""
+        """Mark the worker as killed. Its process is shared, so it keeps running."""
         self._killed = True
 
 
 def requests(count: int) -> list[RolloutRequest]:
-    """Questions of usual length."""
+    """Return requests with questions of typical length."""
     text, choices = "Which of these sounds is heard first in the recording?", ("a bell", "a dog", "a car", "rain")
     return [
         RolloutRequest(
@@ -86,13 +93,13 @@ def requests(count: int) -> list[RolloutRequest]:
 
 
 def resident_mib() -> float:
-    """Memory of this process."""
+    """Return the resident memory of this process, MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGESIZE") / 2**20
 
 
 async def measure(workers: int, hosts: list[Any], warm_up: float, seconds: float) -> dict[str, Any]:
-    """The pool with so many workers, all of them busy."""
+    """Measure the pool with this number of workers, all of them busy."""
     gc.collect()
     memory = resident_mib()
     pool = RolloutPool(
@@ -101,43 +108,43 @@ async def measure(workers: int, hosts: list[Any], warm_up: float, seconds: float
         make_worker=lambda name: HostedHandle(hosts[int(name.rpartition("-")[2]) % len(hosts)], name),
     )
     await pool.start(workers)
-    await pool.serving(workers)
+    await pool.wait_until_serving(workers)
     slots = workers * PACE.groups_at_once
-    asked = requests(int(slots * (2 + (warm_up + seconds) / PACE.group_seconds)))
-    answered: list[float] = []
+    submitted = requests(int(slots * (2 + (warm_up + seconds) / PACE.group_seconds)))
+    finished: list[float] = []
 
     def note(request: RolloutRequest, future: asyncio.Future[Answer]) -> None:
         if not future.cancelled():
-            answered.append(PACE.seconds_for(request))
+            finished.append(PACE.seconds_for(request))
 
-    with Clock() as asking:
-        futures = [pool.submit(request, GROUP) for request in asked]
-    for request, future in zip(asked, futures, strict=True):
+    with Clock() as submit:
+        futures = [pool.submit(request, GROUP) for request in submitted]
+    for request, future in zip(submitted, futures, strict=True):
         future.add_done_callback(partial(note, request))
     await asyncio.sleep(warm_up)
-    before = len(answered)
-    with Clock() as answering:
+    before = len(finished)
+    with Clock() as run:
         await asyncio.sleep(seconds)
-    done = len(answered) - before
+    done = len(finished) - before
     memory = resident_mib() - memory
-    assert len(answered) < len(asked) - slots, "the workers ran out of work"
-    work = sum(answered[before : before + done])
+    assert len(finished) < len(submitted) - slots, "the workers ran out of work"
+    work = sum(finished[before : before + done])
     for future in futures:
         future.cancel()
     await pool.stop()
     return {
         "workers": workers,
         "groups": done,
-        "pool_milliseconds_per_group": round(1000 * (asking.thread / len(asked) + answering.thread / done), 3),
-        "process_milliseconds_per_group": round(1000 * (asking.process / len(asked) + answering.process / done), 3),
-        "efficiency": round(work / (slots * answering.seconds), 4),
-        "groups_per_second": round(done / answering.seconds, 1),
+        "pool_milliseconds_per_group": round(1000 * (submit.thread / len(submitted) + run.thread / done), 3),
+        "process_milliseconds_per_group": round(1000 * (submit.process / len(submitted) + run.process / done), 3),
+        "efficiency": round(work / (slots * run.seconds), 4),
+        "groups_per_second": round(done / run.seconds, 1),
         "memory_mib": round(memory, 1),
     }
 
 
 class Clock:
-    """Seconds, and those in which this thread and this process had a CPU."""
+    """Wall-clock seconds, and CPU seconds of this thread and this process."""
 
     def __enter__(self) -> Self:
         self._start = (time.perf_counter(), time.thread_time(), time.process_time())
@@ -172,9 +179,9 @@ def main() -> None:
     last = cases[-1]
     least = min(case["pool_milliseconds_per_group"] for case in cases)
     bounds = {
-        f"below_{LONGEST_MILLISECONDS}_ms": last["pool_milliseconds_per_group"] < LONGEST_MILLISECONDS,
-        "flat": last["pool_milliseconds_per_group"] <= FLAT * least,
-        "efficient": last["efficiency"] >= LEAST_EFFICIENCY,
+        f"below_{MAX_MILLISECONDS}_ms": last["pool_milliseconds_per_group"] < MAX_MILLISECONDS,
+        "flat": last["pool_milliseconds_per_group"] <= MAX_GROWTH * least,
+        "efficient": last["efficiency"] >= MIN_EFFICIENCY,
     }
     details = {"passed": all(bounds.values()), "bounds": bounds, "hosts": HOSTS, "cases": cases}
     Result("pool_scale", last["pool_milliseconds_per_group"], "ms per group", "lower", details).publish()

@@ -1,8 +1,8 @@
-"""Are the paper's rows, tiny, run within an hour? Runs `earshot reproduce --tiny` as it is, with its default seeds.
+"""Duration of `earshot reproduce --tiny` with its default seeds: the paper's rows with a tiny model.
 
-The value is the minutes it takes; `passed` in the details says whether all rows are done and it is at most 60 (on 2
-cores). The tiny models are made anew, as on a machine that has none. What the rows show is in the details, whatever it
-is: nothing about accuracy can make this pass or fail.
+The value is the number of minutes; `passed` in the details is true if all rows are complete within 60 (on 2 cores). The
+tiny models are built again, as on a new machine. The rows' figures are in the details; `passed` does not depend on
+them.
 """
 
 import json
@@ -15,21 +15,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.result import Result
+from benchmarks.support.result import Result
 
 EARSHOT = Path(sys.executable).parent / "earshot"
 MOST_MINUTES = 60.0
 
 
 def reproduce(folder: Path) -> dict[str, Any]:
-    """The table that the command prints."""
+    """Return the table that the command prints."""
     command = [str(EARSHOT), "reproduce", "--tiny", "--json", "--run-dir", str(folder / "reproduce")]
     environment = {**os.environ, "EARSHOT_CACHE": str(folder / "cache")}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             stdout, _ = process.communicate(timeout=2 * 60 * MOST_MINUTES)
         except BaseException:
-            # It ends its engines and ranks within ten seconds.
+            # The command stops its engines and ranks within ten seconds.
             process.terminate()
             process.wait(timeout=30)
             raise
@@ -39,8 +39,8 @@ def reproduce(folder: Path) -> dict[str, Any]:
     return table
 
 
-def judged(table: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Whether it was in time, and the table's figures."""
+def check_bounds(table: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Return whether the bounds hold, and the table's figures."""
     bounds = {"all_rows_done": bool(table["complete"]), "minutes_at_most_60": seconds <= 60 * MOST_MINUTES}
     rows = {row["name"]: row["figures"] | {"by_seed": row["by_seed"]} for row in table["rows"]}
     return {
@@ -53,13 +53,13 @@ def judged(table: dict[str, Any], seconds: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    # Its folder and the command go with it.
+    # Exit normally on SIGTERM, so that the folder is removed and the command stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="earshot-reproduce-") as folder:
         started = time.perf_counter()
         table = reproduce(Path(folder))
         seconds = time.perf_counter() - started
-    details = judged(table, seconds)
+    details = check_bounds(table, seconds)
     Result("reproduce_tiny", round(seconds / 60, 1), "minutes", "lower", details).publish()
     if not details["passed"]:
         raise SystemExit(1)

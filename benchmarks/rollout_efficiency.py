@@ -1,13 +1,13 @@
-"""What do pool and actors cost? Tokens a second through them, against the bare vLLM engine, on the same prompts.
+"""Cost of pool and actors: tokens per second through them over those of the bare vLLM engine, on the same prompts.
 
-Both sides run an engine with the product's configuration, in a Ray actor each, and take turns in one run: every round
-has questions of its own, which both are asked with the same seeds, so both sample the same number of tokens. The bare
-side is given texts and sound in memory, hands them all to vLLM at once, and takes its time inside the actor. The other
-side is the product's own: requests that name clips go to the pool, the worker reads the clips and renders the chats,
-and the groups come back to this process.
+Both sides run an engine with Earshot's configuration, each in a Ray actor, and take turns in one run. Every round has
+new questions, with the same seeds on both sides, so both sample the same number of tokens. The bare side gets texts and
+audio in memory, passes all of them to vLLM at once, and measures its time inside the actor. The other side is
+Earshot's: requests with clip paths go to the pool, the worker reads the clips and renders the chats, and the groups
+return to this process.
 
-The value is the median over rounds of our tokens a second over the bare engine's; `passed` says whether it is at least
-0.95.
+The value is the median over rounds of the pool's tokens per second over the bare engine's; `passed` is true if it is at
+least 0.95.
 """
 
 import argparse
@@ -28,18 +28,18 @@ from audio_qa.audio import load_audio
 from audio_qa.chat import render
 from audio_qa.prompt import PromptTemplate
 from audio_qa.synthetic.benchmark import load_split, make_benchmark
-from benchmarks.result import Result
+from benchmarks.support.result import Result
 from protocol.rollout import Group, RolloutRequest, Sampling, WorkerSettings
 from rollout_workers.pool.pool import RolloutPool
 
 NEEDED = 0.95
 GROUP_SIZE, MAX_TOKENS = 8, 64
 QUESTIONS = 48
-"""A round: three times as many sequences as the engine decodes at once."""
+"""Questions per round: three times as many sequences as the engine decodes at once."""
 
 
 class BareEngine:
-    """vLLM by itself."""
+    """The bare vLLM engine."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415 - in the actor's process only
@@ -58,7 +58,7 @@ class BareEngine:
     async def generate(
         self, prompts: Sequence[tuple[str, npt.NDArray[np.float32], int]], sampling: Sampling
     ) -> tuple[int, float]:
-        """Tokens sampled, and the seconds it took."""
+        """Return the number of sampled tokens, and the seconds."""
         from vllm import SamplingParams  # noqa: PLC0415
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 
@@ -89,7 +89,7 @@ class BareEngine:
 
 
 def make_model(folder: Path) -> None:
-    """The tiny Qwen2-Audio with random weights: seldom does it end its turn by itself."""
+    """Write the tiny Qwen2-Audio with random weights, which rarely samples its stop token."""
     from learner.checkpoint.export import write_checkpoint  # noqa: PLC0415
     from learner.families.qwen2_audio import Qwen2Audio  # noqa: PLC0415
     from learner.tiny import architecture  # noqa: PLC0415
@@ -100,7 +100,7 @@ def make_model(folder: Path) -> None:
 
 
 async def measure(home: Path, rounds: int) -> list[dict[str, float]]:
-    """Both sides in turn."""
+    """Measure both sides in turn."""
     from transformers import AutoProcessor  # noqa: PLC0415
 
     model = home / "model"
@@ -114,7 +114,7 @@ async def measure(home: Path, rounds: int) -> list[dict[str, float]]:
     sampling = Sampling(GROUP_SIZE, MAX_TOKENS)
     measured = []
     for number in range(rounds + 1):
-        asked = [
+        requests = [
             RolloutRequest(question, PromptTemplate.ANSWER, seed=1000 * number + i)
             for i, question in enumerate(questions[number * QUESTIONS : (number + 1) * QUESTIONS])
         ]
@@ -124,16 +124,16 @@ async def measure(home: Path, rounds: int) -> list[dict[str, float]]:
                 load_audio(r.question.audio, max_seconds=2, too_long="truncate").samples,
                 r.seed,
             )
-            for r in asked
+            for r in requests
         ]
         tokens, seconds = await bare.generate.remote(prompts, sampling)
         started = time.perf_counter()
-        answers = await pool.generate(asked, sampling, by_rule=False)
+        answers = await pool.generate(requests, sampling)
         ours = time.perf_counter() - started
         groups = [answer for answer in answers if isinstance(answer, Group)]
-        assert len(groups) == len(asked), "some questions failed"
+        assert len(groups) == len(requests), "some questions failed"
         sampled = sum(len(c.token_ids) for g in groups for c in g.completions)
-        if number:  # the first round warms up
+        if number:  # the first round is a warm-up
             measured.append({"bare": tokens / seconds, "pool": sampled / ours, "tokens": sampled, "of": tokens})
             print({k: round(v) for k, v in measured[-1].items()}, file=sys.stderr, flush=True)
     await pool.stop()

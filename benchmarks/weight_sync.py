@@ -1,16 +1,16 @@
-"""How long do new weights take to reach 1 to 8 receivers on this machine? Against a plain copy of the same bytes.
+"""Duration of a weight update to 1 to 8 receivers on this machine, relative to a plain copy of the same bytes.
 
-The learner's side is the product's own. So is the receivers' side: each is an actor that hears of the weights, or
-fetches them, as a rollout worker does, maps the bytes as the engine does, and copies every tensor into a parameter.
-Left out are the engines, eight of which would not fit: what vLLM does with loaded weights (repacking them for the CPU's
-matrix multiplications, resetting caches) comes on top in a job, whatever carried them.
+The learner's side is Earshot's, and so is the receivers' side: each is an actor that gets the announcement, or fetches
+the weights, as a rollout worker does, maps the bytes as the engine does, and copies every tensor into a parameter. The
+engines are left out, because eight would not fit: vLLM's processing of loaded weights (repacking for the CPU's matrix
+multiplications, resetting caches) is additional in a job, with any carrier.
 
-Measured is from the learner's first byte until it knows that the last receiver has all. The baseline is one thread's
-copy of the same tensors into others, both of them touched before, in the same run. The value is the largest ratio, for
-each receiver, of shared memory, the carrier within a machine, over all sizes and numbers of receivers that fit into the
-memory; `passed` says whether it is at most 2.5. The object store, the carrier between machines, is measured in the same
-run, and so is `call_seconds`, what an empty call of the same actors takes: of small models it is most of that carrier's
-time.
+The time is measured from the learner's first byte until it knows that the last receiver has all weights. The baseline
+is one thread's copy of the same tensors into others, in memory that was touched before, in the same run. The value is
+the largest ratio per receiver of shared memory, the carrier within a machine, over all sizes and numbers of receivers
+that fit into memory; `passed` is true if it is at most 2.5. The object store, the carrier between machines, is measured
+in the same run, and so is `call_seconds`, an empty call of the same actors: for small models it is most of that
+carrier's time.
 """
 
 import argparse
@@ -30,8 +30,8 @@ import ray
 import torch
 from torch import nn
 
-from benchmarks.result import Result
-from learner.model.weights import Weight, lots
+from benchmarks.support.result import Result
+from learner.model.weights import Weight, in_buckets
 from learner.weight_sync.publish import BUCKET_BYTES, _pack
 from learner.weight_sync.shared_memory import SharedMemoryPublisher
 from protocol.announcement import Announcement, PlacedTensor
@@ -45,16 +45,16 @@ PARAMETERS = (10_000_000, 100_000_000, 1_000_000_000)
 RECEIVERS = (1, 2, 4, 8)
 MOST = 2.5
 WARM_UP = 3
-"""Versions until the store's memory and the receivers' have been touched, as they have in a job that runs."""
+"""Versions until the memory of the store and the receivers has been touched, as in a running job."""
 PAUSE_SECONDS = 1.2
-"""Between two versions, as between two steps: Ray frees a version's place about a second after it was dropped."""
+"""Pause between two versions, as between two steps: Ray frees a version about a second after it is dropped."""
 _MATRIX = 2048 * 2048
-"""Parameters of each weight, as large as those of a model of some billions."""
+"""Parameters per weight, as in a model of some billions of parameters."""
 _OF_THE_MEMORY = 0.85
 
 
 class Receiver:
-    """A rollout worker and its engine, without vLLM between them."""
+    """A rollout worker and its engine, without vLLM."""
 
     def __init__(self, name: str, shapes: list[tuple[str, tuple[int, ...]]], dtype: str) -> None:
         torch.set_num_threads(1)
@@ -63,10 +63,10 @@ class Receiver:
         self._parameters = {name: torch.zeros(shape, dtype=getattr(torch, dtype)) for name, shape in shapes}
 
     async def ready(self) -> None:
-        """Nothing: the empty call."""
+        """Do nothing: the empty call."""
 
     async def take(self, update: WeightUpdate) -> int:
-        """Returns the version."""
+        """Load an update and return its version."""
         if update.carrier is Carrier.SHARED_MEMORY:
             await self._subscription.take(update)
             return update.version
@@ -83,7 +83,7 @@ class Receiver:
             self._parameters[name].copy_(tensor)
 
     async def holds(self, values: dict[str, float]) -> bool:
-        """Whether each parameter is filled with one value."""
+        """Return whether each parameter is filled with its value."""
         return all(bool((self._parameters[name] == value).all()) for name, value in values.items())
 
 
@@ -92,14 +92,14 @@ def _place(slot: TensorSlot, offset: int) -> Place:
 
 
 def weights_of(parameters: int, dtype: torch.dtype) -> list[Weight]:
-    """Matrices with so many parameters together."""
+    """Return matrices with this number of parameters in total."""
     count = max(1, round(parameters / _MATRIX))
     side = math.isqrt(parameters // count)
     return [Weight(f"layer.{i}.weight", (nn.Parameter(torch.zeros(side, side, dtype=dtype)),)) for i in range(count)]
 
 
 class Learner:
-    """What the first of one learner rank does."""
+    """The publishing side of a learner with one rank."""
 
     def __init__(self, weights: list[Weight], carrier: Carrier) -> None:
         self._weights, self._carrier = weights, carrier
@@ -116,14 +116,14 @@ class Learner:
 
     def _store(self, version: int) -> WeightUpdate:
         buckets = []
-        for lot in lots(self._weights, BUCKET_BYTES):
-            slots, arrays = _pack(lot, checksums=False)
+        for bucket in in_buckets(self._weights, BUCKET_BYTES):
+            slots, arrays = _pack(bucket, checksums=False)
             buckets.append(Bucket(slots, ray.put(arrays)))
         return WeightUpdate(version, tuple(buckets), audio_changed=True, nbytes=sum(w.nbytes for w in self._weights))
 
 
 def copy_seconds(weights: list[Weight], targets: list[torch.Tensor]) -> float:
-    """One thread's copy of every weight into a tensor that was touched before."""
+    """Measure one thread's copy of every weight into a tensor in touched memory."""
     started = time.perf_counter()
     for weight, target in zip(weights, targets, strict=True):
         target.copy_(weight.parameters[0])
@@ -131,7 +131,7 @@ def copy_seconds(weights: list[Weight], targets: list[torch.Tensor]) -> float:
 
 
 def measure(parameters: int, receivers: int, carrier: Carrier, dtype: str, repetitions: int) -> dict[str, Any]:
-    """A few syncs to new receivers, and the copies between them."""
+    """Measure some weight updates to new receivers, and plain copies between them."""
     weights = weights_of(parameters, getattr(torch, dtype))
     nbytes = sum(weight.nbytes for weight in weights)
     actor = ray.remote(Receiver).options(num_cpus=0)
@@ -153,8 +153,8 @@ def measure(parameters: int, receivers: int, carrier: Carrier, dtype: str, repet
         started = time.perf_counter()
         update = learner.publish(version)
         between = time.perf_counter()
-        asked = [a for name, a in actors.items() if name not in update.held_by]
-        assert ray.get([a.take.remote(update) for a in asked]) == [version] * len(asked)
+        remaining = [a for name, a in actors.items() if name not in update.held_by]
+        assert ray.get([a.take.remote(update) for a in remaining]) == [version] * len(remaining)
         ended = time.perf_counter()
         if version > WARM_UP:
             published.append(between - started)
@@ -195,7 +195,7 @@ def main() -> None:
     torch.set_num_threads(1)
     width = getattr(torch, arguments.dtype).itemsize
     room = _OF_THE_MEMORY * available_bytes()
-    # The learner's, two versions published, the target of the plain copy, and each receiver's.
+    # The learner's weights, two published versions, the target of the plain copy, and each receiver's weights.
     fits = [(p, r) for p in arguments.parameters for r in arguments.receivers if p * width * (4.5 + r) <= room]
     largest = max(p for p, _ in fits) * width
     store = int(2.3 * largest) + 200 * 2**20

@@ -1,1 +1,1 @@
-"""What deploys Earshot, and the module that writes the parts of it that follow from the code."""
+"""Deployment of Earshot, and the modules that generate those of its files that depend on the code."""

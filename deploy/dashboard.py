@@ -1,5 +1,5 @@
-"""The Grafana dashboard. What is told of a job's last step and of its events is taken from the tables of the code that
-exports it, so that what is added there is shown.
+"""The Grafana dashboard. Its panels on a job's last step and events are made from the tables of the code that exports
+them, so that every exported metric has a panel.
 """
 
 from collections.abc import Sequence
@@ -29,11 +29,11 @@ SERVICE = (
     Panel("Jobs by state", [("earshot_jobs", "{{state}}")], stacked=True),
     Panel(
         "Queue and GPUs",
-        [("earshot_queue_jobs", "jobs that wait"), ("earshot_queue_gpus_running", "GPUs that running jobs count for")],
+        [("earshot_queue_jobs", "queued jobs"), ("earshot_queue_gpus_running", "GPUs of running jobs")],
     ),
-    Panel("How long the oldest job waits", [("earshot_queue_oldest_seconds", "oldest")], "s"),
+    Panel("Waiting time of the oldest job", [("earshot_queue_oldest_seconds", "oldest")], "s"),
     Panel(
-        "Requests a second",
+        "Requests per second",
         [
             ("sum by (status) (rate(earshot_http_requests_total[5m]))", "{{status}}"),
             ("rate(earshot_requests_refused_total[5m])", "refused"),
@@ -42,7 +42,7 @@ SERVICE = (
         stacked=True,
     ),
     Panel(
-        "Time of requests",
+        "Request duration",
         [
             (f"histogram_quantile({q}, sum by (le) (rate(earshot_http_request_seconds_bucket[5m])))", f"{q}")
             for q in (0.5, 0.99)
@@ -51,25 +51,25 @@ SERVICE = (
     ),
     Panel("Open streams", [("earshot_http_streams", "streams")]),
     Panel(
-        "Jobs submitted, commands, in an hour",
+        "Jobs submitted and commands, per hour",
         [
             ("increase(earshot_jobs_submitted_total[1h])", "submitted"),
             ("sum by (command) (increase(earshot_commands_total[1h]))", "{{command}}"),
         ],
     ),
     Panel(
-        "Drivers in an hour",
+        "Drivers per hour",
         [
             ("increase(earshot_drivers_started_total[1h])", "started"),
             ("increase(earshot_driver_restarts_total[1h])", "died"),
-            ("increase(earshot_preemptions_total[1h])", "gave way"),
+            ("increase(earshot_preemptions_total[1h])", "preempted"),
         ],
     ),
     Panel(
-        "The service's loop",
+        "Supervisor loop",
         [
-            ("rate(earshot_loop_seconds_sum[5m]) / rate(earshot_loop_seconds_count[5m])", "a round"),
-            ("sum by (what) (rate(earshot_loop_failures_total[5m]))", "failures a second: {{what}}"),
+            ("rate(earshot_loop_seconds_sum[5m]) / rate(earshot_loop_seconds_count[5m])", "seconds per round"),
+            ("sum by (what) (rate(earshot_loop_failures_total[5m]))", "failures per second: {{what}}"),
         ],
         "s",
     ),
@@ -77,7 +77,7 @@ SERVICE = (
 
 
 def job_panels() -> list[Panel]:
-    """Of jobs, one line a job."""
+    """Return the panels of jobs, with one line per job."""
     progress = f"100 * earshot_job_step{_OF_JOBS} / earshot_job_steps{_OF_JOBS}"
     panels = [
         Panel("Progress", [(progress, _LEGEND)], "percent"),
@@ -85,35 +85,35 @@ def job_panels() -> list[Panel]:
             "Rollout workers",
             [
                 (f"earshot_workers{_OF_JOBS}", "{{name}} {{state}}"),
-                (f"earshot_workers_target{_OF_JOBS}", "{{name}} wanted"),
+                (f"earshot_workers_target{_OF_JOBS}", "{{name}} target"),
             ],
         ),
-        Panel("Drivers that died in an hour", [(f"increase(earshot_job_restarts_total{_OF_JOBS}[1h])", _LEGEND)]),
+        Panel("Driver deaths per hour", [(f"increase(earshot_job_restarts_total{_OF_JOBS}[1h])", _LEGEND)]),
     ]
-    for _, name, what in STEP_METRICS:
+    for _, name, help_text in STEP_METRICS:
         unit = "s" if name.endswith("_seconds") else "percentunit" if name.endswith("_accuracy") else "short"
-        panels.append(Panel(what.rstrip("."), [(f"{name}{_OF_JOBS}", _LEGEND)], unit))
-    for _, name, what in EVENTS:
-        title = f"{what.rstrip('.')}, in an hour"
+        panels.append(Panel(help_text.rstrip("."), [(f"{name}{_OF_JOBS}", _LEGEND)], unit))
+    for _, name, help_text in EVENTS:
+        title = f"{help_text.rstrip('.')}, per hour"
         panels.append(Panel(title, [(f"increase({name}_total{_OF_JOBS}[1h])", _LEGEND)]))
     return panels
 
 
 def dashboard() -> dict[str, Any]:
-    """The whole dashboard, as Grafana imports it."""
+    """Return the dashboard in the format that Grafana imports."""
     panels: list[dict[str, Any]] = []
     top = 0
     for title, group in (("The service", SERVICE), ("Jobs", job_panels())):
         row = {"h": 1, "w": 24, "x": 0, "y": top}
         panels.append({"id": len(panels) + 1, "type": "row", "title": title, "gridPos": row, "panels": []})
         for i, panel in enumerate(group):
-            place = {
+            position = {
                 "h": _HEIGHT,
                 "w": _WIDTH,
                 "x": i * _WIDTH % 24,
                 "y": top + 1 + i * _WIDTH // 24 * _HEIGHT,
             }
-            panels.append({"id": len(panels) + 1, "gridPos": place, **_graph(panel)})
+            panels.append({"id": len(panels) + 1, "gridPos": position, **_graph(panel)})
         top += 1 + -(-len(group) * _WIDTH // 24) * _HEIGHT
     return {
         "uid": "earshot",

@@ -1,4 +1,4 @@
-"""The RayJob variant: the RayCluster of the base, for one job."""
+"""The RayJob variant: the RayCluster of the base for a single job."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import yaml
 
 _KUBERAY = Path(__file__).parent / "kuberay"
 _RUN = "/data/runs/demo"
-# Where the run is there already, its cluster was lost: KubeRay makes another, on which it goes on.
+# If the run already exists, its cluster was lost: KubeRay creates another, on which the job resumes.
 _ENTRYPOINT = (
     f"if [ -e {_RUN}/job.yaml ]; then exec earshot run --resume --run-dir {_RUN} --json; "
     f"else exec earshot run /etc/earshot/job.yaml --run-dir {_RUN} --json; fi"
@@ -15,7 +15,7 @@ _ENTRYPOINT = (
 
 
 def rayjob() -> dict[str, Any]:
-    """The manifest."""
+    """Return the manifest."""
     cluster = yaml.safe_load((_KUBERAY / "base" / "raycluster.yaml").read_text(encoding="utf-8"))["spec"]
     head = cluster["headGroupSpec"]["template"]["spec"]
     head["containers"][0]["volumeMounts"].append({"name": "job", "mountPath": "/etc/earshot", "readOnly": True})

@@ -1,22 +1,22 @@
-"""Writes docs/job-file.md from the models of the job file: `python docs/generate_job_file.py`."""
+"""Write docs/reference/job-file.md from the models of the job file: `python docs/generate_job_file.py`."""
 
-import ast
 import enum
 import inspect
-import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import BaseModel
+from pydantic import JsonValue
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from orchestrator.job.marked import section_of
 from orchestrator.job.spec import JobSpec
+from protocol.settings import Settings
 
-PAGE = Path(__file__).with_name("job-file.md")
+PAGE = Path(__file__).parent / "reference" / "job-file.md"
 
 INTRODUCTION = """\
 # The job file
@@ -29,13 +29,16 @@ A job file is YAML or JSON. `earshot run JOB.yaml --dry-run` checks it and print
 `job.yaml` in a run directory is that resolved form.
 
 - `model.path` and `data.train` are required. Everything else has a default.
-- An unknown key, or a key that stands twice, is an error that names the key.
-- A path that begins with `yours:` is still to be filled in: `--dry-run` plans such a job from what is published of the
-  model, and anything else refuses it.
+- An unknown key, or a duplicate key, is an error that names the key.
+- A path that begins with `yours:` is a placeholder: `--dry-run` plans such a job from the published size of the model,
+  and every other command refuses it.
 - Relative paths are taken from the folder of the job file.
-- A section that you write takes the defaults of its own table for the keys that you leave out.
+- Keys that you leave out of a section take the defaults of that section's table.
 - `data.prompt` is text and needs quotes: `prompt: "2"`.
-- `top_p`, `top_k` and `min_p` are refused: the learner scores the whole softmax, so that is what is sampled.
+- `top_p`, `top_k` and `min_p` are refused: the learner computes log-probabilities over the whole softmax, so sampling
+  has to use it, too.
+- `rollout.gpus` decides for the learner as well: with 0 everything runs on CPUs; above 0 each rollout worker has that
+  many GPUs, and each learner rank one more, or with `weight_sync: cuda_ipc` the rest of a worker's GPU.
 
 The smallest job file:
 
@@ -50,7 +53,7 @@ data:
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the page as Markdown."""
     parts = [INTRODUCTION]
     for path, model in _sections("", JobSpec):
         title = f"`{path}`" if path else "Top level"
@@ -58,29 +61,21 @@ def page() -> str:
     return "".join(parts)
 
 
-def _sections(path: str, model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
-    """The model and those nested in it, each with its dotted place in the job file."""
+def _sections(path: str, model: type[Settings]) -> Iterator[tuple[str, type[Settings]]]:
+    """Yield a model and the models nested in it, each with its dotted key in the job file."""
     yield path, model
     for name, field in model.model_fields.items():
-        nested = _model_in(field.annotation)
+        nested = section_of(field.annotation)
         if nested is not None:
             yield from _sections(f"{path}.{name}".lstrip("."), nested)
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
-
-
-def _table(path: str, model: type[BaseModel]) -> str:
-    texts = _docstrings(model)
+def _table(path: str, model: type[Settings]) -> str:
     rows = ["| key | type | default | |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
-        nested = _model_in(field.annotation)
+        nested = section_of(field.annotation)
         where = f"{path}.{name}".lstrip(".")
-        text = texts.get(name) or (inspect.getdoc(nested) if nested else None)
+        text = field.description or (inspect.getdoc(nested) if nested else None)
         if not text:
             raise ValueError(f"{where} has no docstring to describe it")
         kind = f"[section](#{where.replace('.', '')})" if nested else _type(field.annotation) + _limits(field)
@@ -88,45 +83,24 @@ def _table(path: str, model: type[BaseModel]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """The string that follows each field in the class body, by field; inherited fields included."""
-    found: dict[str, str] = {}
-    for parent in reversed(model.__mro__):
-        if not issubclass(parent, BaseModel) or parent is BaseModel:
-            continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(parent))).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for field, text in zip(body.body, body.body[1:], strict=False):
-            if (
-                isinstance(field, ast.AnnAssign)
-                and isinstance(field.target, ast.Name)
-                and isinstance(text, ast.Expr)
-                and isinstance(text.value, ast.Constant)
-                and isinstance(text.value.value, str)
-            ):
-                found[field.target.id] = text.value.value
-    return found
-
-
 def _sentence(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
 def _type(annotation: Any) -> str:
-    """A type in words."""
+    """Return a type in words."""
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return " or ".join(f"`{_plain(member)}`" for member in annotation)
     arguments = get_args(annotation)
     words = {
         Annotated: lambda: _type(arguments[0]),
         Literal: lambda: " or ".join(f"`{argument}`" for argument in arguments),
-        list: lambda: f"list of {_type(arguments[0])}",
         tuple: lambda: f"list of {_type(arguments[0])}",
-        dict: lambda: f"map of {_type(arguments[0])} to {_type(arguments[1])}",
+        Mapping: lambda: f"map of {_type(arguments[0])} to {_type(arguments[1])}",
     }
     words[Union] = words[UnionType] = lambda: " or ".join(map(_type, arguments))
     plain: dict[Any, str] = {
-        Any: "anything",
+        JsonValue: "anything",
         str: "text",
         int: "whole number",
         float: "number",
@@ -153,12 +127,12 @@ def _default(field: FieldInfo) -> str:
         return "required"
     if value is None:
         return "none"
-    if isinstance(value, BaseModel):
-        # Where a section is left out as a whole, its default may differ from its own table's.
+    if isinstance(value, Settings):
+        # The default of a whole section may differ from the defaults in its own table.
         own = {k: f.default for k, f in type(value).model_fields.items()}
         changed = {k: v for k, v in value if own[k] != v}
         return "its own" if not changed else ", ".join(f"`{k}: {_plain(v)}`" for k, v in changed.items())
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return ", ".join(f"`{key}: {_plain(item)}`" for key, item in value.items()) or "none"
     if isinstance(value, str) and "\n" in value:
         return "some lines"

@@ -1,1 +1,1 @@
-"""The DeepSpeed ranks as Ray actors: batches, loss, checkpoints, publishing weights; supervised training."""
+"""The learner: DeepSpeed ranks as Ray actors that train, write checkpoints and publish weights."""

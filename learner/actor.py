@@ -1,4 +1,4 @@
-"""The Ray actor around a learner rank: whoever only holds a handle to it never imports torch or DeepSpeed."""
+"""The Ray actor around a learner rank. Importing this module imports neither torch nor DeepSpeed."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from learner.settings import LearnerSettings
 
 
 class LearnerActor:
-    """One rank in a process of its own."""
+    """One rank in its own process."""
 
     def __init__(self, rank: int, ranks: int, settings: LearnerSettings, too_long: TooLong) -> None:
-        # These imports take seconds and gigabytes: only the actor's own process pays for them.
+        # These imports take seconds and gigabytes, so only the actor's process pays for them.
         from learner.rank import LearnerRank  # noqa: PLC0415
 
         self._rank = LearnerRank(rank, ranks, settings, too_long)

@@ -1,30 +1,29 @@
-"""Failures of the learner that its callers tell apart. Nothing here needs torch."""
+"""Failures of the learner that callers handle differently. This module does not import torch."""
+
+from audio_qa.errors import EarshotError
 
 
-class BatchTooLargeError(RuntimeError):
-    """A micro-batch does not fit into the memory. The message has its sizes."""
+class BatchTooLargeError(EarshotError):
+    """A micro-batch does not fit into memory; the message has its sizes."""
 
     def __init__(self, sizes: str, tokens: int) -> None:
-        super().__init__(sizes, tokens)
+        super().__init__(sizes)
         self.tokens = tokens
-        """Of the largest micro-batch."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
+        """Number of tokens of the largest micro-batch."""
 
 
-class LearnerError(RuntimeError):
-    """A rank failed; the message says in which call and why. To start it again would only repeat it."""
+class LearnerError(EarshotError):
+    """A rank failed; the message names the call and the cause. A restart would fail in the same way."""
 
 
 class LearnerLostError(LearnerError):
-    """A rank died or hung: new ranks can go on from the last checkpoint."""
+    """A rank died or hung. New ranks can resume from the last checkpoint."""
 
 
 class LearnerMemoryError(LearnerError):
-    """A batch does not fit into the ranks' memory: new ranks can go on with smaller micro-batches."""
+    """A batch does not fit into the ranks' memory. New ranks can resume with smaller micro-batches."""
 
     def __init__(self, message: str, tokens: int) -> None:
         super().__init__(message)
         self.tokens = tokens
-        """Of the micro-batch that did not fit."""
+        """Number of tokens of the micro-batch that did not fit."""

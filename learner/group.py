@@ -1,4 +1,4 @@
-"""All learner ranks as one: what the controller holds."""
+"""The group of learner ranks: the controller loop's handle to the learner."""
 
 import asyncio
 import os
@@ -13,8 +13,8 @@ from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from learner.actor import LearnerActor
 from learner.errors import BatchTooLargeError, LearnerError, LearnerLostError, LearnerMemoryError
+from learner.messages import BatchCounts, NumberedBucket, PhaseSettings, StepStats
 from learner.metrics import step_metrics
-from learner.phase import Counts, PlacedBucket, Tally, TrainingPhase
 from learner.settings import LearnerSettings
 from protocol.training import Learned, SupervisedExample, TrainingGroup
 from protocol.weights import Bucket, Carrier, WeightUpdate
@@ -22,13 +22,13 @@ from protocol.weights import Bucket, Carrier, WeightUpdate
 START_SECONDS = 300.0
 STOP_SECONDS = 3.0
 _SECONDS_TO_DIE = 5.0
-"""After one rank failed, how long others may take to turn out dead: they are the cause then."""
+"""Seconds to wait, after a rank failed, for others to turn out dead: a dead rank is then the cause."""
 
 
 class LearnerGroup:
-    """`settings.ranks` Ray actors that learn together; its methods are coroutines of one event loop.
+    """`settings.ranks` Ray actors that train together. Its methods are coroutines of one event loop.
 
-    `weight_version` counts the optimizer steps since the job began, the warm start's among them.
+    `weight_version` counts the optimizer steps since the start of the job, including those of the warm start.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class LearnerGroup:
         gpus_per_rank: float = 0.0,
         checksums: bool = False,
     ) -> None:
-        """`checksums`: published weights say what their bytes are, and the engines check them."""
+        """Create the actors. With `checksums`, published weights carry digests, which the engines verify."""
         self._settings, self._checksums = settings, checksums
         threads = settings.threads or max(1, (os.cpu_count() or 1) // settings.ranks)
         environment = {
             "OMP_NUM_THREADS": str(threads),
-            # Threads that wait must not spin: engines and ranks share the cores, and would wait for one another.
+            # Waiting threads must not spin: engines and ranks share the cores, and would block one another.
             "OMP_WAIT_POLICY": "PASSIVE",
             "DS_ACCELERATOR": "cuda" if gpus_per_rank else "cpu",
         }
@@ -59,97 +59,97 @@ class LearnerGroup:
         self.weight_version = 0
 
     async def start(self) -> None:
-        """Bring the ranks together."""
+        """Connect the ranks with torch.distributed."""
         await self._call("join", *(await self.address()), seconds=START_SECONDS)
 
-    async def check_sees(self, file: str) -> None:
-        """Raise LearnerError unless every rank sees a file of the run: each writes its share of a checkpoint there."""
-        blind = sorted({host for sees, host in await self._call("sees", file) if not sees})
-        if blind:
+    async def check_file_visible(self, file: str) -> None:
+        """Raise LearnerError unless every rank can read a file of the run, where it writes its share of checkpoints."""
+        hosts = sorted({host for visible, host in await self._call("file_visible", file) if not visible})
+        if hosts:
             raise LearnerError(
-                f"{file} is not to be seen on {', '.join(blind)}, where a learner rank is: put the run directory on a "
-                "disk that all nodes have at this path, or all ranks on the driver's node"
+                f"{file} does not exist on {', '.join(hosts)}, where a learner rank runs: put the run directory on a "
+                "disk that all nodes mount at this path, or all ranks on the driver's node"
             )
 
     async def address(self) -> tuple[str, int]:
-        """The first rank's host, and a port that is free there now."""
+        """Return the first rank's host and a port that is currently free there."""
         ((host, port),) = await self._wait([self._ranks[0].call.remote("address")], "address", START_SECONDS)
         return host, port
 
-    async def begin(self, folder: str, phase: TrainingPhase, resume: str | None = None) -> None:
-        """Start a phase on the checkpoint in `folder`, or go on with it from the training state in `resume`."""
-        await self._call("begin", folder, phase, resume, seconds=START_SECONDS)
+    async def start_phase(self, folder: str, phase: PhaseSettings, resume: str | None = None) -> None:
+        """Start a phase from the checkpoint in `folder`, or resume it from the training state in `resume`."""
+        await self._call("start_phase", folder, phase, resume, seconds=START_SECONDS)
 
-    async def prepare(self, asked: Sequence[tuple[Question, PromptTemplate]]) -> dict[int, str]:
-        """Have the ranks read a batch's clips; the places in `asked` that any of them cannot read, and why."""
+    async def prepare(self, prompts: Sequence[tuple[Question, PromptTemplate]]) -> dict[int, str]:
+        """Make the ranks read a batch's clips. Return the reason per index of `prompts` that any rank cannot read."""
         unreadable: dict[int, str] = {}
-        for found in await self._call("prepare", list(asked)):
-            unreadable |= found
+        for reasons in await self._call("prepare", list(prompts)):
+            unreadable |= reasons
         return unreadable
 
-    async def learn(self, groups: Sequence[TrainingGroup], counts: Counts) -> Learned:
-        """The updates of one whole batch. Without groups nothing but the schedule moves, and the version stays."""
+    async def learn(self, groups: Sequence[TrainingGroup], counts: BatchCounts) -> Learned:
+        """Make the updates of one batch. Without groups only the schedule advances, and the version stays."""
         if not groups:
             await self._call("skip", self._settings.loss.updates_per_batch)
             return Learned(self.weight_version, {})
         return self._learned(await self._call("learn", ray.put(list(groups)), counts))
 
     async def supervise(self, examples: Sequence[SupervisedExample]) -> Learned:
-        """One supervised step on the whole batch. Without examples nothing but the schedule moves."""
+        """Take one supervised step on the batch. Without examples only the schedule advances."""
         if not examples:
             await self._call("skip", 1)
             return Learned(self.weight_version, {})
         return self._learned(await self._call("supervise", ray.put(list(examples))))
 
     async def score(self, groups: Sequence[TrainingGroup]) -> list[tuple[float, ...]]:
-        """Log-probability of every token of every completion."""
+        """Return the log-probability of every token of every completion."""
         scores: list[tuple[float, ...]] = (await self._call("score", list(groups)))[0]
         return scores
 
     async def publish(self, carrier: Carrier = Carrier.OBJECT_STORE) -> WeightUpdate:
-        """The trained weights: in shared memory or the object store, or announced for another carrier to take them."""
+        """Publish the trained weights in shared memory or the object store, or describe them for another carrier."""
         if carrier is Carrier.SHARED_MEMORY:
-            shared: WeightUpdate = (await self._call("share", self.weight_version, self._checksums))[0]
+            shared: WeightUpdate = (await self._call("publish_shared_memory", self.weight_version, self._checksums))[0]
             return shared
         if carrier is not Carrier.OBJECT_STORE:
             slots, audio = (await self._call("describe", self._checksums))[0]
             nbytes = sum(slot.nbytes for slot in slots)
             return WeightUpdate(self.weight_version, (Bucket(slots, None),), audio, nbytes, carrier)
-        put: list[PlacedBucket] = [p for share in await self._call("publish", self._checksums) for p in share]
-        buckets = tuple(placed.bucket for placed in sorted(put, key=lambda placed: placed.place))
+        put: list[NumberedBucket] = [b for share in await self._call("publish", self._checksums) for b in share]
+        buckets = tuple(numbered.bucket for numbered in sorted(put, key=lambda numbered: numbered.number))
         nbytes = sum(slot.nbytes for bucket in buckets for slot in bucket.slots)
-        return WeightUpdate(self.weight_version, buckets, any(placed.audio for placed in put), nbytes)
+        return WeightUpdate(self.weight_version, buckets, any(numbered.audio for numbered in put), nbytes)
 
     async def meet(self, address: str, port: int, members: int) -> None:
-        """Have the first rank join a group of so many members, for `broadcast`, as number 0."""
+        """Make the first rank join a group of `members` processes, as number 0, for `broadcast`."""
         await self._call("meet", address, port, members)
 
     async def broadcast(self) -> None:
-        """Send the trained weights to the group, from GPU to GPU."""
+        """Broadcast the trained weights to the group, from GPU to GPU."""
         await self._call("broadcast")
 
     async def next_piece(self) -> Mapping[str, Any] | None:
-        """The next lot of trained weights in the ranks' GPUs, good until the next call; None behind the last."""
+        """Return the next piece of trained weights in the ranks' GPUs, valid until the next call; None at the end."""
         shares: list[Mapping[str, Any]] = [share for share in await self._call("next_piece") if share is not None]
         return {**shares[0], "handles": [h for share in shares for h in share["handles"]]} if shares else None
 
     async def save(self, folder: str, *, state: bool) -> None:
-        """Begin to write a checkpoint, with the training state or without, into an existing folder.
+        """Start to write a checkpoint, with or without the training state, into an existing folder.
 
-        Training can go on; `saving` says when it is whole, and another must not be begun before.
+        Training can continue meanwhile. The next checkpoint must not be started before `is_saving` returns false.
         """
         await self._call("save", folder, state)
 
-    async def saving(self) -> bool:
-        """Whether a checkpoint is still being written. Raises LearnerError if it could not be."""
-        return any(await self._call("saving"))
+    async def is_saving(self) -> bool:
+        """Return whether a checkpoint is still being written. Raises LearnerError if writing failed."""
+        return any(await self._call("is_saving"))
 
-    async def saved(self) -> None:
-        """Return once the checkpoint that was begun is on disk. Raises LearnerError if it could not be written."""
-        await self._call("saved")
+    async def wait_saved(self) -> None:
+        """Wait until the checkpoint is on disk. Raises LearnerError if writing failed."""
+        await self._call("wait_saved")
 
     async def stop(self) -> None:
-        """End the ranks' processes, politely first."""
+        """Stop the ranks' processes: first by a request to close, then by force."""
         closing = [asyncio.ensure_future(_future(rank.call.remote("close"))) for rank in self._ranks]
         try:
             await asyncio.wait(closing, timeout=STOP_SECONDS)
@@ -158,33 +158,33 @@ class LearnerGroup:
                 ray.kill(rank)
             await asyncio.gather(*closing, return_exceptions=True)
 
-    def _learned(self, tallies: Sequence[Tally]) -> Learned:
-        self.weight_version += tallies[0].updates
-        return Learned(self.weight_version, step_metrics(tallies))
+    def _learned(self, stats: Sequence[StepStats]) -> Learned:
+        self.weight_version += stats[0].updates
+        return Learned(self.weight_version, step_metrics(stats))
 
     async def _call(self, method: str, *arguments: object, seconds: float | None = None) -> list[Any]:
         calls = [rank.call.remote(method, *arguments) for rank in self._ranks]
         return await self._wait(calls, method, seconds or self._settings.timeout_seconds)
 
     async def _wait(self, calls: Sequence[Any], method: str, seconds: float) -> list[Any]:
-        """The answers of all ranks, or the first failure in time: the ranks that wait for the failed one would hang."""
-        answers = [asyncio.ensure_future(_future(call)) for call in calls]
+        """Return the results of all ranks, or raise the first failure: ranks that wait for a failed one would hang."""
+        futures = [asyncio.ensure_future(_future(call)) for call in calls]
         try:
-            _, pending = await asyncio.wait(answers, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
-            if any(a.done() and a.exception() is not None for a in answers):
-                # A rank that loses a dead one fails as well, and often is the first to say so.
-                await asyncio.wait(answers, timeout=_SECONDS_TO_DIE if pending else 0)
-                raise _explain([e for a in answers if a.done() and (e := a.exception()) is not None], method)
+            _, pending = await asyncio.wait(futures, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+            if any(f.done() and f.exception() is not None for f in futures):
+                # A rank that loses its connection to a dead one fails as well, and often reports first.
+                await asyncio.wait(futures, timeout=_SECONDS_TO_DIE if pending else 0)
+                raise _combined([e for f in futures if f.done() and (e := f.exception()) is not None], method)
             if pending:
                 raise LearnerLostError(f"{len(pending)} learner ranks did not finish '{method}' within {seconds:.0f} s")
-            return [answer.result() for answer in answers]
+            return [future.result() for future in futures]
         finally:
-            for answer in answers:
-                answer.cancel()
+            for future in futures:
+                future.cancel()
 
 
-def _explain(errors: Sequence[BaseException], method: str) -> BaseException:
-    """What the failures of some ranks mean together."""
+def _combined(errors: Sequence[BaseException], method: str) -> BaseException:
+    """Return the one error that describes the failures of several ranks."""
     for error in errors:
         if isinstance(error, RayActorError):
             return LearnerLostError(f"a learner rank died in '{method}': {error}")

@@ -1,7 +1,7 @@
 """One learner process.
 
 Invariant: every rank is called with the same batch in the same order, and holds the same parameters after each call.
-A question's clip is read where it is needed; audio does not travel.
+Each rank reads the clips of its questions itself; audio is never sent.
 """
 
 import os
@@ -21,65 +21,65 @@ from audio_qa.question import Question
 from learner.checkpoint.checkpoint import CheckpointWriter, SavedState, snapshot
 from learner.families.family import Part
 from learner.families.registry import family_of
-from learner.model.audio_memory import AudioMemory, tower_digest
-from learner.model.cost import DecoderCost
+from learner.messages import BatchCounts, NumberedBucket, PhaseSettings, StepStats
+from learner.model.audio_cache import AudioCache, tower_digest
+from learner.model.flops import DecoderFlops
 from learner.model.loading import compile_layers, load_model, load_processor
-from learner.model.lora import add_adapters, freeze, trains
+from learner.model.lora import add_adapters, freeze, is_trainable
 from learner.model.packing import EncodedPrompt
 from learner.model.policy import Policy
 from learner.model.prompts import PromptEncoder, PromptMismatchError
-from learner.phase import Counts, PlacedBucket, Tally, TrainingPhase
 from learner.settings import LearnerSettings
-from learner.training.engine import TrainingEngine, join, leave
+from learner.training.engine import TrainingEngine, join, shut_down
 from learner.training.trainer import Trainer
-from learner.weight_sync.publish import changes_audio, publish, trained
+from learner.weight_sync.publish import changes_audio, publish, trainable_weights
 from learner.weight_sync.shared_memory import SharedMemoryPublisher, gather
 from protocol.training import SupervisedExample, TrainingGroup
 from protocol.weights import TensorSlot, WeightUpdate
 
 if TYPE_CHECKING:
-    from learner.weight_sync.between_gpus import Sender
+    from learner.weight_sync.gpu_transfer import WeightSender
 
 
 class LearnerRank:
-    """Rank `rank` of `ranks`; `learner.actor` runs it in a process of its own."""
+    """Rank `rank` of `ranks`. `learner.actor` runs it in its own process."""
 
     def __init__(self, rank: int, ranks: int, settings: LearnerSettings, too_long: TooLong = "refuse") -> None:
         self._rank, self._ranks, self._settings, self._too_long = rank, ranks, settings, too_long
         torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // ranks))
         self._writer = CheckpointWriter()
         self._engine: TrainingEngine | None = None
-        self._sender: Sender | None = None
+        self._sender: WeightSender | None = None
         self._shared: SharedMemoryPublisher | None = None
         self._prepared: dict[tuple[str, PromptTemplate], EncodedPrompt] = {}
 
     def address(self) -> tuple[str, int]:
-        """A host and a free port where the ranks can meet."""
+        """Return this host and a free port for the ranks to connect to."""
         with socket.socket() as probe:
             probe.bind(("", 0))
             return ray.util.get_node_ip_address(), int(probe.getsockname()[1])
 
-    def sees(self, file: str) -> tuple[bool, str]:
-        """Whether there is a file, and on which node it was looked for."""
+    def file_visible(self, file: str) -> tuple[bool, str]:
+        """Return whether a file exists on this node, and the node's address."""
         return Path(file).is_file(), ray.util.get_node_ip_address()
 
     def join(self, address: str, port: int) -> None:
-        """Meet the other ranks; returns once all are there."""
+        """Join the other ranks. Returns once all have joined."""
         join(self._rank, self._ranks, address, port, self._settings.timeout_seconds)
 
-    def begin(self, folder: str, phase: TrainingPhase, resume: str | None = None) -> None:
-        """Load the checkpoint in `folder` and start a phase on it.
+    def start_phase(self, folder: str, phase: PhaseSettings, resume: str | None = None) -> None:
+        """Load the checkpoint in `folder` and start a phase from it.
 
         Args:
-            resume: go on from the training state in this checkpoint of the same phase, not from its start.
+            resume: a checkpoint of the same phase, to resume from its training state.
 
         Raises:
-            ModelError: the checkpoint is not whole.
-            CheckpointError: the training state is not of this job.
+            ModelError: the checkpoint is incomplete.
+            CheckpointError: the training state does not match the job.
         """
         if self._engine is not None:
             self._engine.close()
-        # A group that was met goes on with the new model's weights only once it has met again.
+        # The sender holds the old model's weights: its group has to be joined again.
         self._sender = None
         settings = self._settings
         self._family, self._processor = family_of(folder), load_processor(folder)
@@ -100,78 +100,80 @@ class LearnerRank:
             saved.restore_parameters(self._model)
         if settings.compile:
             compile_layers(self._family, self._model)
-        cost = DecoderCost.of(self._family.decoder(self._model))
+        cost = DecoderFlops.of(self._family.decoder(self._model))
         vocabulary = self._family.vocabulary_size(self._model)
         stops = stop_token_ids(folder, self._processor.tokenizer)
         banned = banned_token_ids(self._processor.tokenizer, vocabulary, stops)
-        memory = None
-        if not trains(settings.train, Part.AUDIO_TOWER):
-            memory = self._memory(self._model, in_step=settings.zero_stage == 3 and self._ranks > 1)
-        policy = Policy(self._family, self._model, banned=banned, temperature=phase.temperature, memory=memory)
+        audio_cache = None
+        if not is_trainable(settings.train, Part.AUDIO_TOWER):
+            audio_cache = self._make_audio_cache(self._model, synchronized=settings.zero_stage == 3 and self._ranks > 1)
+        policy = Policy(
+            self._family, self._model, banned=banned, temperature=phase.temperature, audio_cache=audio_cache
+        )
         reference = None
         if phase.beta > 0 and settings.lora is None:
             frozen = load_model(self._family, folder, settings.dtype).eval().requires_grad_(False)
             if settings.compile:
                 compile_layers(self._family, frozen)
-            # A tower that does not train is the same on both sides: what it made of a clip serves both.
-            kept = memory or self._memory(frozen, in_step=False)
+            # Policy and reference have the same frozen tower, so they share the cache.
+            shared = audio_cache or self._make_audio_cache(frozen, synchronized=False)
             device = "cuda" if torch.cuda.is_available() else "cpu"
-            reference = Policy(self._family, frozen, banned=banned, temperature=phase.temperature, memory=kept)
+            reference = Policy(self._family, frozen, banned=banned, temperature=phase.temperature, audio_cache=shared)
             reference = reference.to(device)
         self._engine = TrainingEngine(policy, settings, phase.optimizer, phase.total_steps)
         if saved is not None:
             saved.restore_optimizer(self._engine, self._model)
         self._trainer = Trainer(policy, reference, self._engine, settings, phase, cost)
 
-    def _memory(self, model: PreTrainedModel, *, in_step: bool) -> AudioMemory:
-        """For the outputs of a model's frozen audio tower."""
+    def _make_audio_cache(self, model: PreTrainedModel, *, synchronized: bool) -> AudioCache:
+        """Create a cache for the outputs of a model's frozen audio tower."""
         settings = self._settings.audio_cache
         folder = None
         if settings.folder is not None:
             folder = Path(settings.folder) / tower_digest(self._family.tower(model))
-        return AudioMemory(limit_bytes=int(settings.memory_gib * 2**30), folder=folder, in_step=in_step)
+        return AudioCache(limit_bytes=int(settings.memory_gib * 2**30), folder=folder, synchronized=synchronized)
 
     @property
     def engine(self) -> TrainingEngine:
         if self._engine is None:
-            raise RuntimeError("the learner was asked to work before a phase began")
+            raise RuntimeError("the learner was called before the start of a phase")
         return self._engine
 
-    def prepare(self, asked: Sequence[tuple[Question, PromptTemplate]]) -> dict[int, str]:
-        """Read the clips and prompts of a batch ahead of the step on it.
+    def prepare(self, prompts: Sequence[tuple[Question, PromptTemplate]]) -> dict[int, str]:
+        """Read the clips and prompts of a batch before its step.
 
         Returns:
-            What cannot be read: its place in `asked`, and why. The step must be asked for without it, on all ranks.
+            The reason per index of `prompts` that cannot be read. The step must leave those out, on all ranks.
         """
         self._prepared.clear()
         unreadable: dict[int, str] = {}
-        for i, (question, template) in enumerate(asked):
+        for i, (question, template) in enumerate(prompts):
             try:
                 self._encoded(question, template)
             except AudioError as error:
                 unreadable[i] = str(error)
         return unreadable
 
-    def learn(self, groups: Sequence[TrainingGroup], counts: Counts) -> Tally:
-        """The updates of one batch of reinforcement learning.
+    def learn(self, groups: Sequence[TrainingGroup], counts: BatchCounts) -> StepStats:
+        """Make the updates of one batch of reinforcement learning.
 
         Args:
-            groups: the whole batch; this rank works on its share.
-            counts: what the loss is a mean over.
+            groups: the whole batch; this rank computes its share.
+            counts: denominators of the loss.
 
         Raises:
-            PromptMismatchError: the rollout worker read another prompt than the learner does.
-            BatchTooLargeError: a micro-batch does not fit into the memory.
+            PromptMismatchError: the rollout worker encoded a prompt differently than the learner.
+            BatchTooLargeError: a micro-batch does not fit into memory.
         """
-        return self._trainer.reinforce(self._as_read(groups), groups, counts)
+        return self._trainer.reinforce(self._checked_prompts(groups), groups, counts)
 
     def skip(self, steps: int) -> None:
-        """Let steps of the schedule pass in which no group was worth learning from."""
+        """Advance the schedule by steps without an update."""
         for _ in range(steps):
             self.engine.skip()
 
-    def supervise(self, examples: Sequence[SupervisedExample]) -> Tally:
-        """One supervised step: cross entropy of the targets and the stop token behind them, the mean over tokens."""
+    def supervise(self, examples: Sequence[SupervisedExample]) -> StepStats:
+        """Take one supervised step: cross entropy of the targets and their stop token, averaged over tokens."""
         tokenizer = self._processor.tokenizer
         stop = (tokenizer.eos_token_id,)
         prompts = [self._encoded(e.question, e.template) for e in examples]
@@ -179,77 +181,78 @@ class LearnerRank:
         return self._trainer.supervise(prompts, targets)
 
     def score(self, groups: Sequence[TrainingGroup]) -> list[tuple[float, ...]]:
-        """Log-probability of every token of every completion, in order, without learning from it."""
-        return self._trainer.score(self._as_read(groups), [[c.token_ids for c in g.completions] for g in groups])
+        """Return the log-probability of every token of every completion, in order, without an update."""
+        completions = [[c.token_ids for c in g.completions] for g in groups]
+        return self._trainer.score(self._checked_prompts(groups), completions)
 
-    def publish(self, checksums: bool = False) -> list[PlacedBucket]:
-        """Put the trained weights into the object store; the buckets that this rank has put."""
+    def publish(self, checksums: bool = False) -> list[NumberedBucket]:
+        """Put the trained weights into the object store, and return the buckets that this rank has put."""
         return publish(self.engine, self._family, self._model, checksums=checksums)
 
-    def share(self, version: int, checksums: bool) -> WeightUpdate | None:
-        """Have the first rank publish the trained weights in its machine's memory; None on the other ranks."""
-        weights, whole = trained(self._family, self._model), self.engine.whole
+    def publish_shared_memory(self, version: int, checksums: bool) -> WeightUpdate | None:
+        """Publish the trained weights in shared memory from the first rank. Return None on the other ranks."""
+        weights, gathered = trainable_weights(self._family, self._model), self.engine.gathered
         if self._rank:
-            gather(weights, whole)
+            gather(weights, gathered)
             return None
         if self._shared is None:
             self._shared = SharedMemoryPublisher()
         audio = changes_audio(self._family, weights)
-        return self._shared.publish(weights, whole, version, audio_changed=audio, checksums=checksums)
+        return self._shared.publish(weights, gathered, version, audio_changed=audio, checksums=checksums)
 
     def describe(self, checksums: bool) -> tuple[tuple[TensorSlot, ...], bool]:
-        """The trained weights that another carrier takes, and whether audio tower or projector are among them."""
-        return self._between_gpus.describe(checksums=checksums)
+        """Describe the trained weights for another carrier, and whether they include audio tower or projector."""
+        return self._weight_sender.describe(checksums=checksums)
 
     def meet(self, address: str, port: int, members: int) -> None:
-        """Join a group for weights: the first rank with all engines."""
-        self._between_gpus.meet(address, port, members)
+        """Join the NCCL group of the first rank and all engines."""
+        self._weight_sender.meet(address, port, members)
 
     def broadcast(self) -> None:
-        """Send the trained weights to the group."""
-        self._between_gpus.broadcast()
+        """Broadcast the trained weights to the group."""
+        self._weight_sender.broadcast()
 
     def next_piece(self) -> Mapping[str, Any] | None:
-        """The next lot of trained weights, in this rank's GPU; None behind the last."""
-        return self._between_gpus.next_piece()
+        """Return the next piece of trained weights, in this rank's GPU; None after the last."""
+        return self._weight_sender.next_piece()
 
     @property
-    def _between_gpus(self) -> "Sender":
+    def _weight_sender(self) -> "WeightSender":
         if self._sender is None:
-            # vLLM takes seconds to import, and only these carriers need it here.
-            from learner.weight_sync.between_gpus import Sender, TrainedWeights  # noqa: PLC0415
+            # vLLM takes seconds to import, and only these carriers need it in a learner process.
+            from learner.weight_sync.gpu_transfer import TrainableWeightSource, WeightSender  # noqa: PLC0415
 
-            self._sender = Sender(TrainedWeights(self.engine, self._family, self._model), self._rank)
+            self._sender = WeightSender(TrainableWeightSource(self.engine, self._family, self._model), self._rank)
         return self._sender
 
     def save(self, folder: str, state: bool) -> None:
-        """Begin to write this rank's share of a checkpoint to `folder`; all ranks must be asked.
+        """Start to write this rank's share of a checkpoint to `folder`. All ranks must call it.
 
         Args:
-            state: with what training needs to go on from it, or only the model.
+            state: include the training state.
         """
         self._writer.start(snapshot(Path(folder), self.engine, self._family, self._model, self._processor, state=state))
 
-    def saving(self) -> bool:
-        """Whether a checkpoint is still being written. Raises what went wrong with it."""
+    def is_saving(self) -> bool:
+        """Return whether a checkpoint is still being written. Raises the error if writing failed."""
         if self._writer.busy:
             return True
         self._writer.wait()
         return False
 
-    def saved(self) -> None:
-        """Return once this rank's share of the checkpoint is on disk. Raises what went wrong with it."""
+    def wait_saved(self) -> None:
+        """Wait until this rank's share of the checkpoint is on disk. Raises the error if writing failed."""
         self._writer.wait()
 
     def close(self) -> None:
-        """Leave the other ranks. The process ends with its actor."""
+        """Disconnect from the other ranks. The process ends with its actor."""
         if self._shared is not None:
             self._shared.close()
             self._shared = None
         if self._engine is not None:
             self._engine.close()
             self._engine = None
-        leave()
+        shut_down()
 
     def _encoded(self, question: Question, template: PromptTemplate) -> EncodedPrompt:
         key = (question.key, template)
@@ -257,13 +260,13 @@ class LearnerRank:
             self._prepared[key] = self._prompts.encode(question, template)
         return self._prepared[key]
 
-    def _as_read(self, groups: Sequence[TrainingGroup]) -> list[EncodedPrompt]:
-        """The groups' prompts, after a check that the rollout workers' engines read the same tokens."""
+    def _checked_prompts(self, groups: Sequence[TrainingGroup]) -> list[EncodedPrompt]:
+        """Return the groups' prompts. Raises PromptMismatchError unless the rollout workers used the same tokens."""
         prompts = [self._encoded(g.question, g.template) for g in groups]
         for group, prompt in zip(groups, prompts, strict=True):
             if prompt.token_ids != group.prompt_token_ids:
                 raise PromptMismatchError(
-                    f"question {group.question.key}: the learner reads {len(prompt.token_ids)} prompt tokens, the "
-                    f"rollout worker {len(group.prompt_token_ids)} or other ones; both must load the same processor"
+                    f"question {group.question.key}: the learner has {len(prompt.token_ids)} prompt tokens, the "
+                    f"rollout worker {len(group.prompt_token_ids)} or different ones; both must load the same processor"
                 )
         return prompts

@@ -5,19 +5,19 @@ from enum import StrEnum
 
 
 class Schedule(StrEnum):
-    """How the learning rate moves after the warm-up."""
+    """Shape of the learning-rate curve after the warm-up."""
 
     CONSTANT = "constant"
     LINEAR = "linear"
-    """Falls to zero at the end of the job, in a line."""
+    """Linear decay to zero at the end of the phase."""
     COSINE = "cosine"
-    """Falls to zero at the end of the job, in half a cosine."""
+    """Half-cosine decay to zero at the end of the phase."""
 
 
 def learning_rate(step: int, *, total: int, peak: float, warmup: int, schedule: Schedule) -> float:
-    """The rate of optimizer step `step`, counted from 0, of `total`.
+    """Return the learning rate of optimizer step `step`, counted from 0, of `total`.
 
-    The warm-up rises in a line over `warmup` steps, its first step already above zero.
+    The warm-up is linear over `warmup` steps; its first step is already above zero.
     """
     if step < warmup:
         return peak * (step + 1) / warmup

@@ -1,1 +1,1 @@
-"""The job: its specification, the controller that runs it, and the command line around it."""
+"""Jobs: specification, training loops, evaluation, the service, and the command line."""

@@ -1,1 +1,1 @@
-"""What the actors say to one another: frozen, typed messages, and nothing else."""
+"""Frozen, typed messages between the actors, and the base class of all settings."""

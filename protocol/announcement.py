@@ -1,9 +1,9 @@
-"""What the learner and the rollout workers of its machine say to each other on a socket, of weights in shared memory.
+"""Messages between the learner and the rollout workers of its machine about weights in shared memory, on a socket.
 
-A worker says its name and is told of the newest weights, then of those that follow: a message of fixed size, and with
-it a descriptor of the memory file that has them. It replies once it reads there no more. The file describes itself:
-behind the weights' bytes it says where each of them is. The socket (AF_UNIX, SEQPACKET) has a name that is in no
-folder, so nothing is left of it; whoever is at the other end must be the same user's process.
+A worker sends its name and receives an announcement of the newest weights, then of all later ones: a message of fixed
+size with a descriptor of the memory file that contains them. It replies once it no longer reads the file. The file
+describes itself: after the bytes of the weights, it lists the position of each. The socket (AF_UNIX, SEQPACKET) has an
+abstract name, so it leaves no file; the process at the other end must belong to the same user.
 """
 
 import json
@@ -19,7 +19,7 @@ from pathlib import Path
 from protocol.weights import TensorSlot
 
 MEMORY_FILE = "earshot-published"
-"""What the memory files are called where a process's descriptors and mappings are listed."""
+"""Name of the memory files in the listings of a process's descriptors and mappings."""
 _ANNOUNCEMENT = struct.Struct("<QqQQ?")
 _REPLY = struct.Struct("<Q?")
 _CREDENTIALS = struct.Struct("3i")
@@ -28,24 +28,24 @@ _LONGEST_NAME = 1024
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """New weights."""
+    """Announcement of new weights."""
 
     number: int
-    """Of this learner's announcements, upwards from 1. The version may go back, this does not."""
+    """Number of the announcement, increasing from 1; unlike the version it never decreases."""
     version: int
     description: tuple[int, int]
-    """First byte and length, in the memory file, of what `described` reads."""
+    """First byte and length of the description in the memory file, which `described` reads."""
     audio_changed: bool
-    """Whether the audio tower or the projector changed."""
+    """True if the audio tower or the projector changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A worker reads an announcement's memory no more."""
+    """Reply of a worker that no longer reads the memory of an announcement."""
 
     number: int
     holds: bool
-    """Whether it has the weights now."""
+    """True if the worker has the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +54,14 @@ class PlacedTensor:
 
     slot: TensorSlot
     offset: int
-    """Its first byte."""
+    """First byte of the parameter."""
 
 
 def machine() -> str:
-    """Names what a socket of this process can be heard on: this machine as long as it runs, and its network namespace.
+    """Return a name for the reach of this process's sockets: the machine since its boot, and the network namespace.
 
-    Containers of one machine have one each, unless they share it. Where the kernel does not tell, each call has another
-    name: nobody is found on this machine then.
+    Containers of one machine have different names, unless they share a network namespace. If the kernel does not tell,
+    each call returns another name, so that no process seems to be on this machine.
     """
     try:
         booted = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -71,7 +71,7 @@ def machine() -> str:
 
 
 def listen() -> tuple[socket.socket, str]:
-    """A socket that workers can connect to, and its address."""
+    """Return a socket that workers can connect to, and its address."""
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     address = f"earshot-weights-{secrets.token_hex(16)}"
     server.bind(f"\0{address}")
@@ -81,7 +81,7 @@ def listen() -> tuple[socket.socket, str]:
 
 
 def connect(address: str, name: str) -> socket.socket:
-    """Connect as the worker of this name; the socket does not block. Raises OSError where nobody listens there."""
+    """Connect as the worker of this name; the socket does not block. Raises OSError if no process listens there."""
     client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         client.setblocking(False)
@@ -95,7 +95,7 @@ def connect(address: str, name: str) -> socket.socket:
 
 
 def require_same_user(connected: socket.socket) -> None:
-    """Raise PermissionError where the other end is another user's: such a socket's name protects nothing."""
+    """Raise PermissionError if the other end belongs to another user: an abstract name has no file permissions."""
     packed = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, user, _ = _CREDENTIALS.unpack(packed)
     if user != os.getuid():
@@ -103,21 +103,21 @@ def require_same_user(connected: socket.socket) -> None:
 
 
 def receive_name(connected: socket.socket) -> str:
-    """What a worker says first; empty where it has gone."""
+    """Return the name that a worker sends first; empty if the worker has disconnected."""
     return connected.recv(_LONGEST_NAME).decode()
 
 
 def send(connected: socket.socket, announcement: Announcement, descriptor: int) -> None:
-    """Announce weights in a memory file. Raises OSError where the worker has gone."""
+    """Announce weights in a memory file. Raises OSError if the worker has disconnected."""
     one = announcement
     packed = _ANNOUNCEMENT.pack(one.number, one.version, *one.description, one.audio_changed)
     socket.send_fds(connected, [packed], [descriptor])
 
 
 def receive(connected: socket.socket) -> tuple[Announcement, int] | None:
-    """An announcement and a descriptor of its file, the caller's to close; None where the learner has gone.
+    """Return an announcement and a descriptor of its file, which the caller closes; None if the learner has gone.
 
-    Raises BlockingIOError where none has come, and OSError where the connection or the descriptor is lost.
+    Raises BlockingIOError if there is no announcement yet, and OSError if the connection or the descriptor is lost.
     """
     packed, descriptors, _, _ = socket.recv_fds(connected, _ANNOUNCEMENT.size, 1)
     if not packed:
@@ -133,30 +133,33 @@ def send_reply(connected: socket.socket, reply: Reply) -> None:
 
 
 def receive_reply(connected: socket.socket) -> Reply | None:
-    """None where the worker has gone. Raises BlockingIOError where no reply has come, ValueError where it is none."""
+    """Return a reply, or None if the worker has disconnected.
+
+    Raises BlockingIOError if there is no reply yet, ValueError for a message that is not a reply.
+    """
     packed = connected.recv(_REPLY.size)
     if not packed:
         return None
     if len(packed) != _REPLY.size:
-        raise ValueError(f"a reply of {len(packed)} bytes")
+        raise ValueError(f"a reply has {_REPLY.size} bytes, not {len(packed)}")
     return Reply(*_REPLY.unpack(packed))
 
 
 def description(placed: Sequence[PlacedTensor]) -> bytes:
-    """What a memory file says of what is in it."""
+    """Return the description that a memory file contains."""
     slots = [(one.slot, one.offset) for one in placed]
     return json.dumps([(s.name, s.dtype, s.shape, s.nbytes, s.digest, offset) for s, offset in slots]).encode()
 
 
 def described(descriptor: int, announcement: Announcement) -> Sequence[PlacedTensor]:
-    """What is where in an announcement's file."""
+    """Read the description in an announcement's file."""
     first, length = announcement.description
     return _read(os.pread(descriptor, length, first))
 
 
 @lru_cache(maxsize=1)
 def _read(text: bytes) -> tuple[PlacedTensor, ...]:
-    """A description; without digests all of a learner's are the same."""
+    """Parse a description. Cached: without digests all descriptions of a learner are equal."""
     return tuple(
         PlacedTensor(TensorSlot(name, dtype, tuple(shape), nbytes, digest), offset)
         for name, dtype, shape, nbytes, digest, offset in json.loads(text)

@@ -1,4 +1,4 @@
-"""Messages between the controller and the reward actor."""
+"""Messages between the driver and the reward actor."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ class Score:
     """The rewards of one completion."""
 
     rewards: dict[str, float]
-    """By name of the reward function, unweighted. A function that failed has no entry."""
+    """Unweighted rewards by name of the reward function. A function that failed has no entry."""
     total: float
-    """Weighted sum; 0.0 and not to be used where `error` is set."""
+    """Weighted sum; 0.0 and meaningless if `error` is set."""
     error: str | None = None
-    """Why the completion could not be scored (crash, time-out, not a finite number): it is masked, never scored 0."""
+    """Reason for a missing score (crash, timeout, not a finite number): the completion is masked, never scored 0."""
 
     @property
     def valid(self) -> bool:

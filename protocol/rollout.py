@@ -1,4 +1,4 @@
-"""Messages between the controller and the rollout workers."""
+"""Messages between the driver and the rollout workers."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,35 +10,35 @@ from audio_qa.question import Question
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How completions are drawn. Nucleus and top-k sampling are not offered: the learner scores the full softmax."""
+    """Sampling parameters. There is no nucleus or top-k sampling, since the learner scores the whole softmax."""
 
     group_size: int
     """Completions per question, G."""
     max_tokens: int
-    """Longest completion, stop token included."""
+    """Maximum length of a completion, stop token included."""
     temperature: float = 1.0
-    """0 means greedy, and then a group has one completion."""
+    """Sampling temperature; 0 is greedy decoding, and then a group has one completion."""
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutRequest:
-    """Ask one question G times."""
+    """Request for G completions of one question."""
 
     question: Question
     template: PromptTemplate
     seed: int
-    """Decides every sample of the group, whatever worker or batch it lands in."""
+    """Determines every sample of the group, independent of its worker and batch."""
     silent: bool = False
-    """Replace the clip by silence of the same length: the control that the model listens."""
+    """Replace the clip by silence of the same length: checks that the model uses the audio."""
     other_clip: str | None = None
-    """Path of a clip that is heard in place of the question's own: the control that it listens to what is asked."""
+    """Path of a clip that replaces the question's: checks that the model uses the content of the audio."""
 
 
 class StopReason(StrEnum):
     STOP = "stop"
     """The model ended its turn."""
     LENGTH = "length"
-    """Cut at `Sampling.max_tokens`: a truncated completion."""
+    """The completion was truncated at `Sampling.max_tokens`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +46,15 @@ class Completion:
     """One sampled answer of C tokens."""
 
     token_ids: tuple[int, ...]
-    """The C sampled tokens, the stop token included where there is one."""
+    """The C sampled tokens, including a stop token."""
     logprobs: tuple[float, ...]
-    """C natural logarithms of the probability each token was sampled with (temperature and bans applied)."""
+    """C natural logarithms of the probability of each token when sampled (temperature and bans applied)."""
     text: str
-    """The decoded answer, without special tokens."""
+    """Decoded completion, without special tokens."""
     stop_reason: StopReason
     versions: tuple[tuple[int, int], ...] = ()
-    """The weights behind the tokens, in runs of (weight version, tokens) that add up to C; more than one run where
-    weights changed in the middle of it. Empty where all are of the group's version."""
+    """Weight versions of the tokens, as runs of (weight version, number of tokens) that add up to C; several runs if
+    weights changed during the completion. Empty if all tokens have the group's version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,29 +64,29 @@ class Group:
     question: Question
     template: PromptTemplate
     prompt_token_ids: tuple[int, ...]
-    """The P tokens the engine read, audio placeholders expanded."""
+    """The P tokens of the prompt as the engine read it, audio placeholders expanded."""
     completions: tuple[Completion, ...]
     weight_version: int
-    """The oldest version of any of their tokens."""
+    """Oldest weight version of any token of the group."""
     worker: str
     truncated_seconds: float = 0.0
-    """What was cut off the clip because the model hears no more of it; 0 where it was heard whole."""
+    """Seconds by which the clip was truncated to fit the model's audio input; 0 for a whole clip."""
 
 
 class Failure(StrEnum):
-    """Why a question that was drawn has no group."""
+    """Reason why a drawn question has no group."""
 
     AUDIO = "audio"
-    """Its clip is missing, broken, empty or longer than the model hears."""
+    """The clip is missing, broken, empty or longer than the model's audio input."""
     PROMPT_TOO_LONG = "prompt_too_long"
     """Prompt and completion do not fit into the model's context."""
     RETRIES = "retries"
-    """It was asked as often as the job allows, and each time its worker died, hung or gave no usable answer."""
+    """All attempts failed: each time the worker crashed, hung or returned no usable output."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailedQuestion:
-    """A question that could not be asked: recorded with its reason, never dropped in silence."""
+    """A question without completions: recorded with its reason, never dropped silently."""
 
     question: Question
     reason: Failure
@@ -99,39 +99,39 @@ Answer = Group | FailedQuestion
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """What a worker says of a request that it has nothing usable for: it can be asked again."""
+    """A worker's answer to a request without usable output: the request can be retried."""
 
     cause: str
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """What a rollout worker needs to start its engine."""
+    """Settings of a rollout worker's engine."""
 
     model: str
-    """A directory with a Hugging Face checkpoint and its processor."""
+    """Folder of a Hugging Face checkpoint with its processor."""
     max_context: int
-    """Longest prompt plus completion, in tokens."""
+    """Maximum length of prompt and completion together, in tokens."""
     max_concurrent: int = 128
-    """Sequences an engine decodes at once."""
+    """Maximum number of sequences that the engine decodes at once."""
     dtype: str = "auto"
     cpu_kv_gib: int = 1
-    """Key-value cache on CPU, GiB."""
+    """Key-value cache on the CPU, in GiB."""
     gpu_memory_fraction: float = 0.85
     tensor_parallel: int = 1
     threads: int = 1
     """CPU threads of the engine."""
     too_long: Literal["refuse", "truncate"] = "refuse"
-    """A clip longer than the model hears: `refuse` the question or `truncate` the clip (reported either way)."""
+    """Handling of clips longer than the model's audio input: `refuse` the question or `truncate` the clip."""
     whole_batches: bool = False
-    """Hand a whole batch to the engine at once, so that its batches do not depend on timing (deterministic jobs).
+    """Pass a whole batch to the engine at once, so that its batches do not depend on timing (deterministic jobs).
 
-    Weight updates then wait for running batches to end. Without it they freeze the requests in flight instead."""
+    Weight updates then wait for running batches to end. Otherwise they pause the requests in flight."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """What a rollout worker says of itself."""
+    """Status of a rollout worker."""
 
     worker: str
     pid: int
@@ -140,4 +140,4 @@ class WorkerStatus:
     tokens_generated: int
     requests_finished: int
     sequences: int = 0
-    """What its engine is asked for at present, in completions."""
+    """Number of completions that the engine currently generates."""

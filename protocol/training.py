@@ -1,4 +1,4 @@
-"""Messages between the controller and the learner."""
+"""Messages between the driver and the learner."""
 
 from dataclasses import dataclass
 
@@ -8,31 +8,31 @@ from audio_qa.question import Question
 
 @dataclass(frozen=True, slots=True)
 class TrainingCompletion:
-    """One completion of C tokens as the learner sees it."""
+    """One completion of C tokens, for the learner."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    """C log-probabilities under the weights that sampled it."""
+    """C log-probabilities under the weights that sampled the tokens."""
     advantage: float
     counts: bool = True
-    """False for a completion that nothing is learnt from, though it was scored: it was cut and those are masked."""
+    """False for a scored completion that is excluded from the loss: it was truncated, and those are masked."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingGroup:
-    """One question with the completions that count (those that could not be scored are left out)."""
+    """One question with its scored completions."""
 
     question: Question
     template: PromptTemplate
     prompt_token_ids: tuple[int, ...]
-    """What the rollout worker's engine read: the learner refuses to train on a prompt it tokenises differently."""
+    """Prompt as the engine read it; the learner refuses to train on a prompt that it tokenises differently."""
     completions: tuple[TrainingCompletion, ...]
     weight_version: int
 
 
 @dataclass(frozen=True, slots=True)
 class SupervisedExample:
-    """One question with the text to answer it with."""
+    """One question with its target answer."""
 
     question: Question
     template: PromptTemplate
@@ -41,9 +41,9 @@ class SupervisedExample:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What one optimizer step did."""
+    """Result of one optimizer step."""
 
     version: int
     """The weight version after the step."""
     metrics: dict[str, float]
-    """By the names of the metrics file: loss/policy, loss/kl, kl/ref, entropy, …"""
+    """Metrics, by their names in the metrics file: loss/policy, loss/kl, kl/ref, entropy, …"""

@@ -1,4 +1,4 @@
-"""Messages that carry the learner's weights to the rollout workers. The bytes travel beside them, by a carrier."""
+"""Messages about weight updates from the learner to the rollout workers. A carrier transfers the bytes separately."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 
 
 class Carrier(StrEnum):
-    """What takes the bytes of an update from the learner to the rollout workers."""
+    """The way by which the bytes of a weight update travel from the learner to the rollout workers."""
 
     SHARED_MEMORY = "shared_memory"
-    """Memory of the learner's machine that its workers map; those elsewhere take the object store."""
+    """Shared memory of the learner's machine; workers on other machines use the object store."""
     OBJECT_STORE = "object_store"
-    """Ray's object store, which is shared memory between processes of a machine: any worker, at any time."""
+    """Ray's object store: for any worker, at any time."""
     NCCL = "nccl"
-    """A broadcast from the first learner rank to all engines at once, from GPU to GPU."""
+    """A broadcast from the first learner rank to all engines, between GPUs."""
     CUDA_IPC = "cuda_ipc"
-    """Memory of a GPU that a learner rank and an engine share."""
+    """Memory of a GPU that is shared by a learner rank and an engine."""
 
 
 def digest(data: "Buffer") -> str:
-    """What `TensorSlot.digest` is of a parameter's bytes: learner and engine both work it out."""
+    """Return the `TensorSlot.digest` of a parameter's bytes, which learner and engine both compute."""
     return blake2b(data, digest_size=16).hexdigest()
 
 
@@ -33,39 +33,39 @@ class TensorSlot:
     """One parameter of a bucket."""
 
     name: str
-    """The checkpoint's canonical name, e.g. `language_model.model.layers.0.mlp.up_proj.weight`."""
+    """Canonical name in the checkpoint, e.g. `language_model.model.layers.0.mlp.up_proj.weight`."""
     dtype: str
-    """torch's name without the prefix: `float32`, `bfloat16`."""
+    """Name of the torch dtype without its prefix: `float32`, `bfloat16`."""
     shape: tuple[int, ...]
     nbytes: int
     digest: str | None = None
-    """Of the bytes, where the job checks them: the engine compares it with what it is about to load."""
+    """Digest of the bytes, if the job verifies checksums: the engine compares it with the bytes that it loads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Some parameters that travel together."""
+    """Parameters that are transferred together."""
 
     slots: tuple[TensorSlot, ...]
     data: "ObjectRef | None"
-    """In the object store: a list of arrays of uint8, the bytes of each slot. None where another carrier has them."""
+    """Reference to a list of uint8 arrays in the object store, the bytes of each slot; None with other carriers."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeightUpdate:
-    """One version of the learner's trained parameters: all of those that train, always the same ones in a job."""
+    """One version of the learner's trained parameters; always the same parameters within a job."""
 
     version: int
     buckets: tuple[Bucket, ...]
     audio_changed: bool
-    """Whether the audio tower or the projector changed: only then the engines' audio embeddings are stale."""
+    """True if the audio tower or the projector changed, which makes the engines' cached audio embeddings stale."""
     nbytes: int
     carrier: Carrier = Carrier.OBJECT_STORE
     machine: str = ""
-    """In shared memory: whose, as `protocol.announcement.machine` names it."""
+    """With shared memory: name of the machine (`protocol.announcement.machine`)."""
     address: str = ""
-    """In shared memory: where workers of that machine hear of it."""
+    """With shared memory: address of the socket that announces the update to workers of the machine."""
     announced: int = 0
-    """In shared memory: the number of its announcement there."""
+    """With shared memory: number of the announcement."""
     held_by: frozenset[str] = frozenset()
-    """The workers that have it already, by name: in shared memory they need not be asked to take it."""
+    """Names of the workers that already have the update: with shared memory they need no request to take it."""

@@ -1,1 +1,1 @@
-"""The reward actor, the reward functions and their registry."""
+"""Rewards of completions: the reward actor, the reward functions and their registry."""

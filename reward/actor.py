@@ -1,7 +1,7 @@
 """The reward actor: scores the completions of whole groups.
 
-Invariant: every completion gets exactly one Score, in order. A completion that cannot be scored gets one with `error`
-set, never a reward of 0 in its place.
+Invariant: every completion gets exactly one Score, in order. A completion that cannot be scored gets a Score with
+`error` set, never a reward of 0.
 """
 
 import math
@@ -19,20 +19,20 @@ from reward.settings import RewardSettings
 
 
 class RewardActor:
-    """Scores groups by the weighted reward functions of its settings. The controller makes it a Ray actor."""
+    """Scores groups by the weighted reward functions of its settings. The driver runs it as a Ray actor."""
 
     def __init__(self, settings: RewardSettings, max_tokens: int) -> None:
-        """Start the reward processes, if any function needs them; RewardError if a function cannot be had.
+        """Start the reward processes, if any function needs them. Raises RewardError for an unusable function.
 
         Args:
-            max_tokens: the longest completion.
+            max_tokens: maximum length of a completion.
         """
         self._weights = dict(settings.functions)
         self._overlong_tokens, self._max_tokens = settings.overlong_tokens, max_tokens
         self._group_rewards = group_rewards(settings)
         self._judge = None if settings.judge is None else Judge(settings.judge)
         self._custom = [name for name in self._weights if name not in NAMES]
-        # Built-in functions cannot hang: they are spared the way through another process.
+        # Built-in functions cannot hang, so they run in this process.
         self._sandbox = (
             Sandbox(
                 self._custom,
@@ -45,7 +45,7 @@ class RewardActor:
         )
 
     def score(self, groups: Sequence[Group]) -> list[tuple[Score, ...]]:
-        """The Score of every completion: one tuple per group, as long as the group, both in the order given."""
+        """Return the Score of every completion: one tuple per group, both in the given order."""
         outcomes = self._outcomes(groups)
         scores = iter(
             [
@@ -56,12 +56,12 @@ class RewardActor:
         return [tuple(next(scores) for _ in group.completions) for group in groups]
 
     def close(self) -> None:
-        """End the reward processes."""
+        """Stop the reward processes."""
         if self._sandbox is not None:
             self._sandbox.close()
 
     def _outcomes(self, groups: Sequence[Group]) -> dict[str, list[Outcome]]:
-        """By reward function, the outcomes of all completions of all groups, in order."""
+        """Return, by reward function, the outcomes of all completions of all groups, in order."""
         found: dict[str, list[Outcome]] = {}
         for name in self._weights:
             if name in BUILT_IN:
@@ -89,7 +89,7 @@ class RewardActor:
 
 
 def _calls(groups: Sequence[Group], names: Sequence[str]) -> list[RewardCall]:
-    """Each function asked about each completion, completion by completion."""
+    """Return the calls of each function for each completion, completion by completion."""
     return [
         RewardCall(name, group.question, completion.text, group.template)
         for group in groups

@@ -1,4 +1,4 @@
-"""A reward for an answer that follows from its reasoning: a rule on the text, in place of a judge's opinion."""
+"""The reward `consistency`: the answer follows from the reasoning, by a rule on the text instead of a judge."""
 
 import re
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ _SENTENCE_END = re.compile(r"[.!?](?:\s|$)|\n")
 
 
 def consistency(question: Question, completion_text: str, template: PromptTemplate) -> float:
-    """1.0 if the reasoning comes to the option that the answer gives, and to no other; else 0.0.
+    """Return 1.0 if the reasoning concludes with the option of the answer, and no other; else 0.0.
 
-    The reasoning is what stands in the first `<think>…</think>`, the answer what stands in `<answer>…</answer>` behind
-    it. The last sentence of the reasoning that names an option at all has to name the answer's option and no other one:
-    what is weighed before does not matter. Upper and lower case are the same, but for options of one letter. An answer
-    that is no option, or an option that no sentence names, is 0.0. Whether the answer is right plays no part.
+    The reasoning is the content of the first `<think>…</think>`, the answer that of the `<answer>…</answer>` after it.
+    The last sentence of the reasoning that names any option must name the answer's option and no other one; earlier
+    sentences do not matter. Case is ignored, except for options of one letter. The reward is 0.0 for an answer that is
+    not an option, or that no sentence names. It does not depend on whether the answer is right.
     """
     parts = split_thinking(completion_text)
     if parts is None or "<answer>" not in parts[1]:
@@ -28,7 +28,7 @@ def consistency(question: Question, completion_text: str, template: PromptTempla
 
 
 def _concluded(thinking: str, question: Question) -> set[str]:
-    """The options that the last sentence names which names one."""
+    """Return the options in the last sentence that names any."""
     concluded: set[str] = set()
     end = 0
     for start, stop, key in _named(thinking, question):
@@ -40,11 +40,11 @@ def _concluded(thinking: str, question: Question) -> set[str]:
 
 
 def _named(thinking: str, question: Question) -> Iterator[tuple[int, int, str]]:
-    """Where options are named, from start to stop. Of options that begin at one place the longest is meant."""
+    """Yield start, stop and key of each option in the text. Of options with the same start, the longest counts."""
     choices = sorted({choice.strip() for choice in question.choices if choice.strip()}, key=len, reverse=True)
     if not choices:
         return
-    # Whole words only, and no part of a decimal number.
+    # Whole words only, and not within a decimal number.
     pattern = rf"(?<!\w)(?<!\d\.)(?:{'|'.join(map(_pattern, choices))})(?!\w|\.\d)"
     for match in re.finditer(pattern, thinking):
         yield match.start(), match.end(), _key(match[0])
@@ -52,11 +52,11 @@ def _named(thinking: str, question: Question) -> Iterator[tuple[int, int, str]]:
 
 def _pattern(choice: str) -> str:
     words = r"\s+".join(map(re.escape, choice.split()))
-    # "a" is a word of every sentence, "A" hardly.
+    # "a" is a common word, "A" hardly.
     return words if len(choice) == 1 else f"(?i:{words})"
 
 
 def _key(option: str) -> str:
-    """What is the same for all ways of writing an option."""
+    """Return the normal form of an option."""
     text = " ".join(option.split())
     return text if len(text) == 1 else text.casefold()

@@ -1,6 +1,6 @@
-"""Rewards of a whole group: what a completion gets depends on more than its text, on the others' answers for instance.
+"""Rewards of a whole group, which depend on more than the text of one completion, such as the answers of the others.
 
-Invariant: a group reward gives one number a completion, in their order, and does not read the question's answer.
+Invariant: a group reward returns one number per completion, in order, and does not read the question's answer.
 """
 
 import re
@@ -12,13 +12,13 @@ from protocol.rollout import Completion, Group
 from reward.settings import LengthSettings, LengthUnit, RewardSettings
 
 GroupReward = Callable[[Group], list[float]]
-"""(a group of G completions) -> their G rewards, finite numbers."""
+"""(group of G completions) -> G rewards, finite numbers."""
 
 _TAGS = re.compile(r"</?(?:think|answer)>")
 
 
 def group_rewards(settings: RewardSettings) -> dict[str, GroupReward]:
-    """The group rewards that the settings name, by name."""
+    """Return the group rewards that the settings name, by name."""
     found: dict[str, GroupReward] = {}
     if "majority" in settings.functions:
         found["majority"] = majority
@@ -29,10 +29,10 @@ def group_rewards(settings: RewardSettings) -> dict[str, GroupReward]:
 
 
 def majority(group: Group) -> list[float]:
-    """1.0 for each completion whose answer is the one that most of the group give, else 0.0.
+    """Return 1.0 for each completion with the group's most frequent answer, else 0.0.
 
-    Zuo et al., 2025, "TTRL: Test-Time Reinforcement Learning" (arXiv 2504.16084): the vote stands in for the label. Of
-    answers with equally many votes the one that came first wins; blank answers do not vote and get 0.0.
+    Zuo et al., 2025, "TTRL: Test-Time Reinforcement Learning" (arXiv 2504.16084): the vote replaces the label. Among
+    equally frequent answers the first one wins; blank answers do not vote and get 0.0.
     """
     answers = [extract_answer(completion.text) for completion in group.completions]
     voted = majority_vote(answers)
@@ -42,16 +42,16 @@ def majority(group: Group) -> list[float]:
 
 
 def length_reward(completion: Completion, settings: LengthSettings) -> float:
-    """1.0 at the target, falling in a line to 0.0 at `tolerance` from it on either side.
+    """Return 1.0 at the target, decreasing linearly to 0.0 at a distance of `tolerance` on either side.
 
-    After L1-Exact (Aggarwal and Welleck, 2025, arXiv 2503.04697), which takes off a constant times the distance; here
-    it is bounded, so that length cannot outweigh everything else.
+    After L1-Exact (Aggarwal and Welleck, 2025, arXiv 2503.04697), which subtracts a constant times the distance; here
+    the penalty is bounded, so that length cannot outweigh the other rewards.
     """
     return max(0.0, 1.0 - abs(length_of(completion, settings.unit) - settings.target) / settings.tolerance)
 
 
 def length_of(completion: Completion, unit: LengthUnit) -> int:
-    """How long a completion is, in tokens or words."""
+    """Return the length of a completion, in tokens or words."""
     match unit:
         case LengthUnit.TOKENS:
             return len(completion.token_ids)

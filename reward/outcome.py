@@ -1,11 +1,11 @@
-"""What asking a reward function about one completion comes to."""
+"""The outcome of one reward function for one completion."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Why there is no number, in one line."""
+    """A failure: the reason for the missing reward, in one line."""
 
     reason: str
 

@@ -1,31 +1,32 @@
-"""Which reward function a name means: a built-in one, or one of the user's by dotted path from an allow-list."""
+"""Reward functions by name: built-in ones, and custom ones by dotted path from allowed modules."""
 
 import importlib
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+from audio_qa.errors import InputError
 from reward.consistency import consistency
 from reward.functions import RewardFunction, accuracy, format
 
 BUILT_IN: dict[str, RewardFunction] = {"accuracy": accuracy, "format": format, "consistency": consistency}
-"""Pure, and linear in the completion's length: they need no process of their own."""
-OF_GROUPS = ("length", "majority", "judge")
-"""Built in too, but asked about whole groups: they need more than one completion's text (`group_rewards`, `judge`)."""
-NAMES = (*BUILT_IN, *OF_GROUPS)
+"""Built-in functions of one completion. They take time linear in its length, and need no process of their own."""
+GROUP_REWARDS = ("length", "majority", "judge")
+"""Built-in functions of whole groups (`group_rewards`, `judge`)."""
+NAMES = (*BUILT_IN, *GROUP_REWARDS)
 
 _DOTTED_PATH = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)")
 
 
-class RewardError(ValueError):
-    """A reward function that cannot be had. The message is one line: the name, what is wrong, how to mend it."""
+class RewardError(InputError):
+    """A reward function that cannot be used. The message is one line: the name, what is wrong, how to correct it."""
 
 
 def check_name(name: str, allowed_modules: Sequence[str]) -> None:
     """Raise RewardError unless `name` is built in, or `package.module:function` of an allowed module.
 
-    Imports nothing: whoever only reads a job file never runs a user's module. A module is allowed if the list holds
-    it or a package it lies in, by whole components: `rewards` allows `rewards.audio`, not `rewards_of_others`.
+    Imports nothing, so that reading a job file never runs custom code. A module is allowed if the list has it or a
+    package that contains it, by whole components: `rewards` allows `rewards.audio`, not `rewards_of_others`.
     """
     if name in NAMES:
         return
@@ -40,20 +41,20 @@ def check_name(name: str, allowed_modules: Sequence[str]) -> None:
 
 
 def resolve(name: str, allowed_modules: Sequence[str]) -> RewardFunction:
-    """The function that `name` means. Imports its module if it is not built in: call this in a reward process only.
+    """Return the function of a name. Imports its module if it is not built in: call this in a reward process only.
 
-    Raises RewardError for what `check_name` refuses, for a module that fails to import, and for a function that is
-    missing, not callable, or was made in a module that is not allowed (a name an allowed module merely imported).
+    Raises RewardError for a name that `check_name` refuses, for a module that fails to import, and for a function that
+    is missing, not callable, or defined in a module that is not allowed (and merely imported by an allowed one).
     """
     check_name(name, allowed_modules)
     if name in BUILT_IN:
         return BUILT_IN[name]
-    if name in OF_GROUPS:
-        raise RewardError(f"reward function {name!r} is asked about whole groups, not about one completion")
+    if name in GROUP_REWARDS:
+        raise RewardError(f"reward function {name!r} applies to whole groups, not to one completion")
     module_name, _, function_name = name.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # the module is the user's: it may fail in any way
+    except (Exception, SystemExit) as error:  # custom code may fail in any way
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise RewardError(f"reward function {name!r}: module {module_name!r} does not import ({reason})") from error
     function = getattr(module, function_name, None)

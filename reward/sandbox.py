@@ -1,10 +1,10 @@
-"""Runs reward functions of the user's in processes of their own, each call under a deadline.
+"""Runs custom reward functions in separate processes, with a timeout for each call.
 
-Invariant: every call gets exactly one outcome, in order: a finite number, or why there is none. What one call does
-(raise, hang, kill its process) never changes another call's outcome.
+Invariant: every call gets exactly one outcome, in order: a finite number, or the reason for its absence. A call that
+raises, hangs or kills its process never changes the outcome of another call.
 
-Calls travel in chunks, and a chunk that fails as a whole is repeated call by call: reward functions are pure. This
-guards against accidents; it is no wall against hostile code, which runs with the rights of its process.
+Calls are sent in chunks, and a chunk that fails as a whole is repeated call by call, since reward functions are pure.
+This protects from accidents, not from hostile code, which runs with the permissions of its process.
 """
 
 import logging
@@ -35,9 +35,9 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 _LARGEST_CHUNK = 64
-# A process hands back what it has of a chunk after this time, so that a slow function does not look like a hung one.
+# A process returns its partial results of a chunk after this time, so that a slow function does not seem to hang.
 _SLICE_SECONDS = 1.0
-# Importing a user's module (a symbolic algebra library, say) takes seconds; no call's deadline runs meanwhile.
+# Importing a custom module (with a symbolic algebra library, say) takes seconds, which do not count as a call.
 _START_SECONDS = 120.0
 _POLL_SECONDS = 0.2
 _LONGEST_REASON = 300
@@ -45,17 +45,17 @@ _LONGEST_REASON = 300
 
 @dataclass(frozen=True, slots=True)
 class RewardCall:
-    """One reward function asked about one completion."""
+    """One call of a reward function for one completion."""
 
     function: str
-    """Its name in the registry."""
+    """Name of the function in the registry."""
     question: Question
     text: str
     template: PromptTemplate
 
 
 def evaluate(function: RewardFunction, call: RewardCall) -> Outcome:
-    """Call a reward function here and now: what it returned if that is a finite number, else why not."""
+    """Call a reward function in this process; return its finite number, or the reason for its absence."""
     try:
         value: object = function(call.question, call.text, call.template)
         if not isinstance(value, Real):
@@ -67,12 +67,12 @@ def evaluate(function: RewardFunction, call: RewardCall) -> Outcome:
 
 
 class Sandbox:
-    """A pool of processes in which named reward functions run. Not for use by several threads at once."""
+    """A pool of processes that run named reward functions. Not thread-safe."""
 
     def __init__(
         self, functions: Sequence[str], *, allowed_modules: Sequence[str], timeout_seconds: float, processes: int
     ) -> None:
-        """Start the processes and import the functions there; RewardError if one cannot be had."""
+        """Start the processes and import the functions there. Raises RewardError for an unusable function."""
         self._functions = tuple(functions)
         self._allowed_modules = tuple(allowed_modules)
         self._timeout = timeout_seconds
@@ -92,7 +92,7 @@ class Sandbox:
             raise
 
     def run(self, calls: Sequence[RewardCall]) -> list[Outcome]:
-        """The outcome of each call, in order. A call may last `timeout_seconds`."""
+        """Return the outcome of each call, in order. A call may last `timeout_seconds`."""
         if not self._pool.active:  # a process was killed while idle
             self._restart()
         size = max(1, min(_LARGEST_CHUNK, math.ceil(len(calls) / self._processes)))
@@ -103,17 +103,17 @@ class Sandbox:
         return [outcomes[i] for i in range(len(calls))]
 
     def close(self) -> None:
-        """End the processes, whatever they are doing."""
+        """Stop the processes at once, running calls included."""
         self._pool.stop()
         self._pool.join()
 
     def _round(self, calls: Sequence[RewardCall], chunks: list[range], outcomes: dict[int, Outcome]) -> list[range]:
-        """Send every chunk once, note the outcomes, and return what has to be sent again."""
+        """Send every chunk once, record the outcomes, and return the chunks to send again."""
         futures = [self._schedule([calls[i] for i in chunk]) for chunk in chunks]
         again: list[range] = []
         orphans: list[range] = []
         for chunk, future in zip(chunks, futures, strict=True):
-            # The pool works in order: with all before it done, this chunk is running or next.
+            # The pool works in order: all earlier chunks are done, so this one is running or next.
             done = self._wait(future, _START_SECONDS + self._limit(chunk))
             if done is None:
                 orphans.append(chunk)
@@ -130,7 +130,7 @@ class Sandbox:
         return again
 
     def _alone(self, call: RewardCall) -> Outcome:
-        """The outcome of a call with the pool to itself: if the pool breaks, no other call can be to blame."""
+        """Return the outcome of a call that has the pool to itself: if the pool breaks, this call is the cause."""
         for _ in range(2):
             done = self._wait(self._schedule([call]), _START_SECONDS + self._timeout)
             if done is not None:
@@ -139,7 +139,7 @@ class Sandbox:
         return Failed("its process ended at once, twice")
 
     def _limit(self, chunk: Sequence[object]) -> float:
-        """Seconds that a chunk can last if no call in it exceeds its deadline."""
+        """Return the maximum seconds of a chunk without a call that times out."""
         return self._timeout if len(chunk) == 1 else min(_SLICE_SECONDS, self._timeout) + self._timeout
 
     def _schedule(self, calls: Sequence[RewardCall]) -> "Future[list[Outcome]]":
@@ -153,9 +153,9 @@ class Sandbox:
         return future
 
     def _wait(self, future: "Future[T]", seconds: float) -> T | Failed | None:
-        """The future's result, why that work failed, or None if the pool broke or does not move any more."""
+        """Return the future's result or failure, or None if the pool broke or makes no progress."""
         end = time.monotonic() + seconds
-        # A breaking pool forgets the work that is still in its queue: watch the pool, not the future alone.
+        # A breaking pool drops its queue without resolving the futures: watch the pool, too.
         while not future.done() and self._pool.active and time.monotonic() < end:
             wait([future], timeout=_POLL_SECONDS)
         if not future.done():
@@ -168,11 +168,11 @@ class Sandbox:
             return Failed(f"its process ended with {_exit_text(error.exitcode)}")
         except BrokenProcessPool:
             return None
-        except Exception as error:  # the work could not be sent or its result not be read
+        except Exception as error:  # the call or its result could not be pickled
             return Failed(_reason(error))
 
     def _new_pool(self) -> ProcessPool:
-        # Spawned: a forked process would inherit the threads' locks and the sockets of Ray and torch.
+        # Spawn: a forked process would inherit locks of threads, and sockets of Ray and torch.
         return ProcessPool(
             max_workers=self._processes,
             initializer=_start_process,
@@ -181,13 +181,13 @@ class Sandbox:
         )
 
     def _restart(self) -> None:
-        _log.warning("the reward processes broke down and are started again")
+        _log.warning("the reward processes broke down and are being restarted")
         self.close()
         self._pool = self._new_pool()
 
 
 _loaded: dict[str, RewardFunction | RewardError] = {}
-"""Of a reward process: its functions, or why it has not got them."""
+"""In a reward process: its functions by name, or the error of each unusable one."""
 
 
 def _start_process(functions: Sequence[str], allowed_modules: Sequence[str]) -> None:
@@ -200,7 +200,7 @@ def _start_process(functions: Sequence[str], allowed_modules: Sequence[str]) -> 
 
 
 def _end_with_parent() -> None:
-    """A parent that is killed cannot stop its processes, and one that hangs would stay for ever."""
+    """Exit when the parent ends: a parent that is killed cannot stop its processes."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
@@ -212,19 +212,19 @@ def _problems() -> list[str]:
 
 
 def _evaluate_chunk(calls: Sequence[RewardCall], timeout_seconds: float) -> list[Outcome]:
-    """The outcomes of the first calls, at least one, as many as fit into a slice of time."""
+    """Return the outcomes of the first calls, at least one, and as many as fit into a time slice."""
     outcomes: list[Outcome] = []
-    begin = time.monotonic()
+    slice_start = time.monotonic()
     for call in calls:
         start = time.monotonic()
         function = _loaded[call.function]
         try:
             outcome = Failed(str(function)) if isinstance(function, RewardError) else evaluate(function, call)
-        except BaseException as error:  # sys.exit() in a user's function would end the process, and this whole chunk
+        except BaseException as error:  # sys.exit() in a function would end the process, and with it the chunk
             outcome = Failed(_reason(error))
         now = time.monotonic()
         outcomes.append(_late(timeout_seconds) if now - start > timeout_seconds else outcome)
-        if now - begin > _SLICE_SECONDS:
+        if now - slice_start > _SLICE_SECONDS:
             break
     return outcomes
 
@@ -238,6 +238,6 @@ def _late(timeout_seconds: float) -> Failed:
 
 
 def _reason(error: BaseException) -> str:
-    # format_exception_only copes with exceptions whose own text cannot be made.
+    # format_exception_only handles exceptions whose str() fails.
     text = " ".join("".join(traceback.format_exception_only(error)).split())
     return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "…"

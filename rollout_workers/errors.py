@@ -1,36 +1,38 @@
-"""What can go wrong with a rollout."""
+"""Errors of rollout workers and their pool."""
+
+from audio_qa.errors import EarshotError, InputError
 
 
-class PromptTooLongError(ValueError):
+class PromptTooLongError(InputError):
     """Prompt and completion do not fit into the model's context."""
 
 
-class ClipTooShortError(ValueError):
+class ClipTooShortError(InputError):
     """The clip is shorter than one audio token."""
 
 
-class UnusableOutputError(RuntimeError):
-    """The engine's answer to a request is not what was asked for; another attempt may be."""
+class UnusableOutputError(EarshotError):
+    """The engine's output does not fit the request; a retry may help."""
 
 
-class WeightsUnavailableError(RuntimeError):
-    """An update's bytes cannot be had any more. The worker still has the weights it had."""
+class WeightsUnavailableError(EarshotError):
+    """An update's bytes are no longer available. The worker keeps the weights that it has."""
 
 
 class ElsewhereError(WeightsUnavailableError):
     """An update is out of the worker's reach: in another machine's memory, or in GPUs of a group it is not in."""
 
 
-class WorkerLostError(RuntimeError):
-    """A worker is dead or does not answer: it has to be replaced, and what it was asked has to be asked again."""
+class WorkerLostError(EarshotError):
+    """A worker is dead or does not answer: it is replaced, and its requests are sent again."""
 
 
-class WorkerFailedError(RuntimeError):
-    """A call to a worker raised an error; the worker goes on."""
+class WorkerFailedError(EarshotError):
+    """A call to a worker raised an error; the worker still runs."""
 
 
-class RolloutError(RuntimeError):
-    """The rollout workers cannot go on. `worker` is the name of the one that failed last."""
+class RolloutError(EarshotError):
+    """The pool cannot continue. `worker` is the name of the worker that failed last."""
 
     def __init__(self, worker: str, problem: str) -> None:
         super().__init__(f"rollout worker {worker}: {problem}")

@@ -1,43 +1,46 @@
-"""What a job says about how long its rollout workers may take, and how often they may fail."""
+"""Timeouts of the rollout workers, and how often they may fail."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from protocol.settings import Settings
 
 GRACE_SECONDS = 15.0
-"""What the pool adds to a deadline that the worker itself keeps, so that the worker's own report comes first."""
+"""Added by the pool to deadlines that the worker keeps itself, so that the worker reports first."""
 FETCH_SECONDS = 300.0
-"""The bytes of an update from the object store to the worker's machine."""
+"""Deadline for fetching an update from the object store to the worker's machine."""
 HEALTH_SECONDS = 120.0
-"""The first token of a new engine."""
+"""Deadline for the first token of a new engine."""
 STOP_SECONDS = 3.0
-"""The orderly end of an engine; then its process is killed."""
+"""Deadline for the graceful end of an engine; then its process is killed."""
 PENDING_SECONDS = 5.0
-"""A worker that the cluster has had no room for so long is reported as pending."""
+"""A worker without room in the cluster is reported as pending after so long."""
 HEARTBEAT_SECONDS = 5.0
-"""Between two signs of life; more often where `silent_seconds` is short."""
+"""Interval of heartbeats; shorter if `silent_seconds` is short."""
 
 
-class RolloutLimits(BaseModel):
-    """Deadlines of rollout workers, and how often they and their questions may fail before the job does."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class RolloutLimits(Settings):
+    """Timeouts of rollout workers, and how often they and their questions may fail before the job fails."""
 
     start_seconds: float = Field(default=900.0, gt=0)
-    """From a worker's place in the cluster to its first token, the load of the model included."""
+    """Timeout of a worker's start, from its place in the cluster to its first token, in seconds. Includes loading the
+    model."""
     request_seconds: float = Field(default=1800.0, gt=0)
-    """One question, from when a worker takes it, or a whole batch of a deterministic job; what takes longer is cut off
-    and asked again."""
+    """Timeout of one question on a worker, or of a whole batch of a deterministic job, in seconds; then the question is
+    retried."""
     update_seconds: float = Field(default=900.0, gt=0)
-    """New weights for one worker, in a deterministic job with the wait for running batches."""
+    """Timeout of a weight update of one worker, in seconds; in a deterministic job it includes waiting for running
+    batches."""
     lag_seconds: float = Field(default=60.0, gt=0)
-    """How long the first worker with new weights waits for the others: the job goes on without the late ones, which
-    join again once they have them."""
+    """Time that the first worker with new weights waits for the others, in seconds. Then the job continues without the
+    late workers, which rejoin once they have the weights."""
     silent_seconds: float = Field(default=60.0, gt=0)
-    """A worker that gives no sign of life for so long counts as hung: it is killed and replaced."""
+    """Heartbeat timeout, in seconds: a worker without a sign of life for this long counts as hung, and is replaced."""
     drain_seconds: float = Field(default=60.0, ge=0)
-    """What a worker that has to leave may take to finish its questions; those left go to others."""
+    """Time that a worker which has to leave gets to finish its questions, in seconds; the rest go to other workers."""
     attempts: int = Field(default=4, ge=1)
-    """How often a question is asked, before it is recorded as failed."""
+    """Maximum number of attempts per question, before it is recorded as failed."""
     max_restarts: int = Field(default=20, ge=0)
-    """How many workers are replaced in a job, before it fails."""
+    """Maximum number of workers replaced in a job, before it fails."""
     max_failed_in_row: int = Field(default=64, ge=1)
-    """So many questions in a row that failed in all their attempts end the job: it is not the questions then."""
+    """Number of consecutive questions that failed all attempts, after which the job fails: then the questions are not
+    the cause."""

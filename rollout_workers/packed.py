@@ -1,7 +1,7 @@
-"""Requests and answers as bytes, on their way between the pool's process and a worker's.
+"""Requests and answers as bytes, between the pool's process and a worker's.
 
-Ray would take them as they are, but then it is cloudpickle that walks through every object, and each argument becomes a
-stored object of its own: a call takes the pool's thread about twice as long (`benchmarks/pool_scale.py`).
+Ray accepts the objects as they are, but then cloudpickle walks through every one of them, and each argument becomes a
+stored object: a call takes the pool's thread about twice as long (`benchmarks/pool_scale.py`).
 """
 
 import pickle
@@ -13,24 +13,24 @@ from protocol.rollout import Answer, NoAnswer, RolloutRequest, Sampling
 Outcome = Answer | NoAnswer
 
 
-def packed(requests: Sequence[RolloutRequest], sampling: Sampling) -> bytes:
-    """What `PackedWorker.answer` takes."""
+def pack_requests(requests: Sequence[RolloutRequest], sampling: Sampling) -> bytes:
+    """Return the argument of `PackedWorker.generate_packed`."""
     return pickle.dumps((list(requests), sampling))
 
 
-def outcomes(answer: bytes) -> list[Outcome]:
-    """What `PackedWorker.answer` returned. Only ever of this job's own processes."""
-    return pickle.loads(answer)  # type: ignore[no-any-return]
+def unpack_outcomes(packed: bytes) -> list[Outcome]:
+    """Read the result of `PackedWorker.generate_packed`. Unpickles: only for bytes of this job's own processes."""
+    return pickle.loads(packed)  # type: ignore[no-any-return]
 
 
 class PackedWorker(ABC):
-    """A worker that can be asked by bytes."""
+    """A worker that another process calls with bytes."""
 
     @abstractmethod
     async def generate(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Outcome]:
-        """One outcome for each request, in their order."""
+        """Return one outcome for each request, in their order."""
 
-    async def answer(self, asked: bytes) -> bytes:
-        """`generate`, for a caller in another process."""
-        requests, sampling = pickle.loads(asked)
+    async def generate_packed(self, packed: bytes) -> bytes:
+        """Call `generate` on packed requests and return packed outcomes."""
+        requests, sampling = pickle.loads(packed)
         return pickle.dumps(await self.generate(requests, sampling))

@@ -1,8 +1,8 @@
-"""Workers without an engine, which answer after a while: for measuring and testing everything around the engines.
+"""Workers without an engine, which answer after a delay: to measure and test everything around the engines.
 
-They keep the invariants of `rollout_workers.worker.worker`: one outcome to each request, in order, every token with the
-version of the weights it was "sampled" with. They run as Ray actors (`rollout_workers.worker.handle.ActorHandle` around
-`SimulatedWorker`), or in the pool's own process (`SimulatedHandle`).
+They keep the invariants of `rollout_workers.worker.worker`: one outcome for each request, in order, and every token
+with the weight version it was "sampled" with. They run as Ray actors (`rollout_workers.worker.handle.ActorHandle`
+around `SimulatedWorker`), or in the pool's own process (`SimulatedHandle`).
 """
 
 import asyncio
@@ -32,32 +32,32 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class SimulatedPace:
-    """How long a simulated worker takes."""
+    """The speed of a simulated worker."""
 
     group_seconds: float = 0.01
-    """From when it begins a group to its answer, in the mean."""
+    """Mean seconds from the start of a group to its answer."""
     spread: float = 0.0
-    """How far a group may be from the mean, as a share of it; the request's seed decides."""
+    """Largest deviation from the mean, as a share of it; the request's seed decides."""
     groups_at_once: int = 8
-    """What its engine works on at a time; more wait."""
+    """Number of groups computed at the same time; others wait."""
     tokens: int = 8
-    """Of each completion."""
+    """Number of tokens in each completion."""
     start_seconds: float = 0.0
     update_seconds: float = 0.0
 
     def seconds_for(self, request: RolloutRequest) -> float:
-        """How long one group takes: evenly distributed over requests."""
+        """Return the seconds that one group takes: uniformly distributed over requests."""
         return self.group_seconds * (1 + self.spread * random.Random(request.seed).uniform(-1, 1))
 
 
 class SimulatedWorker(PackedWorker):
-    """One worker; its methods are those of `rollout_workers.worker.worker.RolloutWorker` and run on one event loop."""
+    """One worker, with the methods of `rollout_workers.worker.worker.RolloutWorker`. For one event loop."""
 
     def __init__(self, name: str, pace: SimulatedPace) -> None:
         self._name, self._pace = name, pace
         self._room = asyncio.Semaphore(pace.groups_at_once)
         self._versions: list[tuple[float, int]] = [(0.0, 0)]
-        """When each version came, on the clock of `time.monotonic`."""
+        """Time (of `time.monotonic`) from which each version is in effect."""
         self._requests_finished = self._tokens_generated = 0
 
     async def start(self) -> WorkerStatus:
@@ -72,13 +72,13 @@ class SimulatedWorker(PackedWorker):
         return await self.finish_update(update)
 
     async def meet(self, init_info: Mapping[str, Any]) -> None:
-        """There is nobody to meet."""
+        """Do nothing: there is no group to join."""
 
     async def begin_update(self) -> None:
-        """It need not stop for one."""
+        """Do nothing: generation need not stop."""
 
     async def load(self, piece: Mapping[str, Any]) -> None:
-        """It has no weights."""
+        """Do nothing: it has no weights."""
 
     async def finish_update(self, update: WeightUpdate) -> int:
         self._versions.append((time.monotonic(), update.version))
@@ -89,14 +89,14 @@ class SimulatedWorker(PackedWorker):
         node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
         return WorkerStatus(self._name, os.getpid(), node, version, self._tokens_generated, self._requests_finished)
 
-    async def rest(self) -> None:
-        """It has no GPU."""
+    async def sleep(self) -> None:
+        """Do nothing: it has no GPU."""
 
     async def wake(self) -> None:
-        """It never rests."""
+        """Do nothing: it never sleeps."""
 
     async def stop(self) -> None:
-        """It has no processes."""
+        """Do nothing: it has no processes."""
 
     async def _group(self, request: RolloutRequest, sampling: Sampling) -> Group:
         async with self._room:
@@ -122,7 +122,7 @@ class SimulatedWorker(PackedWorker):
         )
 
     def _runs(self, began: float, ended: float) -> tuple[tuple[int, int], ...]:
-        """Tokens that come evenly between two times, by the version there was then."""
+        """Return runs of (version, tokens), for tokens generated at a constant rate between two times."""
         counts: dict[int, int] = {}
         for i in range(self._pace.tokens):
             moment = began + (ended - began) * (i + 1) / self._pace.tokens
@@ -132,10 +132,10 @@ class SimulatedWorker(PackedWorker):
 
 
 class SimulatedHandle:
-    """A simulated worker in this process, that can be made to die or to hang."""
+    """A simulated worker in this process, with faults on demand."""
 
     def __init__(self, name: str, pace: SimulatedPace, room: asyncio.Event | None = None) -> None:
-        """`room`: set once the cluster has room for it; without it there is."""
+        """`room` is set once the cluster has room for the worker; default: it has room."""
         self.worker = SimulatedWorker(name, pace)
         self._room = room
         self._calls: set[asyncio.Task[Any]] = set()
@@ -144,13 +144,13 @@ class SimulatedHandle:
         self.killed = False
 
     def crash(self) -> None:
-        """Die, as by SIGKILL: every call to it fails."""
+        """Die, as by SIGKILL: every call fails."""
         self._lost = "died"
         for call in self._calls:
             call.cancel()
 
     def freeze(self) -> None:
-        """Hang, as by SIGSTOP: no call to it returns."""
+        """Hang, as by SIGSTOP: no call returns."""
         self._frozen = True
 
     async def placed(self) -> None:
@@ -181,8 +181,8 @@ class SimulatedHandle:
     async def heartbeat(self) -> WorkerStatus:
         return await self._call(self.worker.heartbeat)
 
-    async def rest(self) -> None:
-        await self._call(self.worker.rest)
+    async def sleep(self) -> None:
+        await self._call(self.worker.sleep)
 
     async def wake(self) -> None:
         await self._call(self.worker.wake)
@@ -195,7 +195,7 @@ class SimulatedHandle:
         self.crash()
 
     async def _call(self, method: Callable[..., Awaitable[T]], *arguments: object) -> T:
-        """Call something, for as long as the worker lives."""
+        """Await a method of the worker. Raises WorkerLostError once the worker has died."""
         self._check()
         call = asyncio.ensure_future(self._unless_frozen(method, *arguments))
         self._calls.add(call)

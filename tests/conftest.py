@@ -1,4 +1,4 @@
-"""What many tests share: a tiny model with random weights and a small benchmark, both made once a session."""
+"""Shared fixtures: a tiny model with random weights and a small benchmark, both created once per session."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-# Two processes with two threads each on two cores wait for one another more than they work.
+# Two processes with two threads each on two cores mostly wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,7 +18,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 ROOT = Path(__file__).parent.parent
 
-# These files' tests share what is dear to make, and run in one process; by default each file is a group of its own.
+# Tests of these files share expensive fixtures and run in one process; by default each file is its own group.
 _TOGETHER = {
     "tests/integration/test_run.py": "repeated runs",
     "tests/integration/test_recovery.py": "repeated runs",
@@ -31,7 +31,7 @@ _TOGETHER = {
 
 
 class FileScheduling(LoadScopeScheduling):
-    """Files in their order to whichever process is free: a file's fixtures start engines and ranks once."""
+    """Assign files in order to the next free process, so that a file's fixtures start engines and ranks once."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
@@ -39,14 +39,14 @@ class FileScheduling(LoadScopeScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FileScheduling:
-    """For pytest-xdist, whose own grouping by mark does nothing under pytest 9.2."""
+    """Replace pytest-xdist's scheduler, whose grouping by mark has no effect under pytest 9.2."""
     config.option.loadscopereorder = False
     return FileScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of the tiny Qwen2-Audio: the real classes, random weights."""
+    """Create a checkpoint of the tiny Qwen2-Audio: real classes, random weights."""
     from learner.checkpoint.export import write_checkpoint
     from learner.families.qwen2_audio import Qwen2Audio
     from learner.tiny.architecture import make_config, make_model, make_processor
@@ -59,7 +59,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def benchmark_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small synthetic benchmark on disk: 60 training questions, 20 held out."""
+    """Create a small synthetic benchmark on disk: 60 training questions, 20 held out."""
     from audio_qa.synthetic.benchmark import make_benchmark
 
     return make_benchmark(tmp_path_factory.mktemp("data"), seed=0, train=60, heldout=20)
@@ -67,7 +67,7 @@ def benchmark_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """One Ray for all tests that talk to actors; the command's own tests start theirs."""
+    """Start one Ray for all tests that use actors; tests of the command start their own."""
     import ray
 
     ray.init(
@@ -79,12 +79,12 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def alone() -> Iterator[None]:
-    """torch.distributed with this process alone: ranks made in it need no Ray."""
-    from learner.training.engine import join, leave
+    """Set up torch.distributed with this process alone: ranks created in it need no Ray."""
+    from learner.training.engine import join, shut_down
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     join(0, 1, "127.0.0.1", port, 60)
     yield
-    leave()
+    shut_down()

@@ -1,1 +1,1 @@
-"""Question files as others publish them, each format in a file; `reader.read_questions` reads them all."""
+"""Published formats of question files, one per module; `reader.read_questions` reads them all."""

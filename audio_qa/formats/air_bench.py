@@ -1,4 +1,4 @@
-"""AIR-Bench's foundation part (arXiv 2402.07729): single choice among two to four options, `Foundation_meta.json`."""
+"""Foundation part of AIR-Bench (arXiv 2402.07729): single choice among two to four options, `Foundation_meta.json`."""
 
 from audio_qa.formats.item import Draft, Item
 
@@ -31,7 +31,7 @@ class AirBench:
 
 
 def _audio(path: str, task: str, dataset: str) -> str:
-    """Where the benchmark's own script looks for a clip: a folder for each task and dataset; grounding has flac."""
+    """Return a clip's path, as in the benchmark's script: a folder per task and dataset; flac for grounding."""
     if "/" in path:
         return path
     name = f"{path[:-3]}flac" if task == "Audio_Grounding" else path

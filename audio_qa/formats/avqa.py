@@ -1,7 +1,7 @@
-"""AVQA (Yang et al., 2022), read as arXiv 2503.11197 does: the questions about a video are asked about its sound.
+"""AVQA (Yang et al., 2022), read as in arXiv 2503.11197: the questions about a video are asked about its sound.
 
-"video" becomes "audio" in the question. Much of the videos' sound is no longer to be had, so an item whose clip is
-missing is left out and counted; the paper trained on what was left, about 38,000 of 40,425.
+"video" becomes "audio" in the question. Many of the videos are no longer available, so items without their clip are
+left out and counted; the paper trained on the remaining ones, about 38,000 of 40,425.
 """
 
 from audio_qa.formats.item import Draft, Item
@@ -18,7 +18,7 @@ class Avqa:
         choices = item.choices("multi_choice")
         return Draft(
             id=item.identifier("id"),
-            # The annotations as published name the video only; the paper's code adds the path of its sound.
+            # The published annotations name the video only; the paper's code adds the path of its sound.
             audio=item.text("audio_path") if "audio_path" in item.record else f"{item.text('video_name')}.wav",
             text=item.text("question_text").replace("video", "audio"),
             choices=choices,

@@ -1,6 +1,6 @@
 """Hugging Face `datasets`: by name, `hf:OWNER/NAME#SPLIT`, or a folder that `save_to_disk` wrote, `FOLDER#SPLIT`.
 
-Sound that is held in the dataset itself is written to the cache, each clip under the hash of its bytes.
+Sound within the dataset is written to the cache, each clip under the hash of its bytes.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ _PREFIX = "hf:"
 
 
 def is_dataset(location: str) -> bool:
-    """Whether a location is a dataset of Hugging Face's: by name, or a folder."""
+    """Return whether a location is a Hugging Face dataset: a name, or a folder."""
     return location.startswith(_PREFIX) or Path(location.partition("#")[0]).is_dir()
 
 
 def read_rows(location: str, cache: Path | None) -> Iterator[Item]:
-    """The rows of a dataset as items, clips as paths.
+    """Yield the rows of a dataset as items, with paths for clips.
 
     Raises:
         DatasetError: the extra `huggingface` is not installed, or there is no such dataset or split.
@@ -30,7 +30,7 @@ def read_rows(location: str, cache: Path | None) -> Iterator[Item]:
         import datasets  # noqa: PLC0415
     except ImportError as error:
         raise DatasetError(
-            f"{location!r}: is no file, and a dataset of Hugging Face's needs the library `datasets`; name a file, or "
+            f"{location!r}: not a file, and a Hugging Face dataset needs the library `datasets`; name a file, or "
             "install Earshot with the extra 'huggingface'"
         ) from error
     name, _, split = location.partition("#")
@@ -39,7 +39,7 @@ def read_rows(location: str, cache: Path | None) -> Iterator[Item]:
             found = datasets.load_dataset(name.removeprefix(_PREFIX), split=split or "train")
         else:
             found = datasets.load_from_disk(name)
-    # A missing dataset, a missing split and a network that is down come as different errors.
+    # A missing dataset, a missing split and network failures raise unrelated classes.
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise DatasetError(f"{location!r}: cannot be loaded ({reason}); correct the name or the split") from error
@@ -51,15 +51,15 @@ def read_rows(location: str, cache: Path | None) -> Iterator[Item]:
         found = found[split]
     for column, feature in found.features.items():
         if isinstance(feature, datasets.Audio):
-            # As it lies there, not decoded: what a clip is, `audio_qa.audio` decides.
+            # The bytes of the file, not decoded: `audio_qa.audio` decodes clips.
             found = found.cast_column(column, datasets.Audio(decode=False))
     yield from items_of(found, location, cache)
 
 
 def items_of(rows: Iterable[Mapping[str, Any]], location: str, cache: Path | None) -> Iterator[Item]:
-    """Rows as items: a clip held as `{"bytes", "path"}` becomes the path of its file, written to the cache if need be.
+    """Yield rows as items. A clip as `{"bytes", "path"}` becomes the path of its file, written to the cache if needed.
 
-    Raises DatasetError where there are bytes and no cache to write them to.
+    Raises DatasetError for bytes without a cache to write them to.
     """
     for number, row in enumerate(rows, start=1):
         record = {
@@ -76,7 +76,7 @@ def _file_of(sound: Mapping[str, Any], location: str, cache: Path | None) -> obj
     if data is None:
         return sound["path"]
     if cache is None:
-        raise DatasetError(f"{location!r}: holds its sound itself, and there is no cache directory to write it to")
+        raise DatasetError(f"{location!r}: contains its sound itself, and there is no cache directory to write it to")
     suffix = Path(sound["path"] or "").suffix or ".wav"
     target = cache / f"{hashlib.sha256(data).hexdigest()}{suffix}"
     if not target.is_file():

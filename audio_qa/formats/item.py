@@ -1,4 +1,4 @@
-"""One record of a question file, read field by field, and what a format makes of it."""
+"""One record of a question file, read field by field, and the question that a format reads from it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,11 +6,12 @@ from difflib import get_close_matches
 
 from audio_qa import dataset
 from audio_qa.dataset import kind_of
+from audio_qa.errors import InputError
 from audio_qa.formats.question_set import ProblemKind
 
 
-class ItemError(ValueError):
-    """An item that is no question Earshot can ask. The message says what is wrong and how to mend it."""
+class ItemError(InputError):
+    """An item that is not a question Earshot can ask. The message states the problem and the correction."""
 
     def __init__(self, detail: str, kind: ProblemKind = ProblemKind.ITEM) -> None:
         super().__init__(detail, kind)
@@ -19,7 +20,7 @@ class ItemError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A question as its file has it: the clip is still a path, relative or not, and the dataset has no name."""
+    """A question as its file has it: the path of the clip may be relative, and the dataset has no name yet."""
 
     id: str
     audio: str
@@ -34,38 +35,38 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One JSON object of a question file and where it stands."""
+    """One JSON object of a question file, and its place in the file."""
 
     record: Mapping[str, object]
     place: str
     labelled: bool = True
-    """Whether it must have an answer. Where not, one that it has is not read either: the answer is empty."""
+    """True if the item must have an answer. Otherwise an existing answer is not read: the question's is empty."""
 
     def text(self, key: str) -> str:
-        """A text that is not blank. Raises ItemError."""
+        """Return a text that is not blank. Raises ItemError."""
         return checked_text(self._value(key), repr(key))
 
     def identifier(self, key: str) -> str:
-        """A text or a whole number, as text. Raises ItemError."""
+        """Return a text or a whole number, as text. Raises ItemError."""
         value = self._value(key)
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else checked_text(value, repr(key))
 
     def label(self, key: str) -> str:
-        """What an item is grouped by: a text, or several joined by commas; empty where it is missing or null."""
+        """Return a label to group items by: a text, or several joined by commas; empty if it is missing or null."""
         value = self.record.get(key)
         values = value if isinstance(value, list) else [value]
         return ", ".join(str(v).strip() for v in values if v is not None and str(v).strip())
 
     def choices(self, key: str, *, blank: bool = False) -> tuple[str, ...]:
-        """At least two texts, in the file's order, a choice that stands there twice included. Raises ItemError.
+        """Return at least two texts, in the order of the file, duplicates included. Raises ItemError.
 
         Args:
-            blank: whether a choice may be blank, as in a few items of MMAR.
+            blank: allow blank choices, as in a few items of MMAR.
         """
         return checked_choices(self._value(key), repr(key), blank=blank)
 
     def answer(self, key: str, choices: Sequence[str]) -> str:
-        """A text that is one of the choices, letter by letter. Raises ItemError."""
+        """Return a text that is verbatim one of the choices. Raises ItemError."""
         if not self.labelled:
             return ""
         answer = self.text(key)
@@ -77,7 +78,7 @@ class Item:
         return answer
 
     def answer_at(self, key: str, choices: Sequence[str]) -> str:
-        """The choice at a 0-based index. Raises ItemError."""
+        """Return the choice at a 0-based index. Raises ItemError."""
         if not self.labelled:
             return ""
         value = self._value(key)
@@ -99,7 +100,7 @@ class Item:
 
 
 def checked_text(value: object, what: str) -> str:
-    """`audio_qa.dataset.checked_text`. Raises ItemError."""
+    """Return `value` as `audio_qa.dataset.checked_text` does. Raises ItemError."""
     try:
         return dataset.checked_text(value, what)
     except ValueError as error:
@@ -107,7 +108,7 @@ def checked_text(value: object, what: str) -> str:
 
 
 def checked_choices(value: object, what: str, *, blank: bool) -> tuple[str, ...]:
-    """`value`, if it is a list of at least two texts. Raises ItemError."""
+    """Return `value` if it is a list of at least two texts. Raises ItemError."""
     if not isinstance(value, list | tuple):
         raise ItemError(f"{what} is {kind_of(value)}; write a list of strings")
     choices = tuple(c if blank and isinstance(c, str) and not c.strip() else checked_text(c, "a choice") for c in value)

@@ -1,4 +1,4 @@
-"""Any JSON objects, by a mapping from Earshot's keys to the file's: `{audio: wav, choices: [a, b], answer: label}`."""
+"""Any JSON objects, by a mapping from Earshot's keys to columns: `{audio: wav, choices: [a, b], answer: label}`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,11 @@ from audio_qa.formats.item import Draft, Item, ItemError, checked_choices
 REQUIRED = ("audio", "question", "choices", "answer")
 OPTIONAL = ("id", "task", "category", "sub_category", "difficulty")
 Columns = Mapping[str, str | Sequence[str]]
-"""By key of Earshot's schema: the file's column, or for `choices` several columns with one choice each."""
+"""By key of Earshot's schema: a column of the file, or for `choices` several columns with one choice each."""
 
 
 def check_columns(columns: Columns) -> None:
-    """Raise ValueError for a mapping of a key that questions do not have, or of another key than choices to several."""
+    """Raise ValueError for a key that questions do not have, or for several columns of a key other than `choices`."""
     for key, column in columns.items():
         if key not in (*REQUIRED, *OPTIONAL):
             near = get_close_matches(key, (*REQUIRED, *OPTIONAL), n=1, cutoff=0.0)[0]
@@ -23,10 +23,10 @@ def check_columns(columns: Columns) -> None:
 
 
 class Mapped:
-    """Items read by a column mapping; a key that is not mapped has the column of its own name.
+    """Items read by a column mapping; a key without a mapping has the column of the same name.
 
-    `choices` is a list, a text that holds a JSON list, or several columns, of which empty ones are left out. `answer`
-    is a choice, or its index from 0. Without an `id` an item is named by its place.
+    `choices` is a list, a text with a JSON list, or several columns, of which empty ones are left out. `answer` is a
+    choice, or its index from 0. Without an `id` an item is named by its place in the file.
     """
 
     name = "mapped"

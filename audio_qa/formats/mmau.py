@@ -1,7 +1,6 @@
 """MMAU (arXiv 2410.19168): sound, music and speech. `mmau-test-mini.json` has 1000 items with their answers.
 
-Two versions of the questions exist. Their scores cannot be compared, and nothing in the file tells which one it is:
-only its hash does.
+Two versions of the questions exist, whose scores cannot be compared. Only the hash of the file identifies its version.
 """
 
 from audio_qa.formats.item import Draft, Item
@@ -35,7 +34,7 @@ _KNOWN = {
 
 
 class Mmau:
-    """Items with `audio_id`; `category` is a list in a few of them, and a choice may stand there twice."""
+    """Items with `audio_id`; in a few of them `category` is a list, or choices are duplicates."""
 
     name = "mmau"
     keys = frozenset({"id", "audio_id", "question", "choices"})
@@ -56,7 +55,7 @@ class Mmau:
         )
 
     def version(self, sha256: str) -> str:
-        """Which of the two versions a file is, and its day; "unknown" for a file that was changed since."""
+        """Return the version of a file and its date; "unknown" for a file that was changed since."""
         if sha256 not in _KNOWN:
             return "unknown"
         version, day = _KNOWN[sha256]

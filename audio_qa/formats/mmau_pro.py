@@ -1,14 +1,14 @@
 """MMAU-Pro (arXiv 2508.13992): its multiple-choice items about one clip.
 
-It also has items that are judged in other ways (open answers, following instructions) and items about several clips.
-Those are left out and counted.
+Items that are judged in other ways (open answers, instruction following) and items about several clips are left out and
+counted.
 """
 
 from audio_qa.formats.item import Draft, Item, ItemError, checked_text
 from audio_qa.formats.question_set import ProblemKind
 
 _JUDGED_OTHERWISE = ("open", "instruction following")
-"""Categories that the benchmark judges by a model or by the form of the answer."""
+"""Categories that the benchmark judges by a model or by the format of the answer."""
 
 
 class MmauPro:
@@ -22,7 +22,7 @@ class MmauPro:
         options = item.record.get("choices")
         if item.record.get("category") in _JUDGED_OTHERWISE:
             raise ItemError(
-                f"of category {item.record['category']!r} is no question of choice; it is left out",
+                f"of category {item.record['category']!r} is not multiple choice; it is left out",
                 ProblemKind.NOT_SINGLE_CHOICE,
             )
         if options is None or (isinstance(options, list | tuple) and len(options) < 2):

@@ -1,4 +1,4 @@
-"""What was read of a question file: its questions, their records as they stand there, and everything wrong with it."""
+"""The result of reading a question file: its questions, their records as in the file, and all problems."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,11 @@ from audio_qa.dataset import DatasetError
 from audio_qa.question import Question
 
 SHOWN = 5
-"""Problems that an error names before it counts the rest."""
+"""Number of problems that an error message lists before it counts the rest."""
 
 
 class ProblemKind(StrEnum):
-    """What can be wrong with an item of a question file."""
+    """A kind of problem with an item of a question file."""
 
     ITEM = "item"
     """It cannot be read as a question: a key is missing or has another type."""
@@ -23,26 +23,26 @@ class ProblemKind(StrEnum):
     MISSING_AUDIO = "missing_audio"
     UNREADABLE_AUDIO = "unreadable_audio"
     TOO_LONG = "too_long"
-    """The clip is longer than the model hears."""
+    """The clip is longer than the model's audio input."""
     OVERLAP = "overlap"
-    """The clip is heard in training and in the evaluation."""
+    """The clip is in the training questions and in the held-out questions."""
     NOT_SINGLE_CHOICE = "not_single_choice"
-    """It asks for something else than one choice about one clip; it is left out."""
+    """It is not a question with one right choice about one clip; it is left out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with one item."""
+    """One problem with one item."""
 
     kind: ProblemKind
     place: str
-    """File and line or item."""
+    """File and line, row or item."""
     question_id: str
-    """Empty where the item has none that can be read."""
+    """Id of the question; empty if it cannot be read."""
     detail: str
-    """What is wrong and how to mend it."""
+    """Problem and correction."""
     refused: bool = True
-    """Whether a job refuses the data for it. Where not, the item is left out, or its clip cut, and counted."""
+    """True if a job refuses data with the problem; otherwise the item is left out or its clip truncated."""
 
     def __str__(self) -> str:
         return " ".join(f"{self.place}: {self.detail}".split())
@@ -50,49 +50,49 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class FileOrigin:
-    """Where questions come from, precisely enough to compare scores."""
+    """The origin of questions, precise enough to compare scores."""
 
     location: str
-    """Path, URL or name of a dataset, as it was given."""
+    """Path, URL or name of a dataset, as in the job file."""
     format: str
     sha256: str
-    """Of the question file's bytes; of the records as JSON where there is no one file."""
+    """Hash of the question file's bytes, or of the records as JSON if there is no single file."""
     version: str
-    """The benchmark's own version where the hash tells it, else empty."""
+    """Version of the benchmark, if the hash identifies it; else empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuestionSet:
-    """A question file that was read."""
+    """The content of a question file."""
 
     source: FileOrigin
     questions: tuple[Question, ...]
-    """Those without a problem that leaves them out."""
+    """Questions without problems."""
     records: tuple[Mapping[str, object], ...]
-    """The record of each question, whole, as the file has it."""
+    """The complete record of each question, as in the file."""
     problems: tuple[Problem, ...]
     seconds: Mapping[str, float]
-    """Length of each clip by its path; empty where clips were not looked at."""
+    """Length of each clip by its path; empty if clips were not checked."""
     described: tuple[Question, ...] = ()
-    """Every question whose text is in order, whether or not its clip is."""
+    """Every question without problems apart from its clip."""
 
     @property
     def refused(self) -> list[Problem]:
-        """The problems that a job refuses the data for."""
+        """Problems for which a job refuses the data."""
         return [problem for problem in self.problems if problem.refused]
 
     def left_out(self) -> dict[str, int]:
-        """How many items were left out though a job takes the rest, by kind of problem."""
+        """Return the number of items left out of accepted data, by kind of problem."""
         return dict(Counter(problem.kind.value for problem in self.problems if not problem.refused))
 
     def accepted(self) -> tuple[Question, ...]:
-        """The questions; raises DatasetError with the first problems and their number where a job refuses them."""
+        """Return the questions. Raises DatasetError, with the first problems, if a job refuses the data."""
         refuse([str(problem) for problem in self.refused])
         return self.questions
 
 
 def summary(problems: Sequence[str], hint: str = "") -> str:
-    """One line for some problems: the first ones, how many there are, and where they are all to be seen."""
+    """Return one line with the first problems and their number; `hint` says where to see the rest."""
     if len(problems) == 1:
         return problems[0]
     more = len(problems) - SHOWN
@@ -102,6 +102,6 @@ def summary(problems: Sequence[str], hint: str = "") -> str:
 
 
 def refuse(problems: Sequence[str]) -> None:
-    """Raise DatasetError for problems, if there are any."""
+    """Raise DatasetError if there are any problems."""
     if problems:
         raise DatasetError(" ".join(summary(problems, "; `earshot data check` lists them all").split()))

@@ -1,4 +1,4 @@
-"""Reads a question file of any format, and says everything that is wrong with it."""
+"""Reads a question file of any format, and reports all of its problems."""
 
 import hashlib
 import json
@@ -30,22 +30,21 @@ def read_questions(
     cache: Path | None = None,
     labelled: bool = True,
 ) -> QuestionSet:
-    """All questions of a file or dataset, in its order, and all problems of it.
+    """Return all questions of a file or dataset, in its order, and all problems.
 
     Args:
-        location: the path or URL of a JSON array or of JSON lines; or a dataset of Hugging Face's (`hugging_face`).
-        format: one of `registry.NAMES`; `auto` tells it from the keys of the first item.
-        columns: by key of Earshot's schema, the file's column; the format is then `mapped`.
-        audio_root: the folder or URL that relative clip paths start at; by default the file's own folder.
-        name: the dataset's, by default the file's stem.
-        check_audio: fetch every clip that lies behind a URL and read every header; one that is missing or broken is a
-            problem.
-        cache: where fetched files are kept; without it URLs are refused.
-        labelled: whether questions must have an answer; without it none is read, and all answers are empty.
+        location: path or URL of a JSON array, JSON lines or Parquet; or a Hugging Face dataset (`hugging_face`).
+        format: one of `registry.NAMES`; `auto` detects it from the keys of the first item.
+        columns: the file's column by key of Earshot's schema; the format is then `mapped`.
+        audio_root: folder or URL that relative clip paths start at; by default the folder of the file.
+        name: name of the dataset, by default the file's stem.
+        check_audio: fetch every clip with a URL and read every header; missing and broken clips are problems.
+        cache: folder for fetched files; without it URLs are refused.
+        labelled: require answers; without it answers are not read, and all are empty.
 
     Raises:
-        DatasetError: the file is missing or no JSON, holds no item at all, or the format is not known. What is wrong
-            with single items is in the result's `problems` instead.
+        DatasetError: the file is missing, is not JSON or has no items, or the format is unknown. Problems with single
+            items are in the result's `problems` instead.
     """
     location = os.fspath(location)
     entries: list[Item | ItemLine | Problem]
@@ -76,7 +75,7 @@ def read_questions(
 
 
 def _local(location: str, cache: Path | None) -> Path:
-    """The question file on this machine."""
+    """Return the path of the question file on this machine, fetched if it is a URL."""
     if not is_url(location):
         return Path(location)
     if cache is None:
@@ -88,7 +87,7 @@ def _local(location: str, cache: Path | None) -> Path:
 
 
 def records_sha256(records: Iterable[Mapping[str, object]]) -> str:
-    """The hash of records that come from no one file."""
+    """Return the hash of records that do not come from a single file."""
     digest = hashlib.sha256()
     for record in records:
         digest.update(json.dumps(record, ensure_ascii=True, sort_keys=True, default=repr).encode() + b"\n")
@@ -97,7 +96,7 @@ def records_sha256(records: Iterable[Mapping[str, object]]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A question whose text is in order; its clip has not been looked at."""
+    """A question without problems whose clip has not been checked yet."""
 
     question: Question
     item: Item
@@ -105,7 +104,7 @@ class _Candidate:
 
 @dataclass(slots=True)
 class _Reading:
-    """What has been read so far."""
+    """Reading in progress: the questions and problems found so far."""
 
     format: Format | None
     dataset: str
@@ -117,7 +116,7 @@ class _Reading:
     place_of_id: dict[str, str] = field(default_factory=dict)
 
     def read(self, index: int, entry: Item | ItemLine | Problem) -> None:
-        """Take the next entry of the file."""
+        """Add the next entry of the file."""
         if isinstance(entry, Problem):
             self.found.append(entry)
             return
@@ -132,13 +131,13 @@ class _Reading:
         before = self.place_of_id.setdefault(question.id, item.place)
         if before != item.place:
             where = before.rpartition(", ")[2]
-            detail = f"id {question.id!r} stands in {where} already; make ids unique"
+            detail = f"id {question.id!r} is already used in {where}; make ids unique"
             self.found.append(Problem(ProblemKind.DUPLICATE_ID, item.place, question.id, detail))
             return
         self.found.append(_Candidate(question, item))
 
     def result(self) -> tuple[list[Question], list[Mapping[str, object]], list[Problem], dict[str, float]]:
-        """Questions, their records, problems, and the seconds of each clip, once the clips are looked at."""
+        """Check the clips; return questions, their records, problems, and the seconds of each clip."""
         clips = _Clips(self.cache, self.check_audio)
         clips.fetch(entry.question.audio for entry in self.found if isinstance(entry, _Candidate))
         questions: list[Question] = []
@@ -148,7 +147,7 @@ class _Reading:
             if isinstance(entry, Problem):
                 problems.append(entry)
                 continue
-            audio, kind, error = clips.look(entry.question.audio)
+            audio, kind, error = clips.check(entry.question.audio)
             if kind is None:
                 questions.append(replace(entry.question, audio=audio))
                 records.append(entry.item.record)
@@ -186,30 +185,30 @@ class _Reading:
 
 
 class _Clips:
-    """Looks at each clip once."""
+    """Checks each clip once."""
 
     def __init__(self, cache: Path | None, check: bool) -> None:
         self._cache, self._check = cache, check
         self._not_fetched: dict[str, str] = {}
-        self._seen: dict[str, tuple[str, ProblemKind | None, str]] = {}
+        self._checked: dict[str, tuple[str, ProblemKind | None, str]] = {}
         self.seconds: dict[str, float] = {}
-        """Length of each sound clip, by its path on this machine."""
+        """Length of each usable clip, by its path on this machine."""
 
     def fetch(self, audio: Iterable[str]) -> None:
-        """Fetch those that lie behind URLs."""
+        """Fetch the clips that have URLs."""
         urls = [place for place in audio if is_url(place)]
         if urls and self._cache is None:
             raise DatasetError(f"{urls[0]!r}: URLs are not read here; name a file")
         if urls and self._cache is not None and self._check:
             self._not_fetched = fetch_all(urls, self._cache)
 
-    def look(self, audio: str) -> tuple[str, ProblemKind | None, str]:
-        """A clip's path on this machine; and where it cannot be used, what kind of problem it is and its text."""
-        if audio not in self._seen:
-            self._seen[audio] = self._look(audio)
-        return self._seen[audio]
+    def check(self, audio: str) -> tuple[str, ProblemKind | None, str]:
+        """Return a clip's path on this machine; for an unusable clip also the kind of problem and its description."""
+        if audio not in self._checked:
+            self._checked[audio] = self._inspect(audio)
+        return self._checked[audio]
 
-    def _look(self, audio: str) -> tuple[str, ProblemKind | None, str]:
+    def _inspect(self, audio: str) -> tuple[str, ProblemKind | None, str]:
         path = str(cached(audio, self._cache)) if is_url(audio) and self._cache is not None else audio
         if not self._check:
             return path, None, ""

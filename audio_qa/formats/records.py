@@ -11,9 +11,9 @@ from audio_qa.formats.question_set import Problem, ProblemKind
 
 
 def read_records(path: Path) -> Iterator[Item | ItemLine | Problem]:
-    """A file's records in their order; for what is no JSON object, the problem.
+    """Yield the records of a file in order, and a problem for each that is not a JSON object.
 
-    JSON lines come as `ItemLine`, which also reads Earshot's own schema.
+    JSON lines are yielded as `ItemLine`, which also reads Earshot's own schema.
 
     Raises:
         DatasetError: no such file, an array that is not valid JSON, or a Parquet file that cannot be read.
@@ -37,19 +37,19 @@ def _is_array(path: Path) -> bool:
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a file is Parquet, by its name."""
+    """Return whether a file is Parquet, by its name."""
     return path.suffix == ".parquet"
 
 
 def check_parquet() -> None:
-    """Raise DatasetError where Parquet can neither be read nor written."""
+    """Raise DatasetError if Parquet can neither be read nor written."""
     if find_spec("pyarrow") is None:
         raise DatasetError("Parquet needs pyarrow: install Earshot with the extra 'huggingface', or name another file")
 
 
 def _rows(path: Path) -> Iterator[Item]:
     check_parquet()
-    # Of the optional extra `huggingface`.
+    # Part of the optional extra `huggingface`.
     import pyarrow  # noqa: PLC0415
     import pyarrow.parquet  # noqa: PLC0415
 
@@ -63,15 +63,15 @@ def _rows(path: Path) -> Iterator[Item]:
 
 
 def parquet_bytes(path: Path, records: Sequence[Mapping[str, object]]) -> bytes:
-    """Records as the content of a Parquet file, `path` being its name in errors.
+    """Return records as the content of a Parquet file; errors name `path`.
 
-    Raises DatasetError where pyarrow is not installed, or records differ in the types of their values.
+    Raises DatasetError if pyarrow is not installed, or if records differ in the types of their values.
     """
     check_parquet()
     import pyarrow  # noqa: PLC0415
     import pyarrow.parquet  # noqa: PLC0415
 
-    # A table has the columns of its first record: others may have more.
+    # A table has the columns of its first record only, and others may have more.
     columns = list(dict.fromkeys(key for record in records for key in record))
     try:
         table = pyarrow.table({key: [record.get(key) for record in records] for key in columns})

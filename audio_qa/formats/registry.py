@@ -1,4 +1,4 @@
-"""The formats by name, and which one a file is in."""
+"""The formats by name, and the detection of a file's format."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -15,32 +15,32 @@ from audio_qa.formats.mmau_pro import MmauPro
 
 AUTO = "auto"
 EARSHOT = "earshot"
-"""Earshot's own schema, which `audio_qa.dataset` reads."""
+"""Name of Earshot's own schema, which `audio_qa.dataset` reads."""
 MAPPED = "mapped"
 
 
 class Format(Protocol):
-    """How the items of a published dataset become questions."""
+    """The format of a published dataset: turns its items into questions."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def keys(self) -> frozenset[str]:
-        """An item that has all of these is of this format."""
+        """Keys that identify an item of this format."""
         ...
 
     @property
     def missing_audio_refused(self) -> bool:
-        """Whether a missing clip is an error; where not, its question is left out and counted."""
+        """True if a missing clip is an error; otherwise its question is left out and counted."""
         ...
 
     def parse(self, item: Item) -> Draft:
-        """The question in an item. Raises ItemError."""
+        """Return the question in an item. Raises ItemError."""
         ...
 
     def version(self, sha256: str) -> str:
-        """The benchmark's version by its file's hash; empty where it has but one."""
+        """Return the benchmark's version by its file's hash; empty if it has only one."""
         ...
 
 
@@ -50,12 +50,12 @@ NAMES = (AUTO, EARSHOT, *_BY_NAME, MAPPED)
 
 
 def may_lack_clips(name: str) -> bool:
-    """Whether the clips of a format may be missing: their questions are left out."""
+    """Return whether the clips of a format may be missing: their questions are left out."""
     return name in _BY_NAME and not _BY_NAME[name].missing_audio_refused
 
 
 def choose(name: str, columns: Columns | None, first: Mapping[str, object]) -> Format | None:
-    """The format of that name, or the one that a file's first record shows; None for Earshot's own.
+    """Return the format of a name, or for `auto` the one detected from a file's first record; None for Earshot's own.
 
     A column mapping without a name means `mapped`. Raises DatasetError for an unknown name.
     """

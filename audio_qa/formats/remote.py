@@ -1,6 +1,6 @@
-"""Question files and clips behind URLs: s3://, gs://, https:// and whatever else fsspec opens.
+"""Question files and clips at URLs: s3://, gs://, https:// and all others that fsspec opens.
 
-Invariant: a file in the cache is whole. It is written under another name first, and never fetched again.
+Invariant: a file in the cache is complete. It is written under another name first, and never fetched again.
 """
 
 import hashlib
@@ -10,14 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from audio_qa.dataset import DatasetError
+from audio_qa.errors import InputError
 from audio_qa.whole_file import whole_file
 
 _AT_ONCE = 16
-"""Clips that are fetched side by side; each waits for the network most of the time."""
+"""Number of clips that are fetched concurrently; each waits for the network most of the time."""
 
 
-class FetchError(ValueError):
-    """A file that could not be fetched. The message is one line: the URL, what is wrong, how to mend it."""
+class FetchError(InputError):
+    """A file that could not be fetched. The message is one line: the URL, what is wrong, how to correct it."""
 
 
 def is_url(location: str) -> bool:
@@ -25,7 +26,7 @@ def is_url(location: str) -> bool:
 
 
 def joined(base: str, path: str) -> str:
-    """A clip's place: `path` itself where it is a URL or absolute, else under `base`, a folder or a URL."""
+    """Return the location of a clip: `path` if it is a URL or absolute, else under `base`, a folder or a URL."""
     if is_url(path) or (Path(path).is_absolute() and not is_url(base)):
         return path
     if not is_url(base):
@@ -35,29 +36,29 @@ def joined(base: str, path: str) -> str:
 
 
 def parent(url: str) -> str:
-    """The folder of a URL's file."""
+    """Return the URL of the folder of a URL's file."""
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{posixpath.dirname(rest)}"
 
 
 def cached(url: str, cache: Path) -> Path:
-    """Where in the cache a URL's file is, or would be."""
+    """Return the path of a URL's file in the cache, where it may not exist yet."""
     name = posixpath.basename(url.partition("://")[2].partition("?")[0])
     return cache / hashlib.sha256(url.encode()).hexdigest()[:32] / name
 
 
 def fetch(url: str, cache: Path) -> Path:
-    """The path of a URL's file in the cache, fetched if it is not there yet.
+    """Fetch a URL's file into the cache unless it is there, and return its path.
 
     Raises:
         FetchError: there is no such file, or it cannot be read.
-        DatasetError: fsspec, or what it needs for this kind of URL, is not installed.
+        DatasetError: fsspec, or its extension for this kind of URL, is not installed.
     """
     target = cached(url, cache)
     if target.is_file():
         return target
     try:
-        # Of the optional extra `remote`.
+        # Part of the optional extra `remote`.
         import fsspec  # noqa: PLC0415
     except ImportError as error:
         raise DatasetError(f"{url!r}: URLs need fsspec; install Earshot with the extra 'remote'") from error
@@ -68,7 +69,7 @@ def fetch(url: str, cache: Path) -> Path:
                 file.write(block)
     except ImportError as error:
         raise DatasetError(f"{url!r}: {' '.join(str(error).split())}") from error
-    # Each kind of store raises errors of its own.
+    # Each kind of store raises its own classes.
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise FetchError(f"{url!r}: cannot be fetched ({reason}); correct the URL, or the access to it") from error
@@ -76,7 +77,7 @@ def fetch(url: str, cache: Path) -> Path:
 
 
 def fetch_all(urls: Iterable[str], cache: Path) -> dict[str, str]:
-    """Fetch some files, several at once; what is wrong, by URL, with those that could not be fetched."""
+    """Fetch files concurrently; return the problem of each file that could not be fetched, by URL."""
 
     def attempt(url: str) -> tuple[str, str]:
         try:

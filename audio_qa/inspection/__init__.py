@@ -1,1 +1,1 @@
-"""What can be said of questions and their clips before anything is trained on them."""
+"""Inspection of questions and their clips before training."""

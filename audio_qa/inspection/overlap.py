@@ -1,7 +1,7 @@
-"""Clips that are in training and in the evaluation: a score on those says nothing.
+"""Clips that are in both the training and the held-out questions: a score on those is meaningless.
 
-Two clips are the same if they decode to the same samples, whatever their names and (lossless) containers. A clip
-that was cut, resampled or compressed again is another one here.
+Two clips are the same if they decode to the same samples, whatever their names and (lossless) containers. A clip that
+was trimmed, resampled or compressed again counts as another clip.
 """
 
 import hashlib
@@ -16,22 +16,22 @@ from audio_qa.formats.question_set import Problem, ProblemKind
 from audio_qa.question import Question
 
 _BEGINNING = 4096
-"""Frames that are compared before whole clips are decoded."""
+"""Number of frames that are compared before whole clips are decoded."""
 _BLOCK = 2**18
 
 
 def overlapping(train: Sequence[Question], held_out: Sequence[Question]) -> list[Problem]:
-    """A problem for each held-out question whose clip is heard in training, with a question of it."""
-    heard: dict[str, Question] = {}
+    """Return a problem for each held-out question whose clip is in training, with the training question."""
+    trained: dict[str, Question] = {}
     for question in train:
-        heard.setdefault(question.audio, question)
-    same = shared_clips(heard, {question.audio for question in held_out})
+        trained.setdefault(question.audio, question)
+    same = shared_clips(trained, {question.audio for question in held_out})
     return [
         Problem(
             ProblemKind.OVERLAP,
             f"held-out question {question.key}",
             question.id,
-            f"its clip {question.audio!r} is heard in training too, in question {heard[same[question.audio]].key}; "
+            f"its clip {question.audio!r} is in training, too, in question {trained[same[question.audio]].key}; "
             "leave one of the two out",
         )
         for question in held_out
@@ -40,10 +40,10 @@ def overlapping(train: Sequence[Question], held_out: Sequence[Question]) -> list
 
 
 def shared_clips(train: Iterable[str], held_out: Iterable[str]) -> dict[str, str]:
-    """By held-out clip, a training clip with the same samples.
+    """Return, by held-out clip, a training clip with the same samples.
 
-    Most clips differ in length, rate or channels, which the header tells, and most others in their beginning; only the
-    rest is decoded whole. A clip that cannot be decoded is compared by its bytes.
+    Most clips differ in length, rate or channels, which are in the header, and most others in their first frames; only
+    the rest are decoded completely. A clip that cannot be decoded is compared by its bytes.
     """
     train, held_out = list(train), list(held_out)
     for step in (_header, _beginning, _whole):
@@ -55,9 +55,9 @@ def shared_clips(train: Iterable[str], held_out: Iterable[str]) -> dict[str, str
 
 
 def sound_classes(paths: Iterable[str]) -> dict[str, int]:
-    """By clip, a number that clips with the same samples share, and no others. The order of the paths does not matter.
+    """Return, by clip, a number that exactly the clips with the same samples share, whatever the order of the paths.
 
-    As in `shared_clips`, only clips with the same header and beginning are decoded whole.
+    As in `shared_clips`, only clips with the same header and first frames are decoded completely.
     """
     classes = [sorted(set(paths))]
     for step in (_header, _beginning, _whole):
@@ -77,7 +77,7 @@ def sound_classes(paths: Iterable[str]) -> dict[str, int]:
 def _candidates(
     key: Callable[[str], Hashable], train: Sequence[str], held_out: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """The clips whose key is on both sides."""
+    """Return the clips whose key is on both sides."""
     of_train: dict[Hashable, list[str]] = defaultdict(list)
     of_held_out: dict[Hashable, list[str]] = defaultdict(list)
     for groups, paths in ((of_train, train), (of_held_out, held_out)):
@@ -104,7 +104,7 @@ def _whole(path: str) -> Hashable:
 
 
 def _decoded(path: str, frames: int) -> Hashable:
-    """The hash of a clip's first frames (-1: all) as float32, which holds 16 and 24 bits exactly."""
+    """Return the hash of a clip's first frames (-1: all) as float32, which represents 16 and 24 bits exactly."""
     digest = hashlib.blake2b(digest_size=16)
     try:
         with soundfile.SoundFile(path) as file:

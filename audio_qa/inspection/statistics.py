@@ -1,4 +1,4 @@
-"""What is in a question set, in numbers."""
+"""Statistics of a question set."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -10,7 +10,7 @@ from audio_qa.question import Question
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Counts of questions, and lengths of clips in seconds (0 where clips were not looked at)."""
+    """Counts of questions, and lengths of clips in seconds (0 if clips were not checked)."""
 
     questions: int
     clips: int
@@ -19,11 +19,11 @@ class Statistics:
     by_sub_category: dict[str, int]
     by_difficulty: dict[str, int]
     by_choices: dict[str, int]
-    """By how many choices a question has."""
+    """Number of questions by number of choices."""
     repeated_choices: int
-    """Questions in which a choice stands twice."""
+    """Number of questions with duplicate choices."""
     chance_accuracy: float
-    """Expected share right when guessing."""
+    """Expected accuracy of random guesses."""
     seconds_total: float
     seconds_shortest: float
     seconds_mean: float
@@ -31,7 +31,7 @@ class Statistics:
 
 
 def statistics(found: QuestionSet) -> Statistics:
-    """The statistics of the questions that were read, those with a missing clip included."""
+    """Return the statistics of the questions that were read, including those with a missing clip."""
     questions = found.described
     clips = {question.audio for question in questions}
     seconds = [found.seconds[clip] for clip in clips if clip in found.seconds] or [0.0]
@@ -53,19 +53,23 @@ def statistics(found: QuestionSet) -> Statistics:
 
 
 def too_long(found: QuestionSet, max_seconds: float, *, refused: bool) -> list[Problem]:
-    """A problem for each question whose clip is longer than a model hears.
+    """Return a problem for each question whose clip is longer than the model's audio input.
 
     Args:
-        refused: whether a job refuses such clips; where not, it cuts them.
+        refused: a job refuses such clips; otherwise it truncates them.
     """
-    mend = "cut the clip, leave the question out, or set model.too_long to truncate" if refused else "it will be cut"
+    correction = (
+        "shorten the clip, leave the question out, or set model.too_long to truncate"
+        if refused
+        else "it will be truncated"
+    )
     return [
         Problem(
             ProblemKind.TOO_LONG,
             f"question {question.key}",
             question.id,
             f"the clip {question.audio!r} has {found.seconds[question.audio]:.1f} s and the model hears "
-            f"{max_seconds:.0f} s; {mend}",
+            f"{max_seconds:.0f} s; {correction}",
             refused,
         )
         for question in found.questions
@@ -74,6 +78,6 @@ def too_long(found: QuestionSet, max_seconds: float, *, refused: bool) -> list[P
 
 
 def _counts(questions: Iterable[Question], label: Callable[[Question], str]) -> dict[str, int]:
-    """How many questions have each label; a dataset without labels of the kind has no counts of it."""
+    """Return the number of questions by label; empty for a dataset without labels of the kind."""
     counts = Counter(map(label, questions))
     return {} if set(counts) == {""} else {name or "none": n for name, n in sorted(counts.items())}

@@ -1,1 +1,1 @@
-"""Scores as each benchmark counts them, our stricter count beside them, and what can be said of their chance."""
+"""Scores by each benchmark's official rule and by Earshot's stricter rule, with confidence intervals."""

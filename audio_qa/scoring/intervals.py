@@ -1,6 +1,6 @@
-"""How far an accuracy on so many questions can be off by chance: the percentile bootstrap (Efron, 1979).
+"""Confidence intervals of accuracies: the percentile bootstrap (Efron, 1979).
 
-Questions are drawn again with replacement. Of a count of outcomes that is a multinomial draw, so it is drawn as one.
+Questions are resampled with replacement. For counts of outcomes this is a multinomial draw, and is computed as one.
 """
 
 import math
@@ -16,16 +16,16 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """The bounds of an interval that holds the true value in 95 % of such samples."""
+    """The bounds of a 95 % confidence interval."""
 
     low: float
     high: float
 
 
 def accuracy_interval(right: int, wrong: int, skipped: int = 0, *, seed: int, resamples: int = RESAMPLES) -> Interval:
-    """The interval of right / (right + wrong), where some questions are skipped.
+    """Return the interval of right / (right + wrong), where some questions are skipped.
 
-    Raises ValueError without a question that counts.
+    Raises ValueError without right or wrong answers.
     """
     if right + wrong <= 0 or min(right, wrong, skipped) < 0:
         raise ValueError(f"an accuracy needs questions that count, not {right} right and {wrong} wrong")
@@ -39,12 +39,12 @@ def accuracy_interval(right: int, wrong: int, skipped: int = 0, *, seed: int, re
 def difference_interval(
     both: int, only_first: int, only_second: int, neither: int, *, seed: int, resamples: int = RESAMPLES
 ) -> Interval:
-    """The interval of accuracy(second) - accuracy(first) on the same questions, resampled in pairs.
+    """Return the interval of accuracy(second) - accuracy(first) on the same questions, resampled in pairs.
 
     Args:
-        both, only_first, only_second, neither: questions by who answered them right.
+        both, only_first, only_second, neither: number of questions answered right by both, one or neither.
 
-    Raises ValueError without a question.
+    Raises ValueError without questions.
     """
     counts = np.array([both, only_first, only_second, neither])
     if counts.sum() <= 0 or counts.min() < 0:
@@ -54,9 +54,9 @@ def difference_interval(
 
 
 def mean_interval(values: Sequence[float], *, seed: int, resamples: int = RESAMPLES) -> Interval:
-    """The interval of a mean of values, shape (questions,), of which few differ: pass@k of each question, say.
+    """Return the interval of the mean of values, shape (questions,), with few distinct values, such as pass@k.
 
-    Raises ValueError without a value.
+    Raises ValueError without values.
     """
     if not values:
         raise ValueError("a mean needs values")
@@ -73,7 +73,7 @@ def _percentiles(values: np.ndarray) -> Interval:
 
 
 def interval(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of `count`; all of 0 to 1 where nothing was counted."""
+    """Return Wilson's 95 % interval of a share of `count`; 0 to 1 if the count is 0."""
     if count <= 0:
         return 0.0, 1.0
     z2 = 1.96**2

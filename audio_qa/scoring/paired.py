@@ -1,4 +1,4 @@
-"""Whether one result is better than another on the same questions."""
+"""Paired comparison of two results on the same questions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,30 +16,30 @@ class Comparison:
     first_accuracy: float
     second_accuracy: float
     difference: float
-    """Second less first."""
+    """Second accuracy minus first."""
     interval: Interval
-    """Of the difference, by a paired bootstrap."""
+    """Interval of the difference, by a paired bootstrap."""
     only_first: int
-    """Questions that only the first answered right."""
+    """Number of questions that only the first answered right."""
     only_second: int
     p_value: float
-    """Of McNemar's exact test: how likely the two would differ this much if neither were better."""
+    """p-value of McNemar's exact test: the probability of a difference this large if neither were better."""
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """The two-sided p-value of McNemar's test in its exact form (McNemar, 1947): a fair coin for each difference."""
+    """Return the two-sided p-value of McNemar's exact test (McNemar, 1947): a fair coin for each difference."""
     if min(only_first, only_second) < 0:
-        raise ValueError(f"counts are not negative, as {only_first} and {only_second} are")
+        raise ValueError(f"counts must not be negative: {only_first} and {only_second}")
     differing = only_first + only_second
     tail = sum(comb(differing, i) for i in range(min(only_first, only_second) + 1))
-    # Whole numbers until here: 2**differing is beyond a float for a few thousand differences.
+    # Integers until here: 2**differing overflows a float for a few thousand differences.
     return float(min(Fraction(1), Fraction(2 * tail, 2**differing)))
 
 
 def compare(first: Sequence[bool], second: Sequence[bool], *, seed: int, resamples: int = RESAMPLES) -> Comparison:
-    """Compare what two results got right, shape (questions,) each, in the same order.
+    """Compare two results: whether each question was answered right, shape (questions,), in the same order.
 
-    Raises ValueError for different lengths or no question.
+    Raises ValueError for different lengths, or without questions.
     """
     pairs = list(zip(first, second, strict=True))
     if not pairs:

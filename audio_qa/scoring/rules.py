@@ -1,7 +1,7 @@
-"""When a benchmark counts a prediction as right.
+"""The rules by which benchmarks count a prediction as right.
 
-A rule judges the prediction as it is handed in, letter by letter, and says None where the benchmark's own script would
-leave the item out of its figure. Our stricter count, beside every official one, is `strictly_right`.
+A rule judges the prediction verbatim, as it is submitted, and returns None if the benchmark's script would leave the
+item out of its figure. Earshot's stricter rule, reported beside every official one, is `strictly_right`.
 """
 
 from collections.abc import Callable
@@ -16,29 +16,29 @@ _LETTERS = "ABCD"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How a benchmark scores."""
+    """The scoring rule of a benchmark."""
 
     name: str
     source: str
-    """Where the rule is from; for people."""
+    """Source of the rule, for display."""
     official: Callable[[str | None, Question], bool | None]
-    """Whether a prediction is right; None where the official figure skips it. A prediction of None is missing."""
+    """Judges a prediction (None: missing) as right or wrong; None if the official figure skips it."""
     prediction: Callable[[str, Question], str]
-    """What is handed in for a completion."""
+    """Turns a completion into the prediction to submit."""
     keys: tuple[str, ...]
-    """The keys under which the benchmark's files hold predictions; the first is read."""
+    """Keys of the predictions in the benchmark's files; the first one present is read."""
     ending: str = ""
-    """Of the file that the benchmark's script reads; empty where that is the question file's own."""
+    """Suffix of the file that the benchmark's script reads; empty for the suffix of the question file."""
     missing: str | None = None
-    """What is handed in for a question without a prediction; None leaves the key out."""
+    """Value for a question without a prediction; None leaves the key out."""
     is_official: bool = True
-    """False for a stand-in of a rule that cannot be computed here."""
+    """False for a stand-in for a rule that cannot be computed here."""
 
 
 def strictly_right(prediction: str | None, question: Question) -> bool:
-    """Our count: the answer, taken out of its tags, is the right choice, letter by letter; nothing is left out.
+    """Return whether the answer, without its tags, is verbatim the right choice: Earshot's stricter rule.
 
-    White space around either does not count. A missing prediction is wrong.
+    It ignores surrounding white space, and skips no question. A missing prediction is wrong.
     """
     return prediction is not None and extract_answer(prediction) == question.answer.strip()
 
@@ -48,10 +48,11 @@ def _string_match(prediction: str | None, question: Question) -> bool | None:
 
 
 def _single_choice(prediction: str | None, question: Question) -> bool | None:
-    """AIR-Bench's reading of a response: the letter it begins with, else the letter before its last character.
+    """Judge a response by AIR-Bench's rule: the letter it begins with, else the letter before its last character.
 
-    The second is for "The answer is A." Whatever has neither is left out of the official figure. A response that begins
-    with a capital A to D, such as "Cat", is read as that letter: the benchmark has responses turned into letters first.
+    The second case is for "The answer is A." A response with neither is left out of the official figure. A response
+    that begins with a capital A to D, such as "Cat", is read as that letter, since the benchmark converts responses to
+    letters first.
     """
     text = "" if prediction is None else prediction.strip().replace("\n", "")
     if text in ("", "None"):
@@ -63,16 +64,16 @@ def _single_choice(prediction: str | None, question: Question) -> bool | None:
 
 
 def _letter(completion: str, question: Question) -> str:
-    """The letter of the choice that a completion names word for word, else the answer as it is."""
+    """Return the letter of the choice that a completion names verbatim, else the answer itself."""
     answer = extract_answer(completion)
     choices = [choice.strip() for choice in question.choices]
     return _LETTERS[choices.index(answer)] if answer in choices else answer
 
 
 def _nearest(prediction: str | None, question: Question) -> bool:
-    """Whether the choice that is nearest to a prediction is the right one; a missing one is an empty text.
+    """Return whether the choice nearest to a prediction is the right one; a missing prediction counts as empty text.
 
-    The official rule takes every response for the choice that is nearest to it, and skips none.
+    The official rule replaces every response by the nearest choice, and skips none.
     """
     return nearest_choice(prediction or "", question.choices) == question.answer
 
@@ -88,7 +89,7 @@ def _bare(completion: str, _: Question) -> str:
 _MMAU_SCRIPT = "string match of github.com/Sakshi113/MMAU, evaluation.py; items without a prediction are skipped"
 
 RULES: dict[str, Rule] = {
-    # The script at hand reads model_output, the page that explains it says model_prediction: both are written.
+    # The script reads model_output, its documentation says model_prediction: both are written.
     "mmau": Rule("mmau", _MMAU_SCRIPT, _string_match, _bare, ("model_prediction", "model_output"), ".json"),
     # The script read model_prediction until February 2026, and answer_prediction from then on: both are written.
     "mmar": Rule(
@@ -118,7 +119,7 @@ RULES: dict[str, Rule] = {
         is_official=False,
     ),
 }
-"""By format of the question file."""
+"""Rules by format of the question file."""
 
 PAPER = Rule(
     "paper",
@@ -127,9 +128,9 @@ PAPER = Rule(
     _bare,
     ("model_prediction",),
 )
-"""For question files that have no rule of their own."""
+"""The rule for question files without a rule of their own."""
 
 
 def rule_of(format: str) -> Rule:
-    """The rule for question files of a format."""
+    """Return the rule for question files of a format."""
     return RULES.get(format, PAPER)

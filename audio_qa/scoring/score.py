@@ -1,4 +1,4 @@
-"""A result on a benchmark: the official figure, the same with nothing skipped, and our stricter count, by group."""
+"""The score of a benchmark, by group: the official figure, the same with nothing skipped, and the stricter figure."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -18,51 +18,51 @@ GROUPINGS: dict[str, Callable[[Question], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One question and what was answered."""
+    """One question with its judged prediction."""
 
     question: Question
     prediction: str | None
-    """As it is handed in; None where there is none."""
+    """Prediction as submitted; None if it is missing."""
     official: bool | None
-    """None where the official figure skips it."""
+    """Result by the official rule; None if the official figure skips it."""
     strict: bool
 
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkScore:
-    """How a group of questions was answered, each figure with its 95 % interval."""
+    """The scores of a group of questions, each figure with its 95 % interval."""
 
     questions: int
     missing: int
-    """Questions without a prediction."""
+    """Number of questions without a prediction."""
     skipped: int
-    """Questions that the official figure leaves out, the missing ones among them."""
+    """Number of questions that the official figure leaves out, including missing predictions."""
     official: float | None
-    """As the benchmark counts, which may skip questions; None where it skips all."""
+    """Accuracy by the benchmark's rule, which may skip questions; None if it skips all."""
     official_interval: Interval | None
     official_all: float
-    """By the benchmark's rule, with what it skips counted as wrong."""
+    """Accuracy by the benchmark's rule, with skipped questions counted as wrong."""
     official_all_interval: Interval
     strict: float
-    """The right choice letter by letter, with what is missing counted as wrong."""
+    """Share of predictions that are verbatim the right choice, with missing predictions counted as wrong."""
     strict_interval: Interval
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A result in total and by group; a dataset without labels of a kind has no groups of it."""
+    """Scores in total and by group; a dataset without labels of a kind has no groups of that kind."""
 
     rule: str
     rule_source: str
     is_official: bool
-    """False where the figures called official are by a stand-in for the benchmark's rule."""
+    """False if the figures called official come from a stand-in for the benchmark's rule."""
     total: BenchmarkScore
     groups: dict[str, dict[str, BenchmarkScore]]
     """By grouping (`by_task`, …), then by label."""
 
 
 def judge(questions: Sequence[Question], predictions: Sequence[str | None], rule: Rule) -> list[Judged]:
-    """Each question with its prediction judged, in order. Raises ValueError for different lengths."""
+    """Judge the prediction of each question, in order. Raises ValueError for different lengths."""
     return [
         Judged(question, prediction, rule.official(prediction, question), strictly_right(prediction, question))
         for question, prediction in zip(questions, predictions, strict=True)
@@ -70,7 +70,7 @@ def judge(questions: Sequence[Question], predictions: Sequence[str | None], rule
 
 
 def report(judged: Sequence[Judged], rule: Rule, *, seed: int = 0, resamples: int = RESAMPLES) -> Report:
-    """The figures of a result. The same seed gives the same intervals. Raises ValueError without a question."""
+    """Return the scores. The same seed gives the same intervals. Raises ValueError without questions."""
     groups: dict[str, dict[str, BenchmarkScore]] = {}
     for name, label in GROUPINGS.items():
         members: dict[str, list[Judged]] = defaultdict(list)

@@ -1,6 +1,6 @@
-"""Predictions in the benchmark's own format: its question file, with one more key in each item.
+"""Predictions in the benchmark's format: its question file, with one more key in each item.
 
-An item without a prediction lacks the key, or has what the benchmark's script knows it by.
+An item without a prediction lacks the key, or has the value by which the benchmark's script recognises it.
 """
 
 import json
@@ -21,17 +21,17 @@ def write_predictions(
 ) -> None:
     """Write the records of a question set with their predictions; the file appears whole or not at all.
 
-    JSON lines where the path ends in `.jsonl`, Parquet where it ends in `.parquet`, else a JSON array.
+    The format is JSON lines for a path that ends in `.jsonl`, Parquet for `.parquet`, else a JSON array.
 
     Raises:
         ValueError: different lengths.
-        DatasetError: Parquet, without the library for it or of records that are no table.
+        DatasetError: Parquet without its library, or records that do not form a table.
     """
     path = Path(path)
     items = [
-        {**record, **({} if handed_in is None else dict.fromkeys(rule.keys, handed_in))}
+        {**record, **({} if submitted is None else dict.fromkeys(rule.keys, submitted))}
         for record, prediction in zip(found.records, predictions, strict=True)
-        for handed_in in (rule.missing if prediction is None else prediction,)
+        for submitted in (rule.missing if prediction is None else prediction,)
     ]
     if is_parquet(path):
         data = parquet_bytes(path, items)
@@ -45,20 +45,20 @@ def write_predictions(
 
 
 def check_submission(path: Path) -> None:
-    """Raise DatasetError where predictions cannot be written to a path: better known before they are made."""
+    """Raise DatasetError if predictions cannot be written to a path, before any are generated."""
     if is_parquet(path):
         check_parquet()
     if path.is_dir():
         raise DatasetError(f"{str(path)!r}: is a folder; name a file for the predictions")
     folder = next(place for place in path.absolute().parents if place.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise DatasetError(f"{str(path)!r}: no file can be made in {str(folder)!r}; name another place")
+        raise DatasetError(f"{str(path)!r}: no file can be created in {str(folder)!r}; name another folder")
 
 
 def submission_name(location: str, rule: Rule) -> str:
-    """What predictions on a question file are called by default: with the ending that the benchmark's script reads.
+    """Return the default file name of predictions, with the suffix that the benchmark's script reads.
 
-    Where that is any, it is the question file's own; and JSON in place of Parquet without the library for it.
+    If the script reads any, it is the suffix of the question file. Without its library, Parquet becomes JSON.
     """
     suffix = rule.ending or Path(location).suffix
     if suffix == ".parquet" and find_spec("pyarrow") is None:
@@ -67,13 +67,13 @@ def submission_name(location: str, rule: Rule) -> str:
 
 
 def read_predictions(path: str | os.PathLike[str], found: QuestionSet, rule: Rule) -> list[str | None]:
-    """The predictions of a file in the benchmark's format, in the order of the questions; None where there is none.
+    """Return the predictions of a file in the benchmark's format, in the order of the questions; None for missing ones.
 
-    Items are matched to questions by what their file identifies them with, so their order does not matter.
+    Items are matched to questions by their identity in the file, so their order does not matter.
 
     Raises:
-        DatasetError: no such file, an item that is no object, a prediction that is no text, one for a question that is
-            not in the question file, or two for one question.
+        DatasetError: no such file, an item that is not an object, a prediction that is not text, a prediction for a
+            question that is not in the question file, or two for one question.
     """
     path = Path(path)
     by_identity: dict[str, str | None] = {}
@@ -85,7 +85,7 @@ def read_predictions(path: str | os.PathLike[str], found: QuestionSet, rule: Rul
         if key not in known:
             raise DatasetError(f"{str(path)!r}: {key} is not in {found.source.location!r}; name the file it is about")
         if key in by_identity:
-            raise DatasetError(f"{str(path)!r}: {key} is there twice; leave one out")
+            raise DatasetError(f"{str(path)!r}: {key} is listed twice; leave one out")
         by_identity[key] = _prediction(path, key, entry.record, rule)
     return [by_identity.get(_identity(record)) for record in found.records]
 
@@ -93,12 +93,12 @@ def read_predictions(path: str | os.PathLike[str], found: QuestionSet, rule: Rul
 def _prediction(path: Path, key: str, record: Mapping[str, object], rule: Rule) -> str | None:
     value = next((record[name] for name in rule.keys if name in record), None)
     if value is not None and not isinstance(value, str):
-        raise DatasetError(f"{str(path)!r}: {key}: the prediction {value!r} is no text; write a string")
+        raise DatasetError(f"{str(path)!r}: {key}: the prediction {value!r} is not text; write a string")
     return None if value == rule.missing else value
 
 
 def _identity(record: Mapping[str, object]) -> str:
-    """What a benchmark's item is known by."""
+    """Return the identity of a benchmark's item."""
     for name in ("id", "uniq_id"):
         if name in record:
             return f"item {record[name]!r}"

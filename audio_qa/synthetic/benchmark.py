@@ -1,7 +1,7 @@
-"""Writes the synthetic benchmark: WAV files and question files, the same bytes for the same seed.
+"""Generates the synthetic benchmark: WAV files and question files, the same bytes for the same seed.
 
-Nothing but the sound tells the answer: file names are numbers in random order of question type, every answer of a type
-is equally likely, and the options stand in random order.
+Only the sound reveals the answer: files are numbered in random order of question type, every answer of a type is
+equally likely, and the options are in random order.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ from audio_qa.synthetic.scene import (
 from audio_qa.synthetic.waveform import EVENTS, SPEAKERS, TIMBRES, VOWELS
 
 RECIPE = 2
-"""Raised when the clips or questions of a seed change, so that a cached benchmark is never mistaken for a new one."""
+"""Version, raised when the clips or questions of a seed change, so that a cached benchmark is never outdated."""
 SPLITS = ("train", "heldout", "hearing", "instruct")
 OPTIONS = 4
 
@@ -73,10 +73,10 @@ def _generator(seed: int, split: str, index: int) -> np.random.Generator:
 
 
 def draw(seed: int, split: str, index: int, kind: QuestionType) -> tuple[Scene, tuple[str, ...], str]:
-    """One scene, its options in random order, and the right one."""
+    """Return a scene, the options in random order, and the right one."""
     rng = _generator(seed, split, index)
     answer = str(rng.choice(kind.answers))
-    # The fact asked about is given: answers are uniform whatever the scene.
+    # The answer is given to the scene, so answers are uniform whatever the scene.
     make = kind.scenes[int(rng.integers(len(kind.scenes)))]
     scene = make(rng, {kind.name: answer})
     others = [a for a in kind.answers if a != answer]
@@ -100,15 +100,15 @@ def _write_split(folder: Path, seed: int, split: str, count: int, kinds: Sequenc
 
 
 def make_benchmark(folder: Path, *, seed: int, train: int, heldout: int, categories: Sequence[str] = ()) -> Path:
-    """Make (or find) the benchmark of `seed` under `folder` and return its directory.
+    """Generate the benchmark of `seed` under `folder`, unless it exists, and return its directory.
 
     Args:
-        train, heldout: questions of each split.
-        categories: the question types that training questions are of, in any order; without any, all. Held-out
-            questions are of all types.
+        train, heldout: number of questions per split.
+        categories: question types of the training questions, in any order; by default all. Held-out questions always
+            have all types.
 
-    The directory holds `train.jsonl`, `heldout.jsonl`, `manifest.json` and one folder of WAV files a split. It appears
-    whole or not at all: an interrupted call leaves nothing that a later one would take for a benchmark.
+    The directory has `train.jsonl`, `heldout.jsonl`, `manifest.json` and one folder of WAV files per split. It appears
+    whole or not at all: an interrupted call leaves nothing that looks like a benchmark.
     """
     kinds = [kind for kind in QUESTION_TYPES if not categories or kind.name in categories]
     narrower = [kind.name for kind in kinds] if len(kinds) < len(QUESTION_TYPES) else []
@@ -128,7 +128,7 @@ def make_benchmark(folder: Path, *, seed: int, train: int, heldout: int, categor
         try:
             work.replace(home)
         except OSError:
-            # Another process made the same benchmark meanwhile: its files are the same bytes.
+            # Another process has made the same benchmark, with the same bytes.
             if not (home / "manifest.json").is_file():
                 raise
     finally:
@@ -137,7 +137,7 @@ def make_benchmark(folder: Path, *, seed: int, train: int, heldout: int, categor
 
 
 def clip_hashes(questions: list[Question]) -> set[str]:
-    """SHA-256 of every clip's file: two splits share a clip exactly if they share a hash."""
+    """Return the SHA-256 of every clip's file: two splits share a clip if and only if they share a hash."""
     return {hashlib.sha256(Path(q.audio).read_bytes()).hexdigest() for q in questions}
 
 

@@ -1,4 +1,4 @@
-"""What can be heard in a clip: a scene is a waveform with the facts that are true of it, and nothing else is asked."""
+"""Scenes: a scene is a waveform with the facts that are true of it; questions ask about these facts only."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class MakeScene(Protocol):
     """Draws a scene."""
 
     def __call__(self, rng: np.random.Generator, given: Mapping[str, str] = ...) -> Scene:
-        """`given` has facts that are to be true; the others are drawn as they are without it."""
+        """Draw a scene in which the facts in `given` are true; all other facts are drawn as without it."""
         ...
 
 
@@ -58,7 +58,7 @@ def _mix(parts: list[tuple[float, Waveform]], rng: np.random.Generator) -> Wavef
 
 
 def _slots(count: int, length: float, rng: np.random.Generator) -> list[float]:
-    """Random starts, in seconds, for `count` parts of `length` seconds that leave audible gaps between them."""
+    """Return random starts, in seconds, for `count` parts of `length` seconds with audible gaps between them."""
     gap = 0.1
     free = CLIP_SECONDS - 0.05 - count * (length + gap)
     cuts = np.sort(rng.uniform(0, free, size=count))

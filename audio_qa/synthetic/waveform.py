@@ -37,7 +37,7 @@ def shaped(wave: npt.NDArray[np.float64], attack: float, release: float) -> Wave
 
 
 def harmonics(frequency: float, seconds: float, amplitudes: Sequence[float]) -> npt.NDArray[np.float64]:
-    """A sum of harmonics below the Nyquist frequency."""
+    """Return a sum of harmonics below the Nyquist frequency."""
     t = times(seconds)
     wave = np.zeros_like(t)
     for k, amplitude in enumerate(amplitudes, start=1):
@@ -47,7 +47,7 @@ def harmonics(frequency: float, seconds: float, amplitudes: Sequence[float]) -> 
 
 
 def event(kind: str, seconds: float, rng: np.random.Generator) -> Waveform:
-    """An everyday sound: one of `EVENTS`."""
+    """Return an everyday sound, one of `EVENTS`."""
     t = times(seconds)
     if kind == "beep":
         return shaped(np.sin(2 * np.pi * rng.uniform(700, 1400) * t), 0.01, 0.01)
@@ -81,7 +81,7 @@ TIMBRES = tuple(_TIMBRES)
 
 
 def note(timbre: str, frequency: float, seconds: float) -> Waveform:
-    """One note of one of `TIMBRES`; the harp is plucked and dies away, the others are held."""
+    """Return one note of one of `TIMBRES`; the harp is plucked and decays, the others are sustained."""
     wave = harmonics(frequency, seconds, _TIMBRES[timbre])
     if timbre == "harp":
         return shaped(wave * np.exp(-times(seconds) / 0.09), 0.002, 0.01)
@@ -92,7 +92,7 @@ SPEAKERS = ("man", "woman", "child", "whisper")
 
 
 def vowel(name: str, speaker: str, seconds: float, rng: np.random.Generator) -> Waveform:
-    """A vowel by source and filter: a buzzing (or, whispered, noisy) source through three formant resonances."""
+    """Return a vowel by source and filter: a buzzing source (noise for a whisper) through three formant resonances."""
     pitch = {"man": (90, 130), "woman": (185, 240), "child": (300, 380), "whisper": (100, 100)}[speaker]
     scale = {"man": 1.0, "woman": 1.15, "child": 1.3, "whisper": 1.05}[speaker] * rng.uniform(0.97, 1.03)
     formants = [f * scale for f in _VOWEL_FORMANTS[name]]

@@ -1,1 +1,1 @@
-"""Other projects' trainers, each measured in an environment of its own: none is a dependency of this project."""
+"""Other projects' trainers, each measured in a separate environment; none is a dependency of this project."""

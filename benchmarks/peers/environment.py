@@ -1,4 +1,4 @@
-"""A peer's own Python environment, made from its lock file when it is missing and kept in the user's cache.
+"""A peer's Python environment, created from its lock file if it is missing, and kept in the user's cache.
 
 Invariant: an environment is used only if every package of its lock was installed; another lock is another environment.
 """
@@ -18,13 +18,13 @@ _DONE = ".earshot-ready"
 
 
 def peer_python(lock: Path) -> Path:
-    """The interpreter of the environment that `lock` describes: exact pins, one a line, torch among them."""
+    """Return the interpreter of the environment of `lock`, which has exact pins, one per line, including torch."""
     identity = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()[:10]
     home = cache_directory() / "peers" / f"{lock.stem}-{identity}"
     python = home / "bin" / "python"
     if (home / _DONE).is_file():
         return python
-    print(f"Setting up the environment of {lock.stem}: about 1.5 GB, a few minutes.", file=sys.stderr, flush=True)
+    print(f"Creating the environment of {lock.stem}: about 1.5 GB, a few minutes.", file=sys.stderr, flush=True)
     shutil.rmtree(home, ignore_errors=True)
     _run([sys.executable, "-m", "venv", str(home)])
     pins = lock.read_text().splitlines()
@@ -37,7 +37,7 @@ def peer_python(lock: Path) -> Path:
 
 
 def _install_torch(python: Path, pin: str) -> None:
-    """As the Makefile does: what pip is set up with comes first, then PyTorch's own index of CPU builds."""
+    """Install torch as the Makefile does: from pip's configured index first, then from PyTorch's CPU index."""
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     first = [*pip, "--retries", "1", pin]
     if subprocess.run(first, check=False, stderr=subprocess.DEVNULL, timeout=_TIMEOUT_SECONDS).returncode != 0:

@@ -1,10 +1,10 @@
-"""Lets the learner of TRL hear the clips. TRL 1.16 knows images only: it hands audio features to no forward of its own.
+"""Audio for TRL's trainer. TRL 1.16 supports images only: its forwards get no audio features.
 
-Invariant: every row of every forward, the policy's and the reference's, hears the clip of the question its prompt asks;
-a row whose prompt is nobody's is an error.
+Invariant: every row of every forward, of policy and reference, gets the clip of its prompt's question; a row with an
+unknown prompt is an error.
 
-A hook adds `input_features` and `feature_attention_mask` to the forward's arguments, as the processor makes them: one
-set a row, padded to the model's 30 s, the way TRL hands over images. Nothing of TRL or transformers is replaced.
+A hook adds the processor's `input_features` and `feature_attention_mask` to the forward's arguments: one set per row,
+padded to the model's 30 s, as TRL passes images. No code of TRL or transformers is replaced.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ Prompt = tuple[int, ...]
 
 
 class Clips:
-    """The features of each question's clip, and a count of who has heard them."""
+    """The features of each question's clip, and counts of their use."""
 
     def __init__(self, processor: Any, questions: list[dict[str, Any]], completion_tokens: int) -> None:
         """Read the clips of `questions`; every completion has `completion_tokens` tokens."""
@@ -24,29 +24,29 @@ class Clips:
         self._features: dict[tuple[Prompt, bool], torch.Tensor] = {}
         self._masks: dict[Prompt, torch.Tensor] = {}
         self.silence = False
-        """Whether the next forwards hear silence of the clips' length instead."""
+        """True if the next forwards get silence of the clips' length instead."""
         for question in questions:
             prompt = tuple(question["prompt_token_ids"])
             sound, rate = soundfile.read(question["clip"], dtype="float32")
             for silence, samples in ((False, sound), (True, 0 * sound)):
                 read = processor(text=[question["prompt"]], audio=[samples], sampling_rate=rate, return_tensors="pt")
                 if tuple(read["input_ids"][0].tolist()) != prompt:
-                    raise ValueError(f"{question['clip']}: the processor reads another prompt here than the learner's")
+                    raise ValueError(f"{question['clip']}: the processor's prompt differs from the learner's")
                 self._features[prompt, silence] = read["input_features"][0]
             self._masks[prompt] = read["feature_attention_mask"][0]
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
-        """Count from 0 again."""
+    def reset(self) -> None:
+        """Reset the counts to 0."""
         self.encoded = {"policy": 0, "reference": 0}
-        """Clips that went through each model's audio tower."""
+        """Number of clips encoded by each model's audio tower."""
         self.embeddings = {"policy": 0, "reference": 0}
-        """Audio embeddings that took the places of audio tokens in each model's input."""
+        """Number of audio embeddings that replaced audio tokens in each model's input."""
 
-    def play_to(self, model: Any, name: str) -> None:
-        """Let every forward of `model` hear the clips of its rows; count them under `name`."""
+    def attach_to(self, model: Any, name: str) -> None:
+        """Add the clips of its rows to every forward of `model`, and count them under `name`."""
 
-        def play(_: Any, positional: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        def add_audio(_: Any, positional: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             rows = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
             prompts = [tuple(ids[valid].tolist()[: -self._completion_tokens]) for ids, valid in rows]
             features = torch.stack([self._features[prompt, self.silence] for prompt in prompts])
@@ -57,10 +57,10 @@ class Clips:
         def count_clips(_: Any, __: Any, encoded: Any) -> None:
             self.encoded[name] += encoded.last_hidden_state.shape[0]
 
-        def take_off_deaf_places(_: Any, __: Any, inputs: dict[str, Any]) -> None:
+        def subtract_unfilled_placeholders(_: Any, __: Any, inputs: dict[str, Any]) -> None:
             placeholder = model.get_input_embeddings().weight[model.config.audio_token_id]
             self.embeddings[name] -= int((inputs["inputs_embeds"] == placeholder).all(dim=-1).sum())
 
-        model.register_forward_pre_hook(play, with_kwargs=True)
+        model.register_forward_pre_hook(add_audio, with_kwargs=True)
         model.model.audio_tower.register_forward_hook(count_clips)
-        model.model.language_model.register_forward_pre_hook(take_off_deaf_places, with_kwargs=True)
+        model.model.language_model.register_forward_pre_hook(subtract_unfilled_placeholders, with_kwargs=True)

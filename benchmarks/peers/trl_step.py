@@ -1,11 +1,11 @@
-"""TRL's GRPO trainer, made to take a step on given completions whenever it is asked to. Runs in TRL's environment.
+"""TRL's GRPO trainer, which takes a step on given completions on request. Runs in TRL's environment.
 
-Invariant: from the start of a step to its end everything is TRL's and transformers' own: advantages, the reference's
-log-probabilities, the loss, backward, clipping, AdamW. Two things are given to it: the completions, by its
-`rollout_func`, and the sound (see `benchmarks.peers.trl_audio`).
+Invariant: a step runs only code of TRL and transformers: advantages, the reference's log-probabilities, the loss,
+backward, clipping, AdamW. Two inputs are provided: the completions, by its `rollout_func`, and the audio (see
+`benchmarks.peers.trl_audio`).
 
-The first question is the work, as `benchmarks.learner_vs_trl.described` puts it. Each further one is `{"do": "step"}`,
-or `{"do": "save", "path": …}`, which writes the parameters.
+The first request is the workload from `benchmarks.learner_vs_trl.described`. Each further one is `{"do": "step"}`, or
+`{"do": "save", "path": …}`, which writes the parameters.
 """
 
 import resource
@@ -20,19 +20,19 @@ from safetensors.torch import save_file
 from transformers import AutoProcessor, PrinterCallback, Qwen2AudioForConditionalGeneration, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from benchmarks.peers.conversation import Questions
+from benchmarks.peers.process import Requests
 from benchmarks.peers.trl_audio import Clips
 
 
-class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped here
-    """TRL's trainer. It writes down what it computes, and computes nothing else."""
+class RecordingTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped here
+    """TRL's trainer, which also records its log-probabilities and loss. It computes nothing else."""
 
-    def forget(self) -> None:
-        """Start a new page."""
+    def reset(self) -> None:
+        """Discard the records."""
         self.reference_seconds = 0.0
         self.batch_loss = 0.0
         self.logprobs: dict[tuple[int, ...], list[float]] = {}
-        """The policy's, by a completion's token ids."""
+        """Log-probabilities under the policy, by a completion's token ids."""
 
     def _get_per_token_logps_and_entropies(self, model: Any, input_ids: Any, *args: Any, **options: Any) -> Any:
         started = time.perf_counter()
@@ -51,20 +51,20 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped here
         return loss
 
 
-class StepWhenAsked(TrainerCallback):  # type: ignore[misc]  # and so is transformers
-    """Holds each step back until it is asked for, and answers when it is over and logged."""
+class StepOnRequest(TrainerCallback):  # type: ignore[misc]  # and so is transformers
+    """A callback that delays each step until it is requested, and replies after it is complete and logged."""
 
-    def __init__(self, questions: Questions, trainer: WatchedTrainer, clips: Clips, work: dict[str, Any]) -> None:
-        self._questions, self._trainer, self._clips = questions, trainer, clips
+    def __init__(self, requests: Requests, trainer: RecordingTrainer, clips: Clips, work: dict[str, Any]) -> None:
+        self._requests, self._trainer, self._clips = requests, trainer, clips
         self._order = [tuple(c) for q in work["questions"] for c in q["completions"]]
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        while (question := self._questions.next())["do"] == "save":
+        while (request := self._requests.next())["do"] == "save":
             parameters = self._trainer.model.named_parameters()
-            save_file({name: p.detach().clone() for name, p in parameters}, question["path"])
-            self._questions.answer({})
-        self._trainer.forget()
-        self._clips.forget()
+            save_file({name: p.detach().clone() for name, p in parameters}, request["path"])
+            self._requests.reply({})
+        self._trainer.reset()
+        self._clips.reset()
         self._started = time.perf_counter()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -72,7 +72,7 @@ class StepWhenAsked(TrainerCallback):  # type: ignore[misc]  # and so is transfo
 
     def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
         trainer = self._trainer
-        answer = {
+        reply = {
             "seconds": self._seconds,
             "reference_seconds": trainer.reference_seconds,
             "loss": trainer.batch_loss,
@@ -82,11 +82,11 @@ class StepWhenAsked(TrainerCallback):  # type: ignore[misc]  # and so is transfo
             "audio_embeddings": self._clips.embeddings,
             "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         }
-        self._questions.answer(answer)
+        self._requests.reply(reply)
 
 
 def configuration(work: dict[str, Any]) -> dict[str, Any]:
-    """TRL's settings: the paper's algorithm, and what is fastest for this work on a CPU."""
+    """Return TRL's settings: the paper's algorithm, and the fastest options for this workload on a CPU."""
     completions = [c for q in work["questions"] for c in q["completions"]]
     return {
         "per_device_train_batch_size": work["batch_size"],
@@ -97,7 +97,7 @@ def configuration(work: dict[str, Any]) -> dict[str, Any]:
         "beta": work["beta"],
         "loss_type": "grpo",
         "scale_rewards": "group",
-        # By default the KL estimate is multiplied by the ratio. On-policy that changes no value, but the gradient.
+        # By default the KL estimate is multiplied by the ratio. On-policy this changes the gradient only.
         "use_bias_correction_kl": False,
         "optim": "adamw_torch_fused",
         "learning_rate": work["learning_rate"],
@@ -112,18 +112,18 @@ def configuration(work: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def make_trainer(work: dict[str, Any], settings: dict[str, Any], tokenizer: Any) -> WatchedTrainer:
-    """A trainer on the work's checkpoint, with the work's completions for rollouts and its rewards for theirs."""
+def make_trainer(work: dict[str, Any], settings: dict[str, Any], tokenizer: Any) -> RecordingTrainer:
+    """Create a trainer on the workload's checkpoint, with its completions and rewards."""
     model = Qwen2AudioForConditionalGeneration.from_pretrained(work["model"], dtype=torch.float32)
-    # Sinusoids, not weights: transformers freezes them when it builds a model, and forgets it when it loads one.
+    # Sinusoidal positions: transformers freezes them when it builds a model, but not when it loads one.
     model.model.audio_tower.embed_positions.requires_grad_(False)
-    asked = {q["prompt"]: q for q in work["questions"]}
-    rewards = {tuple(c): r for q in asked.values() for c, r in zip(q["completions"], q["rewards"], strict=True)}
+    by_prompt = {q["prompt"]: q for q in work["questions"]}
+    rewards = {tuple(c): r for q in by_prompt.values() for c, r in zip(q["completions"], q["rewards"], strict=True)}
 
     def rollout(prompts: list[str], _: Any) -> dict[str, Any]:
-        completions = {prompt: iter(q["completions"]) for prompt, q in asked.items()}
+        completions = {prompt: iter(q["completions"]) for prompt, q in by_prompt.items()}
         return {
-            "prompt_ids": [asked[prompt]["prompt_token_ids"] for prompt in prompts],
+            "prompt_ids": [by_prompt[prompt]["prompt_token_ids"] for prompt in prompts],
             "completion_ids": [next(completions[prompt]) for prompt in prompts],
             "logprobs": None,
         }
@@ -140,22 +140,22 @@ def make_trainer(work: dict[str, Any], settings: dict[str, Any], tokenizer: Any)
         disable_tqdm=True,
         **settings,
     )
-    # Given a processor, TRL asks the model for an image token. The tokenizer will do: prompts come as token ids.
-    trainer = WatchedTrainer(
+    # With a processor, TRL requires an image token. The tokenizer is enough, because prompts are token ids.
+    trainer = RecordingTrainer(
         model,
         reward,
         arguments,
-        Dataset.from_dict({"prompt": list(asked)}),
+        Dataset.from_dict({"prompt": list(by_prompt)}),
         processing_class=tokenizer,
         rollout_func=rollout,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.forget()
+    trainer.reset()
     return trainer
 
 
-def silence_difference(trainer: WatchedTrainer, clips: Clips, work: dict[str, Any]) -> float:
-    """Largest change of a log-probability under the policy when silence takes the place of the clips."""
+def silence_difference(trainer: RecordingTrainer, clips: Clips, work: dict[str, Any]) -> float:
+    """Return the largest change of a log-probability under the policy when silence replaces the clips."""
     largest = 0.0
     for question in work["questions"]:
         completion = question["completions"][0]
@@ -172,16 +172,16 @@ def silence_difference(trainer: WatchedTrainer, clips: Clips, work: dict[str, An
 
 
 def main() -> None:
-    questions = Questions()
-    work = questions.next()
+    requests = Requests()
+    work = requests.next()
     torch.set_num_threads(work["threads"])
     settings = configuration(work)
     processor = AutoProcessor.from_pretrained(work["model"])
     trainer = make_trainer(work, settings, processor.tokenizer)
     clips = Clips(processor, work["questions"], settings["max_completion_length"])
-    clips.play_to(trainer.model, "policy")
-    clips.play_to(trainer.ref_model, "reference")
-    questions.answer(
+    clips.attach_to(trainer.model, "policy")
+    clips.attach_to(trainer.ref_model, "reference")
+    requests.reply(
         {
             "versions": {module.__name__: module.__version__ for module in (trl, transformers, torch)},
             "configuration": settings,
@@ -190,7 +190,7 @@ def main() -> None:
             "silence_difference": silence_difference(trainer, clips, work),
         }
     )
-    trainer.add_callback(StepWhenAsked(questions, trainer, clips, work))
+    trainer.add_callback(StepOnRequest(requests, trainer, clips, work))
     trainer.train()
 
 

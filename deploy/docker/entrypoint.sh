@@ -1,6 +1,6 @@
 #!/bin/sh
-# `earshot` with the arguments of the container. The database's URL may hold a password, so that it may come as a file,
-# as PostgreSQL's own image takes its password: EARSHOT_DATABASE_URL_FILE names it.
+# Run `earshot` with the arguments of the container. The database's URL may contain a password, so it can come from a
+# file that EARSHOT_DATABASE_URL_FILE names, as with PostgreSQL's own image.
 set -eu
 if [ -n "${EARSHOT_DATABASE_URL_FILE:-}" ]; then
     EARSHOT_DATABASE_URL="$(cat "$EARSHOT_DATABASE_URL_FILE")"

@@ -1,6 +1,6 @@
 # The service and the commands: no torch, no vLLM.
 #   docker build -f deploy/docker/service.Dockerfile -t earshot/service:0.1.0 .
-# PYTHON_DIGEST=@sha256:… pins the base to its bytes. Every version that is installed is one of requirements/cpu.lock.
+# PYTHON_DIGEST=@sha256:… pins the base image by digest. All packages have the versions of requirements/cpu.lock.
 ARG PYTHON_TAG=3.11.14-slim-bookworm
 ARG PYTHON_DIGEST=
 
@@ -10,7 +10,7 @@ WORKDIR /src
 COPY requirements/cpu.lock requirements/cpu.lock
 RUN pip install --no-deps "$(grep '^uv==' requirements/cpu.lock)" && uv venv --no-cache /opt/earshot
 COPY pyproject.toml README.md ./
-# Before the code: a change of the code alone takes these layers from the cache.
+# Before the code: if only the code changes, these layers come from the cache.
 RUN uv pip install --no-cache --python /opt/earshot --constraint requirements/cpu.lock -r pyproject.toml --extra s3 --extra tracing
 COPY audio_qa audio_qa
 COPY protocol protocol
@@ -23,7 +23,7 @@ RUN uv pip install --no-cache --python /opt/earshot --no-deps .
 
 FROM python:${PYTHON_TAG}${PYTHON_DIGEST}
 LABEL org.opencontainers.image.title="Earshot: service"
-# One number in all images: what one of them writes on shared storage the others may read.
+# The same user id in all images, so that each can read what another writes to shared storage.
 RUN groupadd --gid 10001 earshot && useradd --uid 10001 --gid earshot --create-home earshot \
     && install -d -o earshot -g earshot /data
 COPY --from=build /opt/earshot /opt/earshot

@@ -1,8 +1,8 @@
-"""A checkpoint of the learner: the model as Hugging Face has it, and what training needs to go on as if never stopped.
+"""A checkpoint of the learner: a Hugging Face model, and the training state that resumes bit for bit.
 
-Each rank holds a share of both in memory for the time of writing, and writes it in a thread beside the training.
-Nothing in the files depends on the number of ranks or the ZeRO stage. The folder becomes a checkpoint when the
-orchestrator, which hears of every rank's end, renames it: until then it is not there.
+Each rank copies its share of both into memory and writes it in a thread while training continues. Nothing in the files
+depends on the number of ranks or the ZeRO stage. The orchestrator renames the folder once all ranks have finished;
+before that there is no checkpoint.
 """
 
 import contextlib
@@ -19,27 +19,27 @@ from safetensors.torch import save_file
 from torch import distributed, nn
 from transformers import PreTrainedModel, ProcessorMixin
 
+from audio_qa.errors import InputError
 from learner.checkpoint.export import write_description, write_index, write_shard
 from learner.families.family import Family
-from learner.model.weights import lots, numel, weights_of
+from learner.model.weights import in_buckets, numel, weights_of
 from learner.training.engine import TrainingEngine
 from learner.training.optimizer_state import (
     MASTER,
     MOMENTS,
     adam_steps,
     create_state,
+    link_state,
     read_state,
-    tie_state,
     write_state,
 )
+from protocol.checkpoint import LEARNER_FILE, RANK_FILES, STATE_FOLDER, rank_file
 
-STATE_FOLDER = "training_state"
-_LEARNER = "learner.json"
-_LOT_BYTES = 64 * 2**20
+_BUCKET_BYTES = 64 * 2**20
 
 
-class CheckpointError(ValueError):
-    """Training state that does not fit the job; the message names the checkpoint and what differs."""
+class CheckpointError(InputError):
+    """The training state does not match the job; the message names the checkpoint and the difference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +47,15 @@ class LearnerState:
     """The counters of a learner."""
 
     schedule_step: int
-    """Steps of the learning rate's schedule that have passed."""
+    """Completed steps of the learning-rate schedule."""
     adam_steps: int
-    """Updates AdamW has made."""
+    """Completed updates of AdamW."""
     ranks: int
-    """How many ranks wrote it; any number can read it."""
+    """Number of ranks that wrote it; any number can read it."""
 
 
 class CheckpointWriter:
-    """Writes one rank's share in a thread, one checkpoint at a time."""
+    """A writer of one rank's share that runs in a thread, one checkpoint at a time."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
@@ -66,7 +66,7 @@ class CheckpointWriter:
         return self._thread is not None and self._thread.is_alive()
 
     def start(self, write: Callable[[], None]) -> None:
-        """Begin to write; `wait` must have been called for what was begun before."""
+        """Start to write in the background. `wait` must have been called for the previous checkpoint."""
         if self._thread is not None:
             raise RuntimeError("a checkpoint is still being written")
 
@@ -80,7 +80,7 @@ class CheckpointWriter:
         self._thread.start()
 
     def wait(self) -> None:
-        """Return when everything begun is on disk. Raises what went wrong with it."""
+        """Wait until everything is on disk. Raises the error of the writing thread."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -98,61 +98,61 @@ def snapshot(
     *,
     state: bool,
 ) -> Callable[[], None]:
-    """Copy this rank's share of a checkpoint; what is returned writes it to `folder`, which must exist.
+    """Copy this rank's share of a checkpoint, and return the function that writes it to `folder`, which must exist.
 
-    All ranks must call it together. Training may go on as soon as it returns.
+    All ranks must call this together. Training may continue as soon as it returns.
 
     Args:
-        state: with the training state, or only the model.
+        state: include the training state.
     """
     rank, ranks = distributed.get_rank(), distributed.get_world_size()
     weights = weights_of(family, model)
     owners: dict[str, int] = {}
-    mine: dict[str, torch.Tensor] = {}
-    for i, lot in enumerate(lots(weights, _LOT_BYTES)):
-        owners |= {weight.name: i % ranks for weight in lot}
-        with engine.whole([p for weight in lot for p in weight.parameters]):
+    own: dict[str, torch.Tensor] = {}
+    for i, bucket in enumerate(in_buckets(weights, _BUCKET_BYTES)):
+        owners |= {weight.name: i % ranks for weight in bucket}
+        with engine.gathered([p for weight in bucket for p in weight.parameters]):
             if i % ranks == rank:
-                mine |= {weight.name: weight.value().to("cpu", copy=True) for weight in lot}
+                own |= {weight.name: weight.value().to("cpu", copy=True) for weight in bucket}
     tensors = _training_state(engine, model) if state else {}
     counters = LearnerState(engine.step_count, adam_steps(engine), ranks)
 
     def write() -> None:
-        write_shard(folder, mine, rank=rank, ranks=ranks)
+        write_shard(folder, own, rank=rank, ranks=ranks)
         if state:
             home = folder / STATE_FOLDER
             home.mkdir(exist_ok=True)
-            save_file(tensors, home / f"rank-{rank}.safetensors")
+            save_file(tensors, home / rank_file(rank))
         if rank == 0:
             write_index(folder, owners, weights, ranks)
             write_description(folder, family, model, processor)
             if state:
-                (home / _LEARNER).write_text(json.dumps(asdict(counters), indent=2) + "\n")
+                (home / LEARNER_FILE).write_text(json.dumps(asdict(counters), indent=2) + "\n")
         for path in folder.rglob("*"):
-            # What another rank is writing may have its final name by now: it sees to that itself, behind its writes.
+            # Another rank may rename its file meanwhile; that rank syncs the file itself, after writing it.
             with contextlib.suppress(FileNotFoundError):
-                _to_disk(path)
+                _fsync(path)
 
     return write
 
 
 def _training_state(engine: TrainingEngine, model: nn.Module) -> dict[str, torch.Tensor]:
-    """This rank's share of master copies and moments, and its random state."""
+    """Return this rank's share of master copies and moments, and its random state."""
     rank, ranks = distributed.get_rank(), distributed.get_world_size()
-    tie_state(engine)
+    link_state(engine)
     loads = [0] * ranks
-    kept = {"random/torch": torch.get_rng_state()}
+    tensors = {"random/torch": torch.get_rng_state()}
     for name, parameter in trained_parameters(model):
         owner = loads.index(min(loads))
         loads[owner] += numel(parameter)
         for kind, value in read_state(engine, parameter).items():
             if owner == rank:
-                kept[f"{kind}/{name}"] = value.detach().to("cpu", copy=True).contiguous()
-    return kept
+                tensors[f"{kind}/{name}"] = value.detach().to("cpu", copy=True).contiguous()
+    return tensors
 
 
 def trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """What training changes, by the module's own names, adapters among them."""
+    """Yield the parameters that train, adapters included, by the module's own names."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             yield name, parameter
@@ -162,44 +162,44 @@ class SavedState:
     """The training state in a checkpoint's folder."""
 
     def __init__(self, checkpoint: Path) -> None:
-        """Raises CheckpointError if `checkpoint` holds none."""
+        """Read the counters. Raises CheckpointError if `checkpoint` has no readable training state."""
         self._home = checkpoint / STATE_FOLDER
         try:
-            self.counters = LearnerState(**json.loads((self._home / _LEARNER).read_text()))
+            self.counters = LearnerState(**json.loads((self._home / LEARNER_FILE).read_text()))
         except (OSError, ValueError, TypeError) as error:
             raise CheckpointError(f"{checkpoint}: its training state cannot be read: {error}") from error
         self._files: dict[str, Path] = {}
-        for path in sorted(self._home.glob("rank-*.safetensors")):
+        for path in sorted(self._home.glob(RANK_FILES)):
             with safe_open(path, framework="pt") as file:
                 self._files |= dict.fromkeys(file.keys(), path)
 
     def check(self, model: nn.Module) -> None:
-        """Raise CheckpointError unless this is the state of exactly the parameters that train."""
+        """Raise CheckpointError unless the state is that of exactly the parameters that train."""
         saved = {name.removeprefix(f"{MASTER}/") for name in self._files if name.startswith(f"{MASTER}/")}
-        wanted = {name for name, _ in trained_parameters(model)}
-        if saved != wanted:
-            missing, extra = sorted(wanted - saved), sorted(saved - wanted)
+        expected = {name for name, _ in trained_parameters(model)}
+        if saved != expected:
+            missing, extra = sorted(expected - saved), sorted(saved - expected)
             example = (missing or extra)[0]
             raise CheckpointError(
-                f"{self._home.parent}: it was saved with other parameters training: {len(missing)} are missing and "
-                f"{len(extra)} are too many, {example!r} among them; set learner.train and learner.lora as they were"
+                f"{self._home.parent}: it was saved with other trainable parameters: {len(missing)} are missing and "
+                f"{len(extra)} are too many, for example {example!r}; set learner.train and learner.lora as before"
             )
 
     @torch.no_grad()
     def restore_parameters(self, model: nn.Module) -> None:
-        """Give a freshly loaded model the values it had."""
+        """Restore the parameters of a freshly loaded model."""
         for name, parameter in trained_parameters(model):
             parameter.copy_(self._tensor(f"{MASTER}/{name}"))
 
     def restore_optimizer(self, engine: TrainingEngine, model: nn.Module) -> None:
-        """Give a fresh optimizer the master copies, moments and counters it had, and this process its random state."""
+        """Restore master copies, moments and counters of a new optimizer, and this process's random state."""
         engine.step_count = self.counters.schedule_step
         if self.counters.adam_steps:
             create_state(engine, self.counters.adam_steps)
         kinds = (MASTER, *MOMENTS) if self.counters.adam_steps else (MASTER,)
         for name, parameter in trained_parameters(model):
             write_state(engine, parameter, {kind: self._tensor(f"{kind}/{name}") for kind in kinds})
-        random = self._home / f"rank-{distributed.get_rank()}.safetensors"
+        random = self._home / rank_file(distributed.get_rank())
         if random.is_file():
             with safe_open(random, framework="pt") as file:
                 torch.set_rng_state(file.get_tensor("random/torch"))
@@ -209,8 +209,8 @@ class SavedState:
             return file.get_tensor(name)  # type: ignore[no-any-return]
 
 
-def _to_disk(path: Path) -> None:
-    """Wait until a file, or the list of a folder's files, would survive a loss of power."""
+def _fsync(path: Path) -> None:
+    """Flush a file, or the entries of a folder, to disk, so that it survives a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Writes Hugging Face checkpoints that transformers and vLLM both load: canonical names, adapters merged."""
+"""Write Hugging Face checkpoints that transformers and vLLM both load: canonical names, adapters merged."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ def write_checkpoint(
     processor: ProcessorMixin,
     extra: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a model that one process holds whole, and its processor, to `folder`, whole or not at all.
+    """Write an unsharded model and its processor to `folder`, atomically.
 
     `extra` holds further text files by name.
     """
@@ -43,7 +43,7 @@ def write_checkpoint(
 
 
 def write_description(folder: Path, family: Family, model: PreTrainedModel, processor: ProcessorMixin) -> None:
-    """Everything of a checkpoint but its weights."""
+    """Write the configuration and the processor: everything in a checkpoint but its weights."""
     family.config(model).save_pretrained(folder)
     if model.generation_config is not None:
         model.generation_config.save_pretrained(folder)
@@ -51,18 +51,18 @@ def write_description(folder: Path, family: Family, model: PreTrainedModel, proc
 
 
 def shard_name(rank: int, ranks: int) -> str:
-    """The file that a rank's share of the weights goes to."""
+    """Return the file name of a rank's share of the weights."""
     return "model.safetensors" if ranks == 1 else f"model-{rank + 1:05d}-of-{ranks:05d}.safetensors"
 
 
 def write_shard(folder: Path, tensors: Mapping[str, torch.Tensor], *, rank: int, ranks: int) -> None:
-    """Write one rank's weights. Tensors that share storage are copied: safetensors would refuse them."""
-    apart = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-    save_file(apart, folder / shard_name(rank, ranks), metadata={"format": "pt"})
+    """Write one rank's weights. Tensors that share storage are copied, because safetensors refuses them."""
+    copies = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    save_file(copies, folder / shard_name(rank, ranks), metadata={"format": "pt"})
 
 
 def write_index(folder: Path, owners: Mapping[str, int], weights: Sequence[Weight], ranks: int) -> None:
-    """Say which file holds which weight, where there is more than one."""
+    """Write the index of which file holds which weight, if there is more than one file."""
     if ranks == 1:
         return
     index = {

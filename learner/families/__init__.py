@@ -1,1 +1,1 @@
-"""Model families: what the learner must know of each architecture, and nothing else of it anywhere."""
+"""Model families: everything architecture-specific in the learner."""

@@ -1,6 +1,6 @@
 """Audio Flamingo 3 (Goel et al., 2025): a Whisper encoder, a projector of two layers and a Qwen2.5 language model.
 
-Clips of one window, 30 s: of longer ones transformers and vLLM would hear several windows, one by one.
+Clips are limited to one window of 30 s: transformers and vLLM would encode longer ones as several separate windows.
 """
 
 from typing import Any, ClassVar

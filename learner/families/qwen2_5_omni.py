@@ -1,9 +1,9 @@
-"""Qwen2.5-Omni (Xu et al., 2025), its thinker only: sound in, text out.
+"""Qwen2.5-Omni (Xu et al., 2025), thinker only: audio in, text out.
 
-A checkpoint has the layout of the published one: `model_type` qwen2_5_omni, a `thinker_config`, and names that begin
-with `thinker.`. vLLM knows no other. What speaks, the talker and its vocoder, is neither loaded nor written: a
-checkpoint written here says `enable_audio_output: false`. The vision tower is kept as it is, since both libraries
-expect it.
+A checkpoint has the layout of the published one, the only one that vLLM knows: `model_type` qwen2_5_omni, a
+`thinker_config`, and names that start with `thinker.`. The speech parts (talker and vocoder) are neither loaded nor
+written: checkpoints set `enable_audio_output: false`. The vision tower is kept unchanged, since both libraries expect
+it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,16 +30,16 @@ class Qwen25Omni(Family):
     prefixes: ClassVar[Mapping[str, str]] = {"": "thinker."}
     parts: ClassVar[Mapping[str, Part]] = {
         "thinker.visual.": Part.FIXED,
-        # Not used by transformers, nor by vLLM.
+        # Used neither by transformers nor by vLLM.
         "thinker.audio_tower.audio_bos_eos_token.": Part.FIXED,
-        # The last layer of transformers' tower takes the projector's part.
+        # The last layer of transformers' tower is the projector.
         "thinker.audio_tower.proj.": Part.PROJECTOR,
         "thinker.audio_tower.": Part.AUDIO_TOWER,
     }
 
     def config(self, model: PreTrainedModel) -> PreTrainedConfig:
         thinker = model.config.to_dict()
-        # transformers ties the head to the embeddings where the thinker says so, vLLM where its language model does.
+        # transformers reads the tie of head and embeddings from the thinker, vLLM from its language model.
         thinker["text_config"]["tie_word_embeddings"] = model.config.tie_word_embeddings
         return Qwen2_5OmniConfig(
             thinker_config=thinker,
@@ -79,5 +79,5 @@ class Qwen25Omni(Family):
         return projected
 
     def position_ids(self, positions: torch.Tensor) -> torch.Tensor:
-        """Time, height and width, shape (3, 1, T): without pictures all three count the tokens."""
+        """Return time, height and width positions, shape (3, 1, T): without images all three count the tokens."""
         return positions.expand(3, *positions.shape)

@@ -1,4 +1,4 @@
-"""Which family a checkpoint belongs to."""
+"""The registry of model families."""
 
 from audio_qa.families import facts_of
 from learner.families.audio_flamingo_3 import AudioFlamingo3
@@ -9,9 +9,9 @@ from learner.families.qwen2_audio import Qwen2Audio
 FAMILIES: dict[str, Family] = {
     family.facts.model_type: family for family in (Qwen2Audio(), Qwen25Omni(), AudioFlamingo3())
 }
-"""By the `model_type` of config.json."""
+"""Families by the `model_type` of config.json."""
 
 
 def family_of(folder: str) -> Family:
-    """The family of the checkpoint in `folder`. Raises KeyError for one that is not known."""
+    """Return the family of the checkpoint in `folder`. Raises KeyError for an unknown one."""
     return FAMILIES[facts_of(folder).model_type]

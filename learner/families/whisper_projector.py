@@ -1,4 +1,4 @@
-"""Families of one build: a Whisper encoder, a projector and a Qwen language model, side by side in one module."""
+"""Families that combine a Whisper encoder, a projector and a Qwen language model in one module."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -12,10 +12,10 @@ from learner.families.family import Family, Part
 
 
 class WhisperProjectorFamily(Family):
-    """transformers' own `save_pretrained` writes names for these that vLLM refuses: checkpoints take them from here."""
+    """A family with canonical checkpoint names: those of transformers' `save_pretrained` are refused by vLLM."""
 
     mask_name: ClassVar[str]
-    """What the processor calls the mask of valid mel frames."""
+    """Name of the mask of valid mel frames in the processor's outputs."""
     prefixes: ClassVar[Mapping[str, str]] = {
         "model.language_model.": "language_model.model.",
         "lm_head.": "language_model.lm_head.",
@@ -23,7 +23,7 @@ class WhisperProjectorFamily(Family):
         "model.multi_modal_projector.": "multi_modal_projector.",
     }
     parts: ClassVar[Mapping[str, Part]] = {
-        # Sinusoids: transformers freezes them when it builds a model, and forgets it when it loads one.
+        # Sinusoidal positions: transformers freezes them when it builds a model, but not when it loads one.
         "audio_tower.embed_positions.": Part.FIXED,
         "audio_tower.": Part.AUDIO_TOWER,
         "multi_modal_projector.": Part.PROJECTOR,

@@ -1,5 +1,5 @@
-"""The losses, one to a file. Each is a function of N tokens of any number of completions, and sums over them.
+"""The losses, one per file. Each is a function of N tokens from any number of completions, and sums over them.
 
-Dividing by the whole batch's counts happens before, in the weights (`aggregate`), so a loss summed over micro-batches
-and ranks is the loss of the batch, however it was cut.
+The division by the whole batch's counts is part of the token weights (`aggregate`), so a loss summed over micro-batches
+and ranks is the loss of the batch, however it is split.
 """

@@ -1,4 +1,4 @@
-"""How tokens become one number: each token's share in the batch's loss. Counts are the whole batch's on every rank."""
+"""Compute each token's weight in the batch's loss. Counts are those of the whole batch, on every rank."""
 
 import torch
 
@@ -13,14 +13,14 @@ def token_weights(
     tokens: int,
     max_tokens: int,
 ) -> torch.Tensor:
-    """Each token's share, float32, shape (N,).
+    """Return each token's weight, float32, shape (N,).
 
     Args:
-        sequence_ids: which sequence each of the N tokens belongs to.
-        lengths: tokens of every sequence of the whole batch, shape (S,); 0 where one is masked.
-        sequences: how many sequences a mean is taken over: of the whole batch, those that teach nothing included.
-        tokens: how many tokens they have.
-        max_tokens: the longest completion allowed.
+        sequence_ids: index of the sequence that each of the N tokens belongs to.
+        lengths: number of tokens of every sequence of the whole batch, shape (S,); 0 for a masked one.
+        sequences: number of sequences that a mean is taken over: the whole batch, including those without gradient.
+        tokens: number of tokens of these sequences.
+        max_tokens: the maximum length of a completion.
     """
     own = lengths[sequence_ids].float()
     match aggregate:

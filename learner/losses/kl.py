@@ -4,11 +4,11 @@ With d = log reference - log policy at a token that the policy sampled:
 
     k1 = -d                    unbiased, of either sign, large variance
     k2 = d² / 2                biased, never negative
-    k3 = exp(d) - d - 1        unbiased, never negative; the paper's
+    k3 = exp(d) - d - 1        unbiased, never negative; used by R1-AQA
 
-As a term of a loss only the gradient matters. That of k1 has mean zero, whatever the KL; that of k2 is the KL's own
-(Tang and Munos, 2025, "On a few pitfalls in KL divergence gradient estimation for RL"). So `k1` has the value of k1 and
-the gradient of k2.
+In a loss only the gradient matters. The gradient of k1 has mean zero, whatever the KL; that of k2 is the gradient of
+the KL (Tang and Munos, 2025, "On a few pitfalls in KL divergence gradient estimation for RL", arXiv:2506.09477). So
+`k1` has the value of k1 and the gradient of k2.
 """
 
 import torch
@@ -17,11 +17,11 @@ from learner.losses.settings import KlEstimator
 
 
 def kl_estimate(estimator: KlEstimator, logprobs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """The estimate at each token, shape (N,), with the gradient for a loss.
+    """Return the estimate at each token, shape (N,), with the gradient for a loss.
 
     Args:
-        logprobs: of the policy, shape (N,), with gradient.
-        reference: of the frozen reference, shape (N,), without.
+        logprobs: log-probabilities under the policy, shape (N,), with gradient.
+        reference: log-probabilities under the frozen reference, shape (N,), without gradient.
     """
     difference = reference - logprobs
     match estimator:

@@ -1,4 +1,4 @@
-"""Puts the pieces of a job's loss together; the only place that knows which algorithm is which."""
+"""Compose a job's loss from its parts. This is the only module that knows which algorithm is which."""
 
 from dataclasses import dataclass
 
@@ -18,34 +18,34 @@ class Tokens:
     """N tokens of whole completions, each tensor of shape (N,)."""
 
     logprobs: torch.Tensor
-    """Of the policy, with gradient."""
+    """Log-probabilities under the policy, with gradient."""
     old: torch.Tensor
-    """Of the policy that the batch started with: `logprobs` themselves on its first update."""
+    """Log-probabilities under the policy that the batch started with: `logprobs` on the first update."""
     sampled: torch.Tensor
-    """As the rollout worker sampled them."""
+    """Log-probabilities that the rollout worker sampled with."""
     advantages: torch.Tensor
     weights: torch.Tensor
-    """Each token's share in the batch's loss (`learner.losses.aggregate`)."""
+    """Each token's weight in the batch's loss (`learner.losses.aggregate`)."""
     sequence_ids: torch.Tensor
     reference: torch.Tensor | None = None
-    """Of the frozen reference; needed exactly where beta > 0."""
+    """Log-probabilities under the frozen reference; required if beta > 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """The loss of some of a batch's tokens, as their part of the batch's; `total` carries the gradient."""
+    """The contribution of some tokens to the loss of their batch; `total` carries the gradient."""
 
     total: torch.Tensor
     policy: torch.Tensor
     kl: torch.Tensor
-    """Before the factor beta; 0 without a reference."""
+    """KL term before the factor beta; 0 without a reference."""
     surrogate: Surrogate
     importance: torch.Tensor
-    """Shape (N,): the factor of each token's policy loss."""
+    """Factor of each token's policy loss, shape (N,)."""
 
 
 def objective(settings: LossSettings, beta: float, tokens: Tokens) -> Loss:
-    """The job's loss on some tokens of a batch. Raises ValueError where beta > 0 and there is no reference."""
+    """Return the job's loss on some tokens of a batch. Raises ValueError if beta > 0 and there is no reference."""
     surrogate = _surrogate(settings, tokens)
     correction = settings.correction
     importance = importance_weights(
@@ -55,18 +55,18 @@ def objective(settings: LossSettings, beta: float, tokens: Tokens) -> Loss:
     if beta == 0.0:
         return Loss(policy, policy.detach(), torch.zeros_like(policy), surrogate, importance)
     if tokens.reference is None:
-        raise ValueError("beta > 0 needs the reference's log-probabilities")
+        raise ValueError("beta > 0 requires the log-probabilities of the reference")
     kl = (kl_estimate(settings.kl, tokens.logprobs, tokens.reference) * tokens.weights).sum()
     return Loss(policy + beta * kl, policy.detach(), kl.detach(), surrogate, importance)
 
 
 def _surrogate(settings: LossSettings, tokens: Tokens) -> Surrogate:
     low, high = settings.choices.clip_low, settings.choices.clip_high
-    given = (tokens.logprobs, tokens.old, tokens.advantages)
+    inputs = (tokens.logprobs, tokens.old, tokens.advantages)
     match settings.algorithm:
         case Algorithm.GSPO:
-            return gspo(*given, tokens.sequence_ids, clip_low=low, clip_high=high)
+            return gspo(*inputs, tokens.sequence_ids, clip_low=low, clip_high=high)
         case Algorithm.CISPO:
-            return cispo(*given, clip_low=low, clip_high=high)
-        case _:
-            return clipped(*given, clip_low=low, clip_high=high)
+            return cispo(*inputs, clip_low=low, clip_high=high)
+        case Algorithm.GRPO | Algorithm.DR_GRPO | Algorithm.DAPO | Algorithm.RLOO:
+            return clipped(*inputs, clip_low=low, clip_high=high)

@@ -1,15 +1,15 @@
-"""What a job says about its loss. `algorithm` sets what is not said by itself."""
+"""Settings of the loss. `algorithm` sets the defaults of the other choices."""
 
 from enum import StrEnum
-from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from learner.losses.advantages import Advantage
+from protocol.settings import Settings
 
 
 class Algorithm(StrEnum):
-    """A set of choices that was published under one name."""
+    """A published algorithm: a preset of the choices below."""
 
     GRPO = "grpo"
     DR_GRPO = "dr_grpo"
@@ -20,64 +20,62 @@ class Algorithm(StrEnum):
 
 
 class Aggregate(StrEnum):
-    """What the loss is a mean over."""
+    """Aggregation of the losses of tokens."""
 
     SEQUENCE_MEAN = "sequence_mean"
     """The mean over completions of each completion's mean over its tokens (GRPO)."""
     TOKEN_MEAN = "token_mean"
     """The mean over all tokens of the batch: long completions count more (DAPO)."""
     CONSTANT = "constant"
-    """Each completion's sum over the longest completion allowed, the mean over completions: no bias by length
+    """The mean over completions of each completion's sum, divided by the maximum completion length: no length bias
     (Dr. GRPO)."""
     SEQUENCE_SUM = "sequence_sum"
-    """Each completion's sum, the mean over completions: the log-probability of the whole answer (RLOO)."""
+    """The mean over completions of each completion's sum: the log-probability of the whole answer (RLOO)."""
 
 
 class KlEstimator(StrEnum):
-    """Which estimate of the KL to the reference."""
+    """Estimator of the KL divergence from the reference model."""
 
     K1 = "k1"
-    """The value of k1, with the gradient of k2: k1's own has mean zero."""
+    """The value of k1 with the gradient of k2, since the gradient of k1 has mean zero."""
     K2 = "k2"
     K3 = "k3"
-    """The paper's."""
+    """The paper's estimator."""
 
 
 class CorrectionLevel(StrEnum):
-    """What one importance weight is of."""
+    """The level at which importance weights are computed."""
 
     NONE = "none"
     TOKEN = "token"
-    """Each token by its own ratio: small variance, some bias."""
+    """One weight per token, its own ratio: small variance, some bias."""
     SEQUENCE = "sequence"
-    """Each completion by the product of its tokens' ratios: unbiased before it is bounded, large variance."""
+    """One weight per completion, the product of its tokens' ratios: unbiased before it is bounded, large variance."""
 
 
 class CorrectionMode(StrEnum):
-    """What becomes of an importance weight above the bound."""
+    """Treatment of importance weights above the bound."""
 
     TRUNCATE = "truncate"
-    """It counts as the bound."""
+    """They are set to the bound."""
     MASK = "mask"
-    """It counts as 0, as does a weight below 1 / bound: what was sampled too differently is not learnt from."""
+    """They are set to 0, as are weights below 1 / bound: samples from a policy too different are ignored."""
 
 
-class CorrectionSettings(BaseModel):
-    """Importance weights between the policy that sampled and the learner's."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class CorrectionSettings(Settings):
+    """Importance weights, which correct for the difference between the sampling policy and the learner's."""
 
     level: CorrectionLevel | None = None
-    """Weigh each token, each completion, or nothing. Without it: tokens where `rollout.max_staleness` is above 0, else
-    nothing."""
+    """One weight per token, per completion, or none. Default: `token` if `rollout.max_staleness` is above 0, else
+    `none`."""
     mode: CorrectionMode = CorrectionMode.TRUNCATE
-    """Weights above the bound count as the bound, or as 0."""
+    """Weights above the bound are set to the bound (`truncate`) or to 0 (`mask`)."""
     bound: float = Field(default=2.0, gt=1)
-    """The largest importance weight."""
+    """Maximum importance weight."""
 
 
-class Choices(BaseModel):
-    """What a loss is made of, nothing left open."""
+class Choices(Settings):
+    """All choices that define a loss."""
 
     advantage: Advantage
     aggregate: Aggregate
@@ -108,40 +106,40 @@ _PRESETS = {
 }
 
 
-class LossSettings(BaseModel):
+class LossSettings(Settings):
     """The loss of reinforcement learning."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     algorithm: Algorithm = Algorithm.GRPO
-    """Sets what the keys below leave open. The first update of a batch is never clipped, whatever the bounds."""
+    """Sets the defaults of the keys from `advantage` to `clip_high`, of `mask_truncated` and of `dynamic_sampling`. The
+    first update of a batch is never clipped, whatever the bounds."""
     advantage: Advantage | None = None
-    """How rewards become advantages; by default the algorithm's."""
+    """Computation of advantages from the rewards of a group; by default the algorithm's."""
     aggregate: Aggregate | None = None
-    """What the loss is a mean over; by default the algorithm's."""
+    """Aggregation of token losses; by default the algorithm's."""
     clip_low: float | None = Field(default=None, gt=0, le=1)
-    """The ratio counts at least 1 - clip_low; by default the algorithm's."""
+    """The probability ratio is clipped at 1 - clip_low from below; by default the algorithm's."""
     clip_high: float | None = Field(default=None, gt=0)
-    """The ratio counts at most 1 + clip_high; by default the algorithm's."""
+    """The probability ratio is clipped at 1 + clip_high from above; by default the algorithm's."""
     kl: KlEstimator = KlEstimator.K3
-    """The estimate of the KL to the reference, where beta > 0."""
+    """Estimator of the KL divergence from the reference model; used if `learner.beta` is above 0."""
     mask_truncated: bool | None = None
-    """Learn nothing from completions that were cut at the longest length; by default the algorithm's."""
+    """Exclude completions truncated at the maximum length from the loss; by default the algorithm's."""
     dynamic_sampling: bool | None = None
-    """Draw further questions in place of groups with equal rewards; by default the algorithm's."""
+    """Replace groups with equal rewards by drawing further questions; by default the algorithm's."""
     updates_per_batch: int = Field(default=1, ge=1)
-    """Optimizer steps on each batch."""
+    """Optimizer steps per batch."""
     correction: CorrectionSettings = CorrectionSettings()
-    """Importance weights between the policy that sampled and the learner's."""
+    """Importance weights, which correct for the difference between the sampling policy and the learner's."""
 
-    @model_validator(mode="after")
-    def _defaults_of_the_algorithm(self) -> Self:
-        for name, value in _PRESETS[self.algorithm]:
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-        return self
+    @field_validator(*Choices.model_fields)
+    @classmethod
+    def _fill_in_choice(cls, value: object, info: ValidationInfo) -> object:
+        algorithm = info.data.get("algorithm")
+        if value is not None or algorithm is None or info.field_name is None:
+            return value
+        return getattr(_PRESETS[algorithm], info.field_name)
 
     @property
     def choices(self) -> Choices:
-        """The job's own choices, and the algorithm's where it makes none."""
+        """The choices of the job file, and those of the algorithm for the keys that it leaves out."""
         return Choices.model_validate({name: getattr(self, name) for name in Choices.model_fields})

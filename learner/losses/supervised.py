@@ -1,13 +1,13 @@
-"""Cross entropy of given answers."""
+"""The supervised loss: cross entropy of the target answers."""
 
 import torch
 
 
 def supervised(logprobs: torch.Tensor, tokens: int) -> torch.Tensor:
-    """The mean over all target tokens of the whole batch: this part's share of it.
+    """Return this part's contribution to the mean over all target tokens of the batch.
 
     Args:
-        logprobs: of target tokens, shape (N,).
-        tokens: target tokens of the whole batch.
+        logprobs: log-probabilities of the target tokens, shape (N,).
+        tokens: number of target tokens of the whole batch.
     """
     return -logprobs.sum() / tokens

@@ -1,4 +1,4 @@
-"""What every policy loss returns."""
+"""The return type of every policy loss."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,8 @@ class Surrogate:
     """A policy loss at each of N tokens, before it is aggregated."""
 
     terms: torch.Tensor
-    """Shape (N,), with gradient."""
+    """Loss terms, shape (N,), with gradient."""
     ratio: torch.Tensor
-    """Shape (N,): policy over old policy, of the token or of its whole sequence."""
+    """Ratio of policy to old policy, of the token or of its whole sequence, shape (N,)."""
     clipped: torch.Tensor
-    """bool, shape (N,): where the bound cut the ratio, so that nothing is learnt from the token."""
+    """bool, shape (N,): the bound clipped the ratio. Without CISPO, such a token has no gradient."""

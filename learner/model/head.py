@@ -1,4 +1,4 @@
-"""From hidden states to log-probabilities of given tokens, in pieces, so that no (N, V) table outgrows the memory."""
+"""Log-probabilities of target tokens from hidden states, computed in chunks that limit the memory of the logits."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_ELEMENTS = 2**27
-"""Logits computed at once: 512 MiB in float32."""
+"""Maximum number of logits computed at once: 512 MiB in float32."""
 
 
 def score_tokens(
@@ -17,16 +17,17 @@ def score_tokens(
     allowed: torch.Tensor,
     temperature: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Natural log-probability of each target and entropy (nats) of its distribution, float32, shape (N,) each.
+    """Return the natural log-probability of each target and the entropy (nats) of its distribution.
 
-    A target that is not allowed, which no rollout worker samples, scores 0 without a gradient: it cannot break a batch.
+    Both are float32 of shape (N,). A banned target, which no rollout worker samples, scores 0 without a gradient, so it
+    cannot break a batch.
 
     Args:
-        head: from hidden states, shape (n, H), to logits, shape (n, V).
-        hidden: shape (N, H).
-        targets: int64, shape (N,).
-        allowed: bool, shape (V,): which tokens can be sampled at all.
-        temperature: what logits are divided by.
+        head: maps hidden states, shape (n, H), to logits, shape (n, V).
+        hidden: hidden states, shape (N, H).
+        targets: target tokens, int64, shape (N,).
+        allowed: tokens that can be sampled, bool, shape (V,).
+        temperature: divisor of the logits.
     """
 
     def score(states: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,12 +36,12 @@ def score_tokens(
     size = max(1, CHUNK_ELEMENTS // len(allowed))
     if len(targets) <= size:
         return score(hidden, targets)
-    # A piece's logits are computed again in the backward pass instead of being kept for it.
-    pieces = [
+    # The logits of a chunk are recomputed in the backward pass instead of being kept for it.
+    chunks = [
         checkpoint(score, hidden[at : at + size], targets[at : at + size], use_reentrant=False)
         for at in range(0, len(targets), size)
     ]
-    return torch.cat([p[0] for p in pieces]), torch.cat([p[1] for p in pieces])
+    return torch.cat([c[0] for c in chunks]), torch.cat([c[1] for c in chunks])
 
 
 def _score(
@@ -50,11 +51,11 @@ def _score(
     if temperature != 1.0:
         logits = logits / temperature
     distribution = logits.log_softmax(dim=-1)
-    possible = allowed[targets]
-    # A banned token has no finite score; any allowed one stands in for it, and its score is then taken out again.
-    stand_in = torch.where(possible, targets, allowed.int().argmax())
-    logprobs = distribution.gather(1, stand_in[:, None])[:, 0]
-    logprobs = torch.where(possible, logprobs, torch.zeros_like(logprobs))
+    is_allowed = allowed[targets]
+    # A banned token has no finite score: the score of an allowed one is gathered instead and replaced by zero.
+    finite_targets = torch.where(is_allowed, targets, allowed.int().argmax())
+    logprobs = distribution.gather(1, finite_targets[:, None])[:, 0]
+    logprobs = torch.where(is_allowed, logprobs, torch.zeros_like(logprobs))
     with torch.no_grad():
         entropy = -(distribution.exp() * distribution.masked_fill(~allowed, 0.0)).sum(dim=-1)
     return logprobs, entropy

@@ -1,10 +1,10 @@
-"""Rows of tokens: a prompt once, with any number of completions behind it that cannot see one another.
+"""Rows of tokens: one prompt followed by any number of completions that do not attend to one another.
 
-A row is `[prompt | c1 | … | cK]`. Positions restart behind the prompt for every completion, and a completion sees the
-prompt and itself: each token is computed as if its completion stood alone. K = 1 is the plain path, K = G computes a
-group's prompt, and its audio, once instead of G times.
+A row is `[prompt | c1 | … | cK]`. Positions restart after the prompt for every completion, and a completion attends to
+the prompt and to itself: each token is computed as if its completion were the only one. K = 1 is the plain path; K = G
+computes a group's prompt, and its audio, once instead of G times.
 
-Rows lie one behind the other in one sequence without any padding, so a micro-batch costs what its tokens cost.
+Rows are concatenated without padding, so the cost of a micro-batch depends only on its tokens.
 """
 
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ PROMPT = 0
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
-    """A question as the model reads it."""
+    """A question as model inputs."""
 
     token_ids: tuple[int, ...]
-    """P tokens, audio placeholders expanded."""
+    """P tokens, with audio placeholders expanded."""
     mel: torch.Tensor
-    """Log-mel features, float32, shape (M, F): the clip's valid frames and a margin (see `learner.audio_tower`)."""
+    """Log-mel features, float32, shape (M, F): valid frames and a margin (see `learner.families.audio_tower`)."""
     valid_frames: int
-    """How many of the F frames belong to the clip."""
+    """Number of the F frames that belong to the clip."""
     clip: str = ""
-    """Names the clip's content for caches of what is computed from it; empty: never cached."""
+    """Digest of the clip's content, the key of caches; not cached if empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One prompt and K completions, with the place of each completion in the caller's order."""
+    """One prompt and K completions, with the index of each completion in the caller's order."""
 
     prompt: EncodedPrompt
     completions: tuple[tuple[int, ...], ...]
@@ -43,13 +43,13 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where a row lies in its micro-batch."""
+    """The position of a row in its micro-batch."""
 
     start: int
     prompt: int
-    """P, tokens of the prompt."""
+    """P, the number of tokens of the prompt."""
     completions: tuple[int, ...]
-    """Tokens of each of the K completions."""
+    """Number of tokens of each of the K completions."""
 
     @property
     def first_completion(self) -> int:
@@ -62,24 +62,24 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """B rows of together T tokens, and the N places in them where a completion's token is predicted."""
+    """B rows of T tokens in total, and the N positions that predict a token of a completion."""
 
     token_ids: torch.Tensor
     """int64, shape (1, T)."""
     position_ids: torch.Tensor
     """int64, shape (1, T)."""
     spans: tuple[Span, ...]
-    """Where each of the B rows lies."""
+    """Position of each of the B rows."""
     audio_mask: torch.Tensor
-    """bool, shape (1, T): the prompts' audio placeholders; never a token of a completion."""
+    """Audio placeholders of the prompts, bool, shape (1, T); never a token of a completion."""
     prompts: tuple[EncodedPrompt, ...]
-    """Of the B rows: what the audio tower is given."""
+    """Prompts of the B rows: the input of the audio tower."""
     predictors: torch.Tensor
-    """int64, shape (N,): index in T of the position whose hidden state predicts the token."""
+    """Index in T of the position whose hidden state predicts each token, int64, shape (N,)."""
     targets: torch.Tensor
-    """int64, shape (N,): the tokens."""
+    """Tokens to predict, int64, shape (N,)."""
     sequence_ids: torch.Tensor
-    """int64, shape (N,): which of the caller's completions each token belongs to."""
+    """Index of the caller's completion that each token belongs to, int64, shape (N,)."""
 
     @property
     def tokens(self) -> int:
@@ -89,10 +89,9 @@ class MicroBatch:
 def make_rows(
     prompts: Sequence[EncodedPrompt], completions: Sequence[Sequence[tuple[int, ...]]], *, shared: Sequence[bool] | bool
 ) -> list[Row]:
-    """One row a group where `shared` (of the group, or of all), else one row a completion.
+    """Make one row per group if `shared` (for the group, or for all), else one row per completion.
 
-    Sequence ids count through all groups' completions. Empty completions stay: they have no token to predict, and
-    their place in the count.
+    Sequence ids number the completions of all groups. An empty completion has an id, but no token to predict.
     """
     rows, first = [], 0
     sharing = [shared] * len(prompts) if isinstance(shared, bool) else shared
@@ -106,8 +105,8 @@ def make_rows(
     return rows
 
 
-def cut(rows: Sequence[Row], token_budget: int) -> list[list[Row]]:
-    """Cut rows, longest first, into batches of at most `token_budget` tokens (at least one row each)."""
+def split_rows(rows: Sequence[Row], token_budget: int) -> list[list[Row]]:
+    """Split rows, longest first, into batches of at most `token_budget` tokens (at least one row each)."""
     batches: list[list[Row]] = []
     room = 0
     for row in sorted(rows, key=len, reverse=True):
@@ -121,7 +120,7 @@ def cut(rows: Sequence[Row], token_budget: int) -> list[list[Row]]:
 
 
 def pack(rows: Sequence[Row], audio_token_id: int) -> MicroBatch:
-    """Lay rows out one behind the other."""
+    """Concatenate rows into one micro-batch."""
     token_ids: list[int] = []
     position_ids: list[int] = []
     audio_mask: list[bool] = []

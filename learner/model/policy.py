@@ -1,4 +1,4 @@
-"""The model as the learner uses it: log-probabilities of completions' tokens, computed as they were sampled."""
+"""The policy: log-probabilities of the completions' tokens under the distribution that they were sampled from."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from learner.families.family import Family
 from learner.model.attention import RowLayout
-from learner.model.audio_memory import AudioMemory
+from learner.model.audio_cache import AudioCache
 from learner.model.head import score_tokens
 from learner.model.packing import EncodedPrompt, MicroBatch
 
@@ -16,9 +16,9 @@ from learner.model.packing import EncodedPrompt, MicroBatch
 class Policy(nn.Module):
     """An audio language model that scores packed micro-batches.
 
-    Scores are of the distribution that was sampled: `banned` tokens cannot occur, and logits are divided by
-    `temperature`. The head runs on the N predicting positions only. With a `memory` the audio tower gets no gradient,
-    and runs once a clip.
+    Scores refer to the sampling distribution: `banned` tokens have probability 0, and logits are divided by
+    `temperature`. The head runs on the N predicting positions only. With an `audio_cache` the audio tower gets no
+    gradient and runs once per clip.
     """
 
     def __init__(
@@ -28,20 +28,20 @@ class Policy(nn.Module):
         *,
         banned: Sequence[int] = (),
         temperature: float = 1.0,
-        memory: AudioMemory | None = None,
+        audio_cache: AudioCache | None = None,
     ) -> None:
         super().__init__()
         self.family = family
         self.model = model
         self.temperature = temperature
-        self.memory = memory
+        self.audio_cache = audio_cache
         allowed = torch.ones(family.vocabulary_size(model), dtype=torch.bool)
         allowed[list(banned)] = False
         self.register_buffer("allowed", allowed, persistent=False)
         self.allowed: torch.Tensor
 
     def forward(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Natural log-probability and entropy (nats), each float32 of shape (N,), of every token to predict."""
+        """Return natural log-probability and entropy (nats) of every token to predict, each float32, shape (N,)."""
         return score_tokens(
             self.family.head(self.model),
             self._hidden(batch),
@@ -51,12 +51,12 @@ class Policy(nn.Module):
         )
 
     def logits(self, batch: MicroBatch) -> torch.Tensor:
-        """Raw logits, shape (N, V), of every position that predicts a token: nothing banned, temperature 1."""
+        """Return raw logits, shape (N, V), of every predicting position: no banned tokens, temperature 1."""
         logits: torch.Tensor = self.family.head(self.model)(self._hidden(batch))
         return logits
 
     def _hidden(self, batch: MicroBatch) -> torch.Tensor:
-        """The decoder's last hidden states where a token is predicted, shape (N, H)."""
+        """Return the decoder's last hidden states at the predicting positions, shape (N, H)."""
         device = self.allowed.device
         decoder = self.family.decoder(self.model)
         embeddings = decoder.embed_tokens(batch.token_ids.to(device))
@@ -64,7 +64,7 @@ class Policy(nn.Module):
         hidden = decoder(
             inputs_embeds=embeddings.masked_scatter(batch.audio_mask.to(device)[..., None], audio),
             position_ids=self.family.position_ids(batch.position_ids.to(device)),
-            # Given by kind, so that transformers makes no mask of its own; the layout says who sees whom.
+            # Given per layer type, so that transformers builds no mask; the layout defines the attention pattern.
             attention_mask={"full_attention": None},
             **RowLayout(batch.spans, device).arguments(),
             use_cache=False,
@@ -72,10 +72,10 @@ class Policy(nn.Module):
         return hidden[0, batch.predictors.to(device)]  # type: ignore[no-any-return]
 
     def _audio(self, prompts: Sequence[EncodedPrompt]) -> torch.Tensor:
-        """Embeddings of the prompts' clips, one behind the other, shape (ΣA, H). Rows of one prompt share its clip."""
+        """Return the concatenated embeddings of the prompts' clips, shape (ΣA, H). Rows of a prompt share its clip."""
         unique = {id(prompt): prompt for prompt in prompts}
         clips = list(unique.values())
-        encoded = self._encode(clips) if self.memory is None else self.memory.get(clips, self._encode)
+        encoded = self._encode(clips) if self.audio_cache is None else self.audio_cache.get(clips, self._encode)
         by_prompt = dict(zip(unique, encoded, strict=True))
         return self.family.project(self.model, torch.cat([by_prompt[id(p)].to(self.allowed.device) for p in prompts]))
 

@@ -1,4 +1,4 @@
-"""Reads a question's clip and prompt exactly as the rollout workers' engines do, and remembers the latest ones."""
+"""Encode a question's clip and prompt exactly as the rollout workers' engines do, with a cache."""
 
 from collections import OrderedDict
 
@@ -6,38 +6,39 @@ from transformers import ProcessorMixin
 
 from audio_qa.audio import SAMPLE_RATE, TooLong, load_audio
 from audio_qa.chat import render
+from audio_qa.errors import EarshotError
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from learner.families.family import Family
-from learner.model.audio_memory import clip_digest
+from learner.model.audio_cache import clip_digest
 from learner.model.packing import EncodedPrompt
 
 
-class PromptMismatchError(RuntimeError):
-    """Learner and rollout worker read a question differently: training on it would be wrong without a sign."""
+class PromptMismatchError(EarshotError):
+    """Learner and rollout worker encode a question differently: training on it would be silently wrong."""
 
 
 class PromptEncoder:
-    """Turns questions into token ids and log-mel features, with a cache of the `remember` latest."""
+    """An encoder of questions as token ids and log-mel features, with a cache of the most recent `cache_size`."""
 
     def __init__(
-        self, family: Family, processor: ProcessorMixin, *, too_long: TooLong = "refuse", remember: int = 512
+        self, family: Family, processor: ProcessorMixin, *, too_long: TooLong = "refuse", cache_size: int = 512
     ) -> None:
         self.family, self.processor = family, processor
         self._too_long = too_long
-        self._remember = remember
+        self._cache_size = cache_size
         self._cache: OrderedDict[tuple[str, str, PromptTemplate], EncodedPrompt] = OrderedDict()
 
     @property
     def max_seconds(self) -> float:
-        """The longest clip the model hears: the extractor cuts longer ones without a word."""
-        return self.family.facts.hears_seconds(self.processor.feature_extractor)
+        """Maximum length of a clip; the feature extractor silently truncates longer ones."""
+        return self.family.facts.max_clip_seconds(self.processor.feature_extractor)
 
     def encode(self, question: Question, template: PromptTemplate) -> EncodedPrompt:
-        """Tokens and features of one question.
+        """Return the tokens and features of one question.
 
         Raises:
-            AudioError: the clip cannot be read, or is longer than the model hears.
+            AudioError: the clip cannot be read, or exceeds the maximum length.
         """
         key = (question.key, question.audio, template)
         if key in self._cache:
@@ -53,6 +54,6 @@ class PromptEncoder:
         mel, valid = self.family.features(outputs)
         encoded = EncodedPrompt(tuple(outputs["input_ids"][0].tolist()), mel, valid, clip_digest(mel, valid))
         self._cache[key] = encoded
-        if len(self._cache) > self._remember:
+        if len(self._cache) > self._cache_size:
             self._cache.popitem(last=False)
         return encoded

@@ -1,4 +1,4 @@
-"""The model's weights as others know them: by canonical name, adapters merged, wherever their parts lie."""
+"""The model's weights in their published form: canonical names, adapters merged, sharded or not."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from learner.model.lora import ADAPTER
 
 
 def numel(parameter: nn.Parameter) -> int:
-    """Elements of a whole parameter: under ZeRO-3 its own storage is empty and its full size is noted beside it."""
+    """Return the size of a full parameter. Under ZeRO-3 its storage is empty; DeepSpeed records the full size."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
@@ -23,19 +23,19 @@ class Weight:
     """One tensor of a checkpoint."""
 
     name: str
-    """Canonical: transformers and vLLM both load it."""
+    """Canonical name, which transformers and vLLM both load."""
     parameters: tuple[nn.Parameter, ...]
-    """What must be whole to work it out: the parameter itself, or a base layer's, lora_A and lora_B."""
+    """Parameters to gather in order to compute it: the parameter, or those of base layer, lora_A and lora_B."""
     scaling: float = 0.0
-    """Of the adapter's product."""
+    """Factor of the adapter's product."""
 
     @property
-    def trains(self) -> bool:
+    def trainable(self) -> bool:
         return any(p.requires_grad for p in self.parameters)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole tensor, also where its parts are elsewhere."""
+        """Shape of the full tensor, also if it is sharded."""
         base = self.parameters[0]
         return tuple(getattr(base, "ds_shape", base.shape))
 
@@ -44,7 +44,7 @@ class Weight:
         return numel(self.parameters[0]) * self.parameters[0].element_size()
 
     def value(self) -> torch.Tensor:
-        """The tensor, detached, on the device it lies on. Its parameters must be whole."""
+        """Return the tensor, detached, on its device. Its parameters must be gathered."""
         base, *adapter = (p.detach() for p in self.parameters)
         if not adapter:
             return base
@@ -53,7 +53,7 @@ class Weight:
 
 
 def weights_of(family: Family, model: PreTrainedModel) -> list[Weight]:
-    """Every weight of a model, in the module's order."""
+    """Return every weight of a model, in the module's order."""
     adapted: dict[str, nn.Module] = {
         f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, LoraLayer)
     }
@@ -73,15 +73,15 @@ def weights_of(family: Family, model: PreTrainedModel) -> list[Weight]:
     return found
 
 
-def lots(weights: Sequence[Weight], limit_bytes: int) -> Iterator[list[Weight]]:
-    """Weights in order, in lots of at most `limit_bytes` (at least one each)."""
-    lot: list[Weight] = []
+def in_buckets(weights: Sequence[Weight], limit_bytes: int) -> Iterator[list[Weight]]:
+    """Yield the weights in order, in buckets of at most `limit_bytes` (at least one weight each)."""
+    bucket: list[Weight] = []
     size = 0
     for weight in weights:
-        if lot and size + weight.nbytes > limit_bytes:
-            yield lot
-            lot, size = [], 0
-        lot.append(weight)
+        if bucket and size + weight.nbytes > limit_bytes:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(weight)
         size += weight.nbytes
-    if lot:
-        yield lot
+    if bucket:
+        yield bucket

@@ -1,1 +1,1 @@
-"""A Qwen2-Audio of a few million parameters, made from a seed on the user's machine and taught to hear there."""
+"""The tiny model: a Qwen2-Audio of a few million parameters, created and trained from a seed on the user's machine."""

@@ -1,4 +1,4 @@
-"""The real Qwen2-Audio classes at tiny sizes: a model that hears two seconds and fits two CPU cores."""
+"""The real Qwen2-Audio classes at tiny sizes: clips of up to two seconds, trainable on two CPU cores."""
 
 import math
 
@@ -61,7 +61,7 @@ def make_config(processor: Qwen2AudioProcessor) -> Qwen2AudioConfig:
 
 
 def _sinusoids(length: int, channels: int) -> torch.Tensor:
-    """Whisper's fixed positions of the encoder, shape (length, channels): the real model's are these too."""
+    """Return Whisper's fixed encoder positions, shape (length, channels), which the real model uses as well."""
     scale = math.log(10_000) / (channels // 2 - 1)
     inverse = torch.exp(-scale * torch.arange(channels // 2))
     angles = torch.arange(length)[:, None] * inverse[None, :]
@@ -69,7 +69,7 @@ def _sinusoids(length: int, channels: int) -> torch.Tensor:
 
 
 def make_model(config: Qwen2AudioConfig, seed: int) -> Qwen2AudioForConditionalGeneration:
-    """Random weights from `seed`, float32."""
+    """Return a model with random float32 weights from `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2AudioForConditionalGeneration(config)

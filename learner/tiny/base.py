@@ -1,4 +1,4 @@
-"""The tiny models that jobs start from: made once a seed and recipe, kept in the user's cache directory."""
+"""The tiny models that jobs start from: built once per seed and recipe, and kept in the user's cache directory."""
 
 import hashlib
 import json
@@ -17,43 +17,43 @@ from learner.model.loading import load_model, load_processor
 from learner.model.lora import freeze
 from learner.settings import TrainSettings
 from learner.tiny.architecture import make_config, make_model, make_processor
-from learner.tiny.captioning import CaptioningRecipe, teach_hearing
+from learner.tiny.captioning import CaptioningRecipe, train_captioning
 from learner.tiny.examples import FAMILY, Report
-from learner.tiny.instruct import InstructRecipe, teach_prompts
+from learner.tiny.instruct import InstructRecipe, train_instructions
 
 ARCHITECTURE = 1
-"""Raised when the tiny model's sizes or its tokenizer change."""
+"""Version of the tiny model's sizes and tokenizer; incremented when they change."""
 _NOTE = "earshot.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
-    """A tiny model that hears."""
+class TinyModel:
+    """A tiny model that was trained to caption clips."""
 
     folder: Path
     seconds: float
-    """What making it took, whenever that was."""
+    """Seconds that building it took, now or earlier."""
     words_right: float
-    """Share of words right in captions of clips it was not trained on, as it learnt to hear."""
+    """Share of correct words in captions of held-out clips, at the end of caption training."""
     cached: bool
-    """It was there already."""
+    """True if it existed already."""
 
 
-def tiny_base(seed: int, report: Report, folder: Path, recipe: CaptioningRecipe | None = None) -> Base:
-    """Find or make the tiny model of `seed` in `folder`; it appears there whole or not at all."""
+def tiny_base(seed: int, report: Report, folder: Path, recipe: CaptioningRecipe | None = None) -> TinyModel:
+    """Find or build the tiny model of `seed` in `folder`. It is written atomically."""
     recipe = recipe or CaptioningRecipe()
     home = folder / f"tiny-qwen2-audio-{_digest(asdict(recipe))}-s{seed}"
-    if (found := _found(home)) is not None:
+    if (found := _find_cached(home)) is not None:
         return found
     started = time.perf_counter()
     processor = make_processor()
     model = make_model(make_config(processor), seed)
     with _all_cores():
-        words_right = teach_hearing(model, processor, recipe, seed, report)
+        words_right = train_captioning(model, processor, recipe, seed, report)
     seconds = round(time.perf_counter() - started, 1)
     note = {"seed": seed, "recipe": asdict(recipe), "seconds": seconds, "words_right": round(words_right, 4)}
     write_checkpoint(home, FAMILY, model, processor, extra={_NOTE: json.dumps(note, indent=2) + "\n"})
-    return Base(home, seconds, words_right, cached=False)
+    return TinyModel(home, seconds, words_right, cached=False)
 
 
 def tiny_instruct(
@@ -61,24 +61,24 @@ def tiny_instruct(
     report: Report,
     folder: Path,
     recipe: InstructRecipe | None = None,
-    hearing: CaptioningRecipe | None = None,
-) -> Base:
-    """Find or make the tiny model of `seed` that can answer the paper's prompts; from `tiny_base`, likewise."""
-    recipe, hearing = recipe or InstructRecipe(), hearing or CaptioningRecipe()
-    home = folder / f"tiny-qwen2-audio-instruct-{_digest(asdict(hearing), asdict(recipe))}-s{seed}"
-    if (found := _found(home)) is not None:
+    captioning: CaptioningRecipe | None = None,
+) -> TinyModel:
+    """Find or build the tiny model of `seed` that can answer the paper's prompts, starting from `tiny_base`."""
+    recipe, captioning = recipe or InstructRecipe(), captioning or CaptioningRecipe()
+    home = folder / f"tiny-qwen2-audio-instruct-{_digest(asdict(captioning), asdict(recipe))}-s{seed}"
+    if (found := _find_cached(home)) is not None:
         return found
-    base = tiny_base(seed, report, folder, hearing)
+    base = tiny_base(seed, report, folder, captioning)
     started = time.perf_counter()
     processor, model = load_processor(str(base.folder)), load_model(FAMILY, str(base.folder), "float32")
-    # What transformers freezes when it builds a model, it forgets when it loads one.
+    # transformers freezes the sinusoidal positions when it builds a model, but not when it loads one.
     freeze(FAMILY, model, TrainSettings())
     with _all_cores():
-        teach_prompts(model, processor, recipe, seed, report)
+        train_instructions(model, processor, recipe, seed, report)
     seconds = round(base.seconds + time.perf_counter() - started, 1)
     note = {"seed": seed, "recipe": asdict(recipe), "seconds": seconds, "words_right": round(base.words_right, 4)}
     write_checkpoint(home, FAMILY, model, processor, extra={_NOTE: json.dumps(note, indent=2) + "\n"})
-    return Base(home, seconds, base.words_right, cached=False)
+    return TinyModel(home, seconds, base.words_right, cached=False)
 
 
 def _digest(*recipes: dict[str, object]) -> str:
@@ -86,11 +86,11 @@ def _digest(*recipes: dict[str, object]) -> str:
     return hashlib.sha256(identity.encode()).hexdigest()[:10]
 
 
-def _found(home: Path) -> Base | None:
+def _find_cached(home: Path) -> TinyModel | None:
     if not (home / _NOTE).is_file():
         return None
     note = json.loads((home / _NOTE).read_text())
-    return Base(home, note["seconds"], note["words_right"], cached=True)
+    return TinyModel(home, note["seconds"], note["words_right"], cached=True)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Teaches the tiny model to hear: it learns to describe clips, and never sees a question or its answer."""
+"""Caption training of the tiny model: it learns to describe clips, and never sees a question or its answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from transformers import PreTrainedModel, ProcessorMixin
 from audio_qa.synthetic.scene import SCENES, Scene
 from learner.model.policy import Policy
 from learner.schedule import Schedule
-from learner.tiny.examples import Example, Report, encode, packed, train
+from learner.tiny.examples import Example, Report, encode_examples, pack_examples, train
 
 PROMPT = "Describe the audio."
 
 
 @dataclass(frozen=True, slots=True)
 class CaptioningRecipe:
-    """How long and on what the model learns to hear. A change here makes another base."""
+    """Settings of caption training. A change here makes another base model."""
 
     clips: int = 5100
     steps: int = 340
@@ -28,12 +28,12 @@ class CaptioningRecipe:
 
 
 def _examples(scenes: Sequence[Scene], processor: ProcessorMixin) -> list[Example]:
-    """Clips with their captions."""
+    """Encode clips with their captions."""
     content = [{"type": "audio", "audio_url": ""}, {"type": "text", "text": PROMPT}]
     text = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
-    return encode(
+    return encode_examples(
         processor, [text] * len(scenes), [scene.samples for scene in scenes], [scene.caption for scene in scenes]
     )
 
@@ -43,21 +43,21 @@ def _scenes(seed: int, stream: int, count: int) -> list[Scene]:
     return [SCENES[i % len(SCENES)](rng) for i in range(count)]
 
 
-def teach_hearing(
+def train_captioning(
     model: PreTrainedModel, processor: ProcessorMixin, recipe: CaptioningRecipe, seed: int, report: Report
 ) -> float:
     """Train `model` in place to caption synthetic scenes.
 
     Args:
-        report: called with what is being done, how far it is, and how far it goes.
+        report: called with the activity, the progress and the total.
 
     Returns:
-        The share of words right in captions of scenes it was not trained on, given the words before.
+        The share of correct words in captions of held-out scenes, given the preceding words.
     """
     examples: list[Example] = []
     for start in range(0, recipe.clips, 200):
         examples += _examples(_scenes(seed, start + 1, min(200, recipe.clips - start)), processor)
-        report("making clips", len(examples), recipe.clips)
+        report("generating clips", len(examples), recipe.clips)
     policy = train(
         model,
         examples,
@@ -68,7 +68,7 @@ def teach_hearing(
         weight_decay=recipe.weight_decay,
         warmup_steps=recipe.warmup_steps,
         seed=seed,
-        report=lambda done: report("learning to hear", done, recipe.steps),
+        report=lambda done: report("training on captions", done, recipe.steps),
     )
     return _words_right(policy, model, _examples(_scenes(seed, 0, 240), processor))
 
@@ -77,7 +77,7 @@ def teach_hearing(
 def _words_right(policy: Policy, model: PreTrainedModel, examples: Sequence[Example]) -> float:
     right = total = 0
     for start in range(0, len(examples), 60):
-        batch = packed(examples[start : start + 60], model)
+        batch = pack_examples(examples[start : start + 60], model)
         best = policy.logits(batch).argmax(dim=-1)
         right += int((best == batch.targets).sum())
         total += len(best)

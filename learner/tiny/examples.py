@@ -1,4 +1,4 @@
-"""Supervised training of the tiny model in this process: prompts with sound, and what is to be said to them."""
+"""Supervised training of the tiny model in this process, on prompts with audio and target texts."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -21,11 +21,13 @@ FAMILY = Qwen2Audio()
 
 Example = tuple[EncodedPrompt, tuple[int, ...]]
 Report = Callable[[str, int, int], None]
-"""Called with what is being done, how far it is, and how far it goes."""
+"""Called with the activity, the progress and the total."""
 
 
-def encode(processor: Any, texts: Sequence[str], sounds: Sequence[Waveform], targets: Sequence[str]) -> list[Example]:
-    """Prompts with features, and targets with the stop token.
+def encode_examples(
+    processor: Any, texts: Sequence[str], sounds: Sequence[Waveform], targets: Sequence[str]
+) -> list[Example]:
+    """Encode prompts with features, and targets with the stop token.
 
     Args:
         texts: rendered chats, each with one unexpanded audio placeholder.
@@ -35,16 +37,17 @@ def encode(processor: Any, texts: Sequence[str], sounds: Sequence[Waveform], tar
     features = processor.feature_extractor(
         list(sounds), sampling_rate=SAMPLE_RATE, padding="max_length", return_attention_mask=True, return_tensors="pt"
     )
-    made = []
-    marked = zip(texts, targets, features["input_features"], features["attention_mask"], strict=True)
-    for text, target, mel, mask in marked:
+    examples = []
+    for text, target, mel, mask in zip(
+        texts, targets, features["input_features"], features["attention_mask"], strict=True
+    ):
         valid = int(mask.sum())
         expanded = text.replace(processor.audio_token, processor.audio_token * FAMILY.facts.audio_tokens(valid))
         prompt = EncodedPrompt(
             tuple(tokenizer(expanded)["input_ids"]), mel[:, : frames_kept(valid, mel.shape[1])], valid
         )
-        made.append((prompt, (*tokenizer(target)["input_ids"], tokenizer.eos_token_id)))
-    return made
+        examples.append((prompt, (*tokenizer(target)["input_ids"], tokenizer.eos_token_id)))
+    return examples
 
 
 def train(
@@ -60,11 +63,11 @@ def train(
     seed: int,
     report: Callable[[int], None],
 ) -> Policy:
-    """Train `model` in place, AdamW on the mean log-probability of the targets' tokens; the policy around it.
+    """Train `model` in place with AdamW on the mean log-probability of the target tokens, and return its policy.
 
     Args:
-        seed: of the order of the examples, another one each epoch.
-        report: called with the steps done.
+        seed: seed of the order of the examples, which differs in each epoch.
+        report: called with the number of completed steps.
     """
     attend_by_rows(FAMILY, model)
     policy = Policy(FAMILY, model)
@@ -82,7 +85,7 @@ def train(
         rate = rate_at(step, total=steps, peak=learning_rate, warmup=warmup_steps, schedule=schedule)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        logprobs, _ = policy(packed(next(batches), model))
+        logprobs, _ = policy(pack_examples(next(batches), model))
         optimizer.zero_grad()
         (-logprobs.mean()).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -91,8 +94,8 @@ def train(
     return policy
 
 
-def packed(examples: Sequence[Example], model: PreTrainedModel) -> MicroBatch:
-    """Examples as one micro-batch, a row each."""
+def pack_examples(examples: Sequence[Example], model: PreTrainedModel) -> MicroBatch:
+    """Pack examples into one micro-batch, one row each."""
     rows = make_rows([p for p, _ in examples], [[c] for _, c in examples], shared=False)
     return pack(rows, FAMILY.audio_token_id(model))
 

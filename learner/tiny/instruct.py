@@ -1,8 +1,8 @@
-"""Shows the tiny model how the paper's prompts are answered: what an instruct model has learnt before it is trained.
+"""Instruction training of the tiny model: it learns the answer format of the paper's prompts.
 
-It is shown few questions, of all types, about clips of a split of their own: enough for the form of an answer, and to
-give reinforcement learning some right ones to begin with; far too few to answer well. What it is shown to think before
-an answer is what it hears, in the words it learnt to hear with.
+It sees few questions of all types, about clips of a separate split: enough for the format and for some correct answers
+at the start of reinforcement learning, far too few to answer well. The thinking before an answer is the caption of the
+clip, in the words of caption training.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from audio_qa.prompt import PromptTemplate, solution_text
 from audio_qa.question import Question
 from audio_qa.synthetic.benchmark import QUESTION_TYPES, draw
 from learner.schedule import Schedule
-from learner.tiny.examples import Example, Report, encode, train
+from learner.tiny.examples import Example, Report, encode_examples, train
 
 SPLIT = "instruct"
 
 
 @dataclass(frozen=True, slots=True)
 class InstructRecipe:
-    """How much it is shown. A change here makes another model."""
+    """Settings of instruction training. A change here makes another model."""
 
     questions: int = 60
     steps: int = 90
@@ -33,7 +33,7 @@ class InstructRecipe:
 
 
 def instruct_examples(processor: Any, seed: int, count: int) -> list[Example]:
-    """Each question under each of the paper's prompts, with the answer it should get."""
+    """Encode each question under each of the paper's prompts, with its target answer."""
     texts, targets, sounds = [], [], []
     for index in range(count):
         kind = QUESTION_TYPES[index % len(QUESTION_TYPES)]
@@ -44,10 +44,12 @@ def instruct_examples(processor: Any, seed: int, count: int) -> list[Example]:
             texts.append(render(processor, question, template))
             targets.append(thought + solution_text(answer, template))
             sounds.append(scene.samples)
-    return encode(processor, texts, sounds, targets)
+    return encode_examples(processor, texts, sounds, targets)
 
 
-def teach_prompts(model: PreTrainedModel, processor: Any, recipe: InstructRecipe, seed: int, report: Report) -> None:
+def train_instructions(
+    model: PreTrainedModel, processor: Any, recipe: InstructRecipe, seed: int, report: Report
+) -> None:
     """Train `model` in place on answered questions."""
     examples = instruct_examples(processor, seed, recipe.questions)
     train(
@@ -60,5 +62,5 @@ def teach_prompts(model: PreTrainedModel, processor: Any, recipe: InstructRecipe
         weight_decay=recipe.weight_decay,
         warmup_steps=recipe.warmup_steps,
         seed=seed,
-        report=lambda done: report("learning to answer", done, recipe.steps),
+        report=lambda done: report("training on answers", done, recipe.steps),
     )

@@ -15,12 +15,12 @@ SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<
 VOCABULARY_SIZE = 640
 
 # A tag is one piece, and so is a word with or without the space before it: the option 'two' in a list and the answer
-# <answer>two</answer> hold the same token. GPT-2's own pattern would cut 'two into 't and wo.
+# <answer>two</answer> contain the same token. GPT-2's pattern would split 'two into 't and wo.
 _PIECES = r"</?\p{L}+>| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+?|\s+"
 
 
 def _corpus() -> Iterator[str]:
-    """Every wording the tiny model meets, each word often enough to become one token."""
+    """Yield all texts that the tiny model sees, each word often enough to become one token."""
     rng = np.random.default_rng(0)
     for kind in QUESTION_TYPES:
         for template in PromptTemplate:
@@ -38,7 +38,7 @@ def _corpus() -> Iterator[str]:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """The same tokenizer on every machine: it depends on the benchmark's wording alone, not on a model's seed."""
+    """Train the tokenizer. It is the same on every machine: it depends on the benchmark's texts only, not on a seed."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

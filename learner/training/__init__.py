@@ -1,1 +1,1 @@
-"""Turn a batch into optimizer steps."""
+"""Training: turn a batch into optimizer steps."""

@@ -1,4 +1,4 @@
-"""DeepSpeed in one place: torch.distributed, the engine, a step over micro-batches, the gathering of parameters.
+"""The DeepSpeed engine: torch.distributed, optimizer steps over micro-batches, gathering of parameters.
 
 Invariant: a step in which any loss or gradient of any rank is not finite changes no parameter and no optimizer state
 on any rank.
@@ -22,16 +22,16 @@ from torch import distributed, nn
 from learner.schedule import learning_rate
 from learner.settings import LearnerSettings, OptimizerSettings
 
-# DeepSpeed would compile its shared-memory collectives at the first start, for minutes; gloo needs no compiler.
+# DeepSpeed would compile its shared-memory collectives at the first start, which takes minutes; gloo needs no compiler.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def join(rank: int, ranks: int, address: str, port: int, timeout_seconds: float) -> None:
-    """Bring up torch.distributed before DeepSpeed does.
+    """Initialize torch.distributed before DeepSpeed does.
 
-    DeepSpeed would pass a device id, which has hung weight sync elsewhere.
+    DeepSpeed would pass a device id, which is known to make weight sync hang.
     """
-    # Convolutions would otherwise keep 10 bits of what float32 holds: those of an audio tower, for example.
+    # With TF32 the convolutions of an audio tower would keep only 10 bits of a float32 mantissa.
     torch.backends.cudnn.allow_tf32 = False
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(ranks), MASTER_ADDR=address, MASTER_PORT=str(port))
@@ -45,31 +45,31 @@ def join(rank: int, ranks: int, address: str, port: int, timeout_seconds: float)
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 
-def leave() -> None:
-    """Take torch.distributed down: a ZeRO-3 process aborts at exit where this was left out."""
+def shut_down() -> None:
+    """Shut torch.distributed down. Without this, a ZeRO-3 process aborts at exit."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
 
 def zero_stage(settings: LearnerSettings) -> int:
-    """The stage DeepSpeed is given: in bfloat16 at least 1, which is where its float32 master weights live."""
+    """Return the ZeRO stage of DeepSpeed: at least 1 with bfloat16, because only then it has float32 master weights."""
     return settings.zero_stage if settings.dtype == "float32" else max(1, settings.zero_stage)
 
 
 def configuration(settings: LearnerSettings, max_grad_norm: float) -> dict[str, Any]:
-    """DeepSpeed's configuration of a learner."""
+    """Return DeepSpeed's configuration."""
     zero: dict[str, Any] = {"stage": zero_stage(settings)}
     if settings.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if settings.offload_parameters:
         zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
-        # Micro-batches differ from step to step; the boundary is set by hand in `step`.
+        # The number of micro-batches varies from step to step; `step` sets the accumulation boundary.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": max_grad_norm,
         "zero_optimization": zero,
-        # The optimizer is torch's own also where its state is offloaded: DeepSpeed's has to be compiled.
+        # torch's own optimizer, also with offloading: DeepSpeed's has to be compiled.
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": settings.dtype == "bfloat16"},
         "data_types": {"grad_accum_dtype": "fp32"},
@@ -79,13 +79,13 @@ def configuration(settings: LearnerSettings, max_grad_norm: float) -> dict[str, 
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """What one optimizer step did."""
+    """The outcome of one optimizer step."""
 
     grad_norm: float
-    """Before clipping; not finite where the step was not made."""
+    """Norm before clipping; not finite if the step was skipped."""
     learning_rate: float
-    made: bool
-    """Whether parameters changed: false where a loss or a gradient was not finite."""
+    applied: bool
+    """True if parameters changed; false if a loss or a gradient was not finite."""
 
 
 class TrainingEngine:
@@ -113,13 +113,13 @@ class TrainingEngine:
             model=policy, optimizer=adam, config=configuration(settings, optimizer.max_grad_norm)
         )
         self.step_count = 0
-        """Steps of the schedule that have passed, those without an update among them."""
+        """Completed steps of the schedule, including skipped ones."""
 
     def step(self, losses: Sequence[Callable[[nn.Module], torch.Tensor]]) -> StepOutcome:
-        """One optimizer step on the sum of the micro-batches' losses, and over all ranks.
+        """Take one optimizer step on the sum of the micro-batches' losses over all ranks.
 
         Args:
-            losses: one a micro-batch, each called with the engine to run the forward; the same number on every rank.
+            losses: one per micro-batch, called with the engine to run the forward; the same number on every rank.
         """
         rate = learning_rate(
             self.step_count,
@@ -133,7 +133,7 @@ class TrainingEngine:
         for i, loss_of in enumerate(losses):
             self.deepspeed.set_gradient_accumulation_boundary(i == len(losses) - 1)
             loss = loss_of(self.deepspeed)
-            # A loss that is not finite makes every gradient so: the check of gradients then finds it on all ranks.
+            # A non-finite loss makes every gradient NaN, so the check of the gradients finds it on all ranks.
             weight = self._world if math.isfinite(float(loss.detach())) else math.nan
             # DeepSpeed averages gradients over ranks; the batch's loss is a sum over them.
             self.deepspeed.backward(loss * weight)
@@ -142,9 +142,9 @@ class TrainingEngine:
         return StepOutcome(norm, rate, math.isfinite(norm))
 
     def _update(self) -> float:
-        """Let the optimizer step, unless a gradient is not finite; the gradients' norm before clipping."""
+        """Step the optimizer unless a gradient is not finite. Return the gradients' norm before clipping."""
         if self.zero_stage > 0:
-            # ZeRO's own optimizers drop a step whose gradient norm is not finite, and reset what they hold of it.
+            # ZeRO's own optimizers skip a step whose gradient norm is not finite, and reset their gradient buffers.
             self.deepspeed.step()
             if self.deepspeed.optimizer.overflow:
                 return math.nan
@@ -158,17 +158,17 @@ class TrainingEngine:
         return norm
 
     def drop_gradients(self) -> None:
-        """Forget the gradients of a step that is not made; without ZeRO, whose optimizers keep them elsewhere."""
+        """Discard the gradients of a skipped step. For stage 0 only: ZeRO's optimizers keep gradients elsewhere."""
         for parameter in self.deepspeed.module.parameters():
             parameter.grad = None
 
     def skip(self) -> None:
-        """Let a step pass in which there was nothing to learn: the schedule goes on."""
+        """Advance the schedule by a step without an update."""
         self.step_count += 1
 
     @contextmanager
-    def whole(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-        """Within, the given parameters hold their full values on every rank. All ranks must enter together."""
+    def gathered(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+        """Gather the full values of the parameters on every rank within the context. All ranks must enter together."""
         if self.zero_stage < 3:
             yield
             return

@@ -1,6 +1,6 @@
-"""A parameter's float32 master copy and AdamW moments, whole, whatever ZeRO stage shards them.
+"""Read and write the full float32 master copy and AdamW moments of a parameter, under any ZeRO stage.
 
-What is read here is written in a checkpoint, and written back here: neither knows how many ranks there are.
+Checkpoints store these values, so they do not depend on the number of ranks.
 """
 
 from collections.abc import Iterator
@@ -23,13 +23,16 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def adam_steps(engine: TrainingEngine) -> int:
-    """Updates that AdamW has made: what its bias correction goes by."""
+    """Return the number of updates of AdamW, which its bias correction depends on."""
     steps = [int(state["step"]) for state in _adam(engine).state.values() if "step" in state]
     return max(steps, default=0)
 
 
 def read_state(engine: TrainingEngine, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
-    """Master copy and, once AdamW has stepped, moments; float32, of its shape. All ranks ask, behind `tie_state`."""
+    """Return master copy and, once AdamW has stepped, moments: float32, in the parameter's shape.
+
+    All ranks must call it together, after `link_state`.
+    """
     names = MOMENTS if adam_steps(engine) else ()
     if engine.zero_stage == 0:
         state = _adam(engine).state.get(parameter, {})
@@ -39,20 +42,20 @@ def read_state(engine: TrainingEngine, parameter: nn.Parameter) -> dict[str, tor
 
 
 def create_state(engine: TrainingEngine, steps: int) -> None:
-    """Give a fresh AdamW moments to write to, after `steps` updates."""
+    """Create the state of a new AdamW as after `steps` updates, with zero moments to write to."""
     adam = _adam(engine)
     for flat in _flat_parameters(engine):
         adam.state[flat] = {
             "step": torch.tensor(float(steps), dtype=torch.float32),
             **{name: torch.zeros_like(flat, memory_format=torch.preserve_format) for name in MOMENTS},
         }
-    tie_state(engine)
+    link_state(engine)
 
 
-def tie_state(engine: TrainingEngine) -> None:
-    """Have DeepSpeed find each parameter's moments, before they are read or written.
+def link_state(engine: TrainingEngine) -> None:
+    """Make DeepSpeed link each parameter to its moments, before they are read or written.
 
-    It does so itself once, behind the first step of its first group of parameters, when the others have no moments yet.
+    DeepSpeed links them only once, after the first step of its first parameter group, when others have no moments yet.
     """
     if engine.zero_stage in (1, 2):
         engine.deepspeed.optimizer._hp_optimizer_states_linked = False
@@ -61,7 +64,7 @@ def tie_state(engine: TrainingEngine) -> None:
 
 @torch.no_grad()
 def write_state(engine: TrainingEngine, parameter: nn.Parameter, state: dict[str, torch.Tensor]) -> None:
-    """Put back what `read_state` gave. The parameter itself must hold its value already."""
+    """Restore the result of `read_state`. The parameter itself must already have its value."""
     for name, value in state.items():
         if engine.zero_stage == 0:
             if name != MASTER:
@@ -79,11 +82,11 @@ def write_state(engine: TrainingEngine, parameter: nn.Parameter, state: dict[str
 
 
 def _own_partition(parameter: nn.Parameter, value: torch.Tensor) -> torch.Tensor:
-    """This rank's part of a whole value under ZeRO-3; the last part is padded with zeros."""
+    """Return this rank's partition of a full value under ZeRO-3; the last partition is padded with zeros."""
     size = int(parameter.ds_tensor.numel())  # type: ignore[attr-defined]  # DeepSpeed's
-    whole = torch.zeros(size * distributed.get_world_size(), dtype=value.dtype)
-    whole[: value.numel()] = value.flatten()
-    return whole.narrow(0, size * distributed.get_rank(), size)
+    padded = torch.zeros(size * distributed.get_world_size(), dtype=value.dtype)
+    padded[: value.numel()] = value.flatten()
+    return padded.narrow(0, size * distributed.get_rank(), size)
 
 
 def _adam(engine: TrainingEngine) -> torch.optim.Optimizer:
@@ -93,7 +96,7 @@ def _adam(engine: TrainingEngine) -> torch.optim.Optimizer:
 
 
 def _flat_parameters(engine: TrainingEngine) -> Iterator[torch.Tensor]:
-    """What AdamW really steps: parameters, or this rank's flat parts of groups of them."""
+    """Yield the tensors that AdamW steps: parameters, or this rank's flat partitions of parameter groups."""
     optimizer = engine.deepspeed.optimizer
     for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
         if hasattr(optimizer, name):

@@ -1,7 +1,8 @@
-"""Turns a batch into optimizer steps: rows, micro-batches, losses, sums. It knows no algorithm and no architecture.
+"""The trainer: turns a batch into rows, micro-batches, losses and optimizer steps.
 
-Invariant: the update does not depend on how the batch was cut into micro-batches or over ranks. Every token's share in
-the loss is worked out from the whole batch, which every rank is given.
+It is independent of the algorithm and of the architecture. Invariant: the update does not depend on how the batch is
+split into micro-batches or over ranks. Every token's weight in the loss is computed from the whole batch, which every
+rank receives.
 """
 
 from collections.abc import Sequence
@@ -15,25 +16,25 @@ from learner.errors import BatchTooLargeError
 from learner.losses.aggregate import token_weights
 from learner.losses.objective import Loss, Tokens, objective
 from learner.losses.supervised import supervised
-from learner.model.cost import DecoderCost
+from learner.messages import BatchCounts, PhaseSettings, StepStats
+from learner.model.flops import DecoderFlops
 from learner.model.lora import without_adapters
 from learner.model.packing import EncodedPrompt, MicroBatch, Row, make_rows, pack
 from learner.model.policy import Policy
-from learner.phase import Counts, Tally, TrainingPhase
 from learner.settings import LearnerSettings
 from learner.training.engine import TrainingEngine
-from learner.training.plan import MicroBatchPlan, share_out, sharing
+from learner.training.micro_batches import MicroBatchPlan, choose_sharing, distribute_rows
 from protocol.training import TrainingGroup
 
 
-class LossOf(Protocol):
-    """The loss of one micro-batch, whose figures it adds to `sums`."""
+class MicroBatchLoss(Protocol):
+    """A function that returns the loss of one micro-batch, and adds its statistics to `sums`."""
 
-    def __call__(self, plan: MicroBatchPlan, engine: nn.Module, sums: Tally) -> torch.Tensor: ...
+    def __call__(self, plan: MicroBatchPlan, engine: nn.Module, sums: StepStats) -> torch.Tensor: ...
 
 
 class Trainer:
-    """One rank's part of the training of one phase."""
+    """One rank's trainer of one training phase."""
 
     def __init__(
         self,
@@ -41,28 +42,30 @@ class Trainer:
         reference: Policy | None,
         engine: TrainingEngine,
         settings: LearnerSettings,
-        phase: TrainingPhase,
-        cost: DecoderCost,
+        phase: PhaseSettings,
+        cost: DecoderFlops,
     ) -> None:
         self.policy, self.reference, self.engine = policy, reference, engine
         self._settings, self._phase, self._cost = settings, phase, cost
         self._rank, self._ranks = distributed.get_rank(), distributed.get_world_size()
         self.micro_batch_tokens = settings.micro_batch_tokens
-        """Halved once where a batch did not fit into the memory."""
+        """Halved once if a batch does not fit into memory."""
 
-    def reinforce(self, prompts: Sequence[EncodedPrompt], groups: Sequence[TrainingGroup], counts: Counts) -> Tally:
-        """The updates of one batch."""
+    def reinforce(
+        self, prompts: Sequence[EncodedPrompt], groups: Sequence[TrainingGroup], counts: BatchCounts
+    ) -> StepStats:
+        """Make the updates of one batch."""
         loss_settings = self._settings.loss
         completions = [c for g in groups for c in g.completions]
-        rows, tally = self._rows(prompts, [[c.token_ids for c in g.completions] for g in groups])
+        rows, stats = self._rows(prompts, [[c.token_ids for c in g.completions] for g in groups])
         lengths = torch.tensor([len(c.token_ids) if c.counts else 0 for c in completions])
         advantages = torch.tensor([c.advantage for c in completions])
         sampled = [torch.tensor(c.logprobs) for c in completions]
-        # Worked out on a batch's first update and kept for the next ones: by the place of a micro-batch.
+        # Computed on a batch's first update and kept for the following ones, by the sequence ids of a micro-batch.
         old: dict[tuple[int, ...], torch.Tensor] = {}
         reference: dict[tuple[int, ...], torch.Tensor] = {}
 
-        def loss_of(plan: MicroBatchPlan, engine: nn.Module, sums: Tally) -> torch.Tensor:
+        def loss_of(plan: MicroBatchPlan, engine: nn.Module, sums: StepStats) -> torch.Tensor:
             batch, key = self._pack(plan.rows), tuple(i for row in plan.rows for i in row.sequence_ids)
             logprobs, entropy = engine(batch)
             device, ids = logprobs.device, batch.sequence_ids
@@ -82,19 +85,19 @@ class Trainer:
             )
             loss = objective(loss_settings, self._phase.beta, tokens)
             if plan.counts:
-                _count(sums, tokens, loss, entropy)
+                _record(sums, tokens, loss, entropy)
             return loss.total if plan.counts else loss.total * 0.0
 
         for update in range(loss_settings.updates_per_batch):
-            self._step(rows, loss_of, tally, first=update == 0)
-        return tally
+            self._step(rows, loss_of, stats, first=update == 0)
+        return stats
 
-    def supervise(self, prompts: Sequence[EncodedPrompt], targets: Sequence[tuple[int, ...]]) -> Tally:
-        """One step towards given answers: cross entropy, the mean over all their tokens."""
-        rows, tally = self._rows(prompts, [[target] for target in targets])
+    def supervise(self, prompts: Sequence[EncodedPrompt], targets: Sequence[tuple[int, ...]]) -> StepStats:
+        """Take one supervised step: cross entropy of the targets, averaged over all their tokens."""
+        rows, stats = self._rows(prompts, [[target] for target in targets])
         tokens = sum(len(target) for target in targets)
 
-        def loss_of(plan: MicroBatchPlan, engine: nn.Module, sums: Tally) -> torch.Tensor:
+        def loss_of(plan: MicroBatchPlan, engine: nn.Module, sums: StepStats) -> torch.Tensor:
             logprobs, entropy = engine(self._pack(plan.rows))
             loss = supervised(logprobs, tokens)
             if not plan.counts:
@@ -104,34 +107,34 @@ class Trainer:
             sums.entropy += float(entropy.sum())
             return loss
 
-        self._step(rows, loss_of, tally, first=True)
-        return tally
+        self._step(rows, loss_of, stats, first=True)
+        return stats
 
     @torch.no_grad()
     def score(
         self, prompts: Sequence[EncodedPrompt], completions: Sequence[Sequence[tuple[int, ...]]]
     ) -> list[tuple[float, ...]]:
-        """Log-probability of every token of every completion, in order; every rank works out all of them."""
+        """Return the log-probability of every token of every completion, in order. Every rank computes all of them."""
         rows, _ = self._rows(prompts, completions)
-        scored: list[list[float]] = [[] for group in completions for _ in group]
+        scores: list[list[float]] = [[] for group in completions for _ in group]
         for row in rows:
             batch = self._pack((row,))
             for i, logprob in zip(batch.sequence_ids.tolist(), self.policy(batch)[0].tolist(), strict=True):
-                scored[i].append(logprob)
-        return [tuple(s) for s in scored]
+                scores[i].append(logprob)
+        return [tuple(s) for s in scores]
 
     def _rows(
         self, prompts: Sequence[EncodedPrompt], completions: Sequence[Sequence[tuple[int, ...]]]
-    ) -> tuple[list[Row], Tally]:
-        shared = sharing(prompts, completions, self._settings.share_prefix, self._cost)
-        tally = Tally()
+    ) -> tuple[list[Row], StepStats]:
+        shared = choose_sharing(prompts, completions, self._settings.share_prefix, self._cost)
+        stats = StepStats()
         if self._rank == 0:
             several = [share for share, group in zip(shared, completions, strict=True) if len(group) > 1]
-            tally.groups, tally.shared_groups = len(several), sum(several)
-        return make_rows(prompts, completions, shared=shared), tally
+            stats.groups, stats.shared_groups = len(several), sum(several)
+        return make_rows(prompts, completions, shared=shared), stats
 
     def _reference_logprobs(self, batch: MicroBatch) -> torch.Tensor:
-        """Of the frozen reference: a model of its own, or the policy without its adapters."""
+        """Return the log-probabilities under the reference: a separate model, or the policy without its adapters."""
         with torch.no_grad():
             if self.reference is not None:
                 return self.reference(batch)[0]  # type: ignore[no-any-return]
@@ -141,11 +144,11 @@ class Trainer:
     def _pack(self, rows: Sequence[Row]) -> MicroBatch:
         return pack(rows, self.policy.family.audio_token_id(self.policy.model))
 
-    def _step(self, rows: Sequence[Row], loss_of: LossOf, tally: Tally, *, first: bool) -> None:
-        """One optimizer step; where its batch does not fit into the memory, once more with the batch cut smaller."""
+    def _step(self, rows: Sequence[Row], loss_of: MicroBatchLoss, stats: StepStats, *, first: bool) -> None:
+        """Take one optimizer step. If its batch does not fit into memory, retry once with smaller micro-batches."""
         for attempt in (1, 2):
-            plans = share_out(rows, self._ranks, self.micro_batch_tokens)[self._rank]
-            sums = Tally()
+            plans = distribute_rows(rows, self._ranks, self.micro_batch_tokens)[self._rank]
+            sums = StepStats()
             try:
                 outcome = self.engine.step([partial(loss_of, plan, sums=sums) for plan in plans])
                 break
@@ -153,39 +156,39 @@ class Trainer:
                 if not _is_out_of_memory(error):
                     raise
                 largest = max(sum(map(len, plan.rows)) for plan in plans)
-                # Only one rank that holds its own gradients can forget half a step; others are started again.
+                # Only a single rank that holds its own gradients can discard half a step; others are restarted.
                 if attempt == 2 or self._ranks > 1 or self.engine.zero_stage > 0 or not first:
                     raise BatchTooLargeError(self._sizes(plans, largest), largest) from error
             self.engine.drop_gradients()
             self.micro_batch_tokens = max(1, largest // 2)
-            tally.cut_smaller = 1
+            stats.cut_smaller = 1
         sums.grad_norm, sums.learning_rate = outcome.grad_norm, outcome.learning_rate
-        sums.updates, sums.nonfinite = int(outcome.made), int(not outcome.made)
+        sums.updates, sums.nonfinite = int(outcome.applied), int(not outcome.applied)
         if first:
             sums.micro_batches = len(plans)
             sums.tokens_computed = sum(len(row) for plan in plans for row in plan.rows if plan.counts)
-        tally.add(sums)
+        stats.add(sums)
 
     def _sizes(self, plans: Sequence[MicroBatchPlan], largest: int) -> str:
         rows = [row for plan in plans for row in plan.rows]
         longest = max(rows, key=len)
         return (
             f"out of memory in a step of {len(plans)} micro-batches of up to {largest} tokens; the longest row has "
-            f"{len(longest)}, {len(longest.prompt.token_ids)} of them its prompt, and {len(longest.completions)} "
+            f"{len(longest)} ({len(longest.prompt.token_ids)} of them in the prompt) and {len(longest.completions)} "
             "completions; lower learner.micro_batch_tokens, rollout.max_tokens or rollout.group_size, or set "
             "learner.activation_checkpointing"
         )
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory could not be had; on the CPU torch raises a plain RuntimeError."""
+    """Return whether an exception means out of memory. On the CPU torch raises a plain RuntimeError."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return "can't allocate memory" in str(error)
 
 
-def _count(sums: Tally, tokens: Tokens, loss: Loss, entropy: torch.Tensor) -> None:
-    """Add a micro-batch's figures."""
+def _record(sums: StepStats, tokens: Tokens, loss: Loss, entropy: torch.Tensor) -> None:
+    """Add a micro-batch's statistics."""
     gap = (tokens.old - tokens.sampled).abs()
     sums.tokens += len(gap)
     sums.loss += float(loss.total.detach())

@@ -1,10 +1,10 @@
-"""The learner's end of the sockets on which the rollout workers of its machine hear of new weights.
+"""The learner's end of the sockets that announce new weights to the rollout workers of its machine.
 
-Invariant: a memory file counts as read from when it is announced until something newer is and every worker that was
-told of it has replied or has gone. A worker is told of one at a time, the newest there is once it has replied to the
-last: one that hangs holds up nobody, and keeps one file.
+Invariant: a memory file counts as read from its announcement until a newer one is announced and every worker that
+received the announcement has replied or disconnected. A worker has at most one open announcement; after its reply it
+gets the newest one. A worker that hangs blocks no other worker, and keeps one file.
 
-A thread of its own looks after the sockets, so that a worker can join while the learner learns.
+A separate thread serves the sockets, so that a worker can connect while the learner trains.
 """
 
 import selectors
@@ -17,21 +17,21 @@ from protocol.announcement import Announcement, listen, receive_name, receive_re
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """One that is connected."""
+    """A connected worker."""
 
     socket: socket.socket
     name: str = ""
-    """Empty until it has said it."""
-    told: int = 0
-    """The newest announcement it was told of."""
-    reads: int | None = None
-    """Descriptor of the memory it was told of, until it has replied."""
+    """Empty until the worker has sent it."""
+    announced: int = 0
+    """Number of the newest announcement sent to it."""
+    reading: int | None = None
+    """Descriptor of the announced memory, until the worker has replied."""
     holds: int = 0
-    """The newest announcement whose weights it has."""
+    """Number of the newest announcement whose weights it has loaded."""
 
 
 class Announcer:
-    """Tells workers of new weights, and knows who has them."""
+    """A server that announces new weights to workers, and tracks which workers have loaded them."""
 
     def __init__(self) -> None:
         self._server, self.address = listen()
@@ -40,7 +40,7 @@ class Announcer:
         self._latest: tuple[Announcement, int] | None = None
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._server, selectors.EVENT_READ)
-        # What is written to one end ends the thread, which reads the other.
+        # A byte written to one end stops the thread, which selects on the other.
         self._end, ended = socket.socketpair()
         self._selector.register(ended, selectors.EVENT_READ)
         self._ended = ended
@@ -50,31 +50,31 @@ class Announcer:
     def announce(
         self, descriptor: int, version: int, described: tuple[int, int], *, audio_changed: bool, patience: float
     ) -> tuple[int, frozenset[str]]:
-        """Tell all workers that are connected of new weights in a memory file.
+        """Announce new weights in a memory file to all connected workers.
 
         Args:
-            described: as `Announcement.description`.
-            patience: seconds to wait for their replies.
+            described: see `Announcement.description`.
+            patience: seconds to wait for replies.
 
         Returns:
-            The announcement's number, and who has the weights by then, by name.
+            The announcement's number, and the names of the workers that have loaded the weights by then.
         """
         with self._changed:
             number = 1 if self._latest is None else self._latest[0].number + 1
             self._latest = Announcement(number, version, described, audio_changed), descriptor
             for worker in list(self._workers):
-                self._tell(worker)
-            self._changed.wait_for(lambda: not any(worker.reads is not None for worker in self._workers), patience)
+                self._send_latest(worker)
+            self._changed.wait_for(lambda: not any(worker.reading is not None for worker in self._workers), patience)
             return number, frozenset(worker.name for worker in self._workers if worker.holds == number)
 
     def is_read(self, descriptor: int) -> bool:
-        """Whether someone reads a memory file, or may begin to at any time."""
+        """Return whether a worker reads a memory file, or may start to at any time."""
         with self._changed:
             latest = self._latest is not None and self._latest[1] == descriptor
-            return latest or any(worker.reads == descriptor for worker in self._workers)
+            return latest or any(worker.reading == descriptor for worker in self._workers)
 
     def close(self) -> None:
-        """Leave the workers; each keeps the weights it has."""
+        """Disconnect the workers. Each keeps its current weights."""
         self._end.send(b"x")
         self._thread.join()
         for one in (self._end, self._ended, self._server):
@@ -92,13 +92,13 @@ class Announcer:
                 if key.fileobj is self._server:
                     self._accept()
                 else:
-                    self._hear(key.data)
+                    self._receive(key.data)
 
     def _accept(self) -> None:
         try:
             connected, _ = self._server.accept()
         except OSError:
-            return  # it has gone again
+            return  # the worker has disconnected
         try:
             require_same_user(connected)
         except PermissionError:
@@ -110,13 +110,13 @@ class Announcer:
             self._workers.add(worker)
         self._selector.register(connected, selectors.EVENT_READ, worker)
 
-    def _hear(self, worker: _Worker) -> None:
+    def _receive(self, worker: _Worker) -> None:
         with self._changed:
             try:
                 if not worker.name:
                     worker.name = receive_name(worker.socket)
                     if worker.name:
-                        self._tell(worker)
+                        self._send_latest(worker)
                     else:
                         self._drop(worker)
                     return
@@ -128,24 +128,24 @@ class Announcer:
             if reply is None:
                 self._drop(worker)
                 return
-            worker.reads = None
+            worker.reading = None
             if reply.holds:
                 worker.holds = reply.number
-            self._tell(worker)
+            self._send_latest(worker)
             self._changed.notify_all()
 
-    def _tell(self, worker: _Worker) -> None:
-        """Announce the newest weights to a worker that has said its name, has not heard of them and reads no others."""
-        if self._latest is None or not worker.name or worker.reads is not None:
+    def _send_latest(self, worker: _Worker) -> None:
+        """Announce the newest weights to a worker that has a name, does not know of them and is not reading."""
+        if self._latest is None or not worker.name or worker.reading is not None:
             return
         announcement, descriptor = self._latest
-        if worker.told == announcement.number:
+        if worker.announced == announcement.number:
             return
-        worker.told, worker.reads = announcement.number, descriptor
+        worker.announced, worker.reading = announcement.number, descriptor
         try:
             send(worker.socket, announcement, descriptor)
         except OSError:
-            self._drop(worker)  # it has gone
+            self._drop(worker)  # the worker has disconnected
 
     def _drop(self, worker: _Worker) -> None:
         if worker in self._workers:

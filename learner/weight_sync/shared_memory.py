@@ -1,7 +1,7 @@
-"""Puts the weights that train into memory that the rollout workers of this machine map, and tells them.
+"""Publish the trainable weights in shared memory that the rollout workers of this machine map.
 
-Invariant: what is being written is announced to nobody, and read by nobody. So there are two memory files in turn, and
-one more for each worker that hangs while it reads. They have no names, and go with the last process that has them.
+Invariant: a memory file that is being written is neither announced nor read. There are two files that take turns, and
+one more for each worker that hangs while reading. They are anonymous, and freed when the last process closes them.
 """
 
 import mmap
@@ -14,23 +14,23 @@ from typing import Self
 import torch
 from torch import nn
 
-from learner.model.weights import Weight, lots
+from learner.model.weights import Weight, in_buckets
 from learner.weight_sync.announcer import Announcer
 from learner.weight_sync.publish import BUCKET_BYTES
 from protocol.announcement import MEMORY_FILE, PlacedTensor, description, machine
 from protocol.weights import Carrier, TensorSlot, WeightUpdate, digest
 
 PATIENCE_SECONDS = 0.25
-"""What a publication waits for the workers to have the weights. Whoever takes longer is asked by the pool."""
+"""Seconds that a publication waits for workers to load the weights. The pool syncs the slower ones itself."""
 _ALIGNMENT = 64
 _NO_DIGEST = digest(b"")
 
-Whole = Callable[[Sequence[nn.Parameter]], AbstractContextManager[None]]
-"""Within it, parameters are whole; called by all ranks together."""
+Gather = Callable[[Sequence[nn.Parameter]], AbstractContextManager[None]]
+"""A context in which the given parameters are gathered; all ranks enter it together."""
 
 
 class SharedMemoryPublisher:
-    """The first rank's. The other ranks only gather with it: see `gather`."""
+    """The publisher of the first rank. The other ranks only take part in gathering: see `gather`."""
 
     def __init__(self) -> None:
         self._machine, self._announcer = machine(), Announcer()
@@ -38,19 +38,19 @@ class SharedMemoryPublisher:
         self._layout: _Layout | None = None
 
     def publish(
-        self, weights: Sequence[Weight], whole: Whole, version: int, *, audio_changed: bool, checksums: bool = False
+        self, weights: Sequence[Weight], gathered: Gather, version: int, *, audio_changed: bool, checksums: bool = False
     ) -> WeightUpdate:
-        """Copy all weights into memory that nobody reads, and announce them; `checksums` has the engines check them."""
-        # The same in every version; working it out takes a tenth as long as copying a small model.
-        if self._layout is None or not self._layout.is_of(weights, checksums=checksums):
+        """Copy all weights into unread memory, and announce them. With `checksums` the engines verify them."""
+        # The layout is the same for every version; computing it takes a tenth of the copy of a small model.
+        if self._layout is None or not self._layout.matches(weights, checksums=checksums):
             self._layout = _Layout.of(weights, checksums=checksums)
         layout = self._layout
-        file = self._unread(layout.end + len(layout.text))
-        places = iter(layout.placed)
-        for lot in lots(weights, BUCKET_BYTES):
-            with whole([p for weight in lot for p in weight.parameters]):
-                for weight in lot:
-                    file.tensor(next(places)).copy_(weight.value())
+        file = self._unread_file(layout.end + len(layout.text))
+        slots = iter(layout.placed)
+        for bucket in in_buckets(weights, BUCKET_BYTES):
+            with gathered([p for weight in bucket for p in weight.parameters]):
+                for weight in bucket:
+                    file.tensor(next(slots)).copy_(weight.value())
         if checksums:
             layout = layout.with_digests(file)
         file.write(layout.text, layout.end)
@@ -79,8 +79,8 @@ class SharedMemoryPublisher:
             file.close()
         self._files.clear()
 
-    def _unread(self, nbytes: int) -> "_File":
-        """A file of this size that nobody reads: an old one, whose pages are there already, or a new one."""
+    def _unread_file(self, nbytes: int) -> "_File":
+        """Return a file of this size without readers: an old one, whose pages are already allocated, or a new one."""
         free = [file for file in self._files if not self._announcer.is_read(file.descriptor)]
         chosen = next((file for file in free if file.nbytes == nbytes), None)
         if chosen is None:
@@ -93,10 +93,10 @@ class SharedMemoryPublisher:
         return chosen
 
 
-def gather(weights: Sequence[Weight], whole: Whole) -> None:
-    """What the ranks do that do not publish: under ZeRO-3 each has a part of every weight."""
-    for lot in lots(weights, BUCKET_BYTES):
-        with whole([p for weight in lot for p in weight.parameters]):
+def gather(weights: Sequence[Weight], gathered: Gather) -> None:
+    """Take part in gathering on a rank that does not publish: under ZeRO-3 each rank has a part of every weight."""
+    for bucket in in_buckets(weights, BUCKET_BYTES):
+        with gathered([p for weight in bucket for p in weight.parameters]):
             pass
 
 
@@ -122,19 +122,19 @@ class _File:
         self._memory[start : start + len(text)] = text
 
     def close(self) -> None:
-        """Others that have it keep it."""
+        """Close this process's descriptor and mapping. Other processes keep theirs."""
         os.close(self.descriptor)
         self._memory.close()
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where each weight goes."""
+    """The position of each weight in a file."""
 
     placed: list[PlacedTensor]
-    """In the order in which they are written. A digest is as long as those to come."""
+    """Weights in the order of writing. Placeholder digests have the length of real ones."""
     end: int
-    """The first byte behind them, where they are described."""
+    """First byte after the weights, where their description starts."""
     text: bytes
 
     @classmethod
@@ -142,26 +142,26 @@ class _Layout:
         placed, end = [], 0
         for weight in weights:
             start = -(-end // _ALIGNMENT) * _ALIGNMENT
-            slot = TensorSlot(*_kind(weight), weight.nbytes, _NO_DIGEST if checksums else None)
+            slot = TensorSlot(*_identity(weight), weight.nbytes, _NO_DIGEST if checksums else None)
             placed.append(PlacedTensor(slot, start))
             end = start + weight.nbytes
-        return cls(placed, end, _text(placed))
+        return cls(placed, end, _encoded(placed))
 
-    def is_of(self, weights: Sequence[Weight], *, checksums: bool) -> bool:
+    def matches(self, weights: Sequence[Weight], *, checksums: bool) -> bool:
         digest = _NO_DIGEST if checksums else None
-        mine = [(p.slot.name, p.slot.dtype, p.slot.shape, p.slot.digest) for p in self.placed]
-        return mine == [(*_kind(weight), digest) for weight in weights]
+        own = [(p.slot.name, p.slot.dtype, p.slot.shape, p.slot.digest) for p in self.placed]
+        return own == [(*_identity(weight), digest) for weight in weights]
 
     def with_digests(self, file: "_File") -> Self:
-        """With those of what is in a file."""
+        """Return the layout with the digests of a file's contents."""
         placed = [replace(p, slot=replace(p.slot, digest=file.digest(p))) for p in self.placed]
-        return replace(self, placed=placed, text=_text(placed))
+        return replace(self, placed=placed, text=_encoded(placed))
 
 
-def _kind(weight: Weight) -> tuple[str, str, tuple[int, ...]]:
+def _identity(weight: Weight) -> tuple[str, str, tuple[int, ...]]:
     return weight.name, str(weight.parameters[0].dtype).removeprefix("torch."), weight.shape
 
 
-def _text(placed: Sequence[PlacedTensor]) -> bytes:
-    """Described backwards, as they are read then: what was written last is still in the processor's cache."""
+def _encoded(placed: Sequence[PlacedTensor]) -> bytes:
+    """Encode the description in reverse order of writing: readers start with what is still in the CPU cache."""
     return description(placed[::-1])

@@ -1,1 +1,1 @@
-"""The command `earshot`: one module a group of commands; results.py prints."""
+"""The command line, `earshot`: one module for each command; main.py lists them."""

@@ -1,50 +1,116 @@
-"""The command `earshot`. Exit codes: 0 success, 2 bad input with one line on stderr, 1 failure, 130 Ctrl-C."""
+"""The command `earshot`: the table of its commands, and the console script. outcome.py has the exit codes."""
 
 import logging
 import os
 import sys
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli import backup as backup_commands
-from orchestrator.cli import cluster as cluster_commands
-from orchestrator.cli import data as data_commands
-from orchestrator.cli import evaluate as evaluation_commands
-from orchestrator.cli import reproduce as reproduce_command
-from orchestrator.cli import run as run_commands
-from orchestrator.cli import serve as serve_command
-from orchestrator.cli import token as token_commands
-from orchestrator.cli.service import control as job_commands
-from orchestrator.cli.service import jobs as service_commands
-from orchestrator.cli.service import telemetry as telemetry_commands
+from orchestrator.cli.lazy import Entry, LazyGroup
+from orchestrator.cli.outcome import exit_codes
 
-app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
+RUN, DATA, SERVICE, OPERATE = "Run", "Data", "Service", "Operate"
+"""The panels of `earshot --help`."""
+
+COMMANDS = (
+    Entry(RUN, "run", "orchestrator.cli.run.run:run", "Run a job in the foreground until it ends."),
+    Entry(
+        RUN, "demo", "orchestrator.cli.run.run:demo", "Train a tiny model until it uses the audio (examples/demo.yaml)."
+    ),
+    Entry(
+        RUN,
+        "evaluate",
+        "orchestrator.cli.run.evaluate:evaluate",
+        "Evaluate a model with the audio, and with the controls.",
+    ),
+    Entry(
+        RUN,
+        "score",
+        "orchestrator.cli.run.score:score",
+        "Score a file of predictions by the rule of its benchmark.",
+    ),
+    Entry(RUN, "compare", "orchestrator.cli.run.score:compare", "Compare two results, question by question."),
+    Entry(RUN, "reproduce", "orchestrator.cli.run.reproduce:reproduce", "Reproduce the results table of the paper."),
+    Entry(DATA, "data", "orchestrator.cli.data.data:data", "Check and filter questions and their clips."),
+    Entry(SERVICE, "submit", "orchestrator.cli.service.jobs:submit", "Submit a job to the service."),
+    Entry(SERVICE, "jobs", "orchestrator.cli.service.jobs:jobs", "List jobs, newest first."),
+    Entry(SERVICE, "show", "orchestrator.cli.service.jobs:show", "Show the state, history and progress of a job."),
+    Entry(SERVICE, "watch", "orchestrator.cli.service.jobs:watch", "Follow a job until it ends."),
+    Entry(SERVICE, "logs", "orchestrator.cli.service.telemetry:logs", "Print the driver log of a job."),
+    Entry(SERVICE, "metrics", "orchestrator.cli.service.telemetry:metrics", "Show the metrics of a job by step."),
+    Entry(
+        SERVICE, "samples", "orchestrator.cli.service.telemetry:samples", "Show sampled completions and their rewards."
+    ),
+    Entry(SERVICE, "workers", "orchestrator.cli.service.telemetry:workers", "Show the rollout workers of a job."),
+    Entry(SERVICE, "scale", "orchestrator.cli.service.control:scale", "Set the number of rollout workers of a job."),
+    Entry(SERVICE, "pause", "orchestrator.cli.service.control:pause", "Pause a running job after the current step."),
+    Entry(SERVICE, "resume", "orchestrator.cli.service.control:resume", "Resume a paused job."),
+    Entry(
+        SERVICE,
+        "checkpoint",
+        "orchestrator.cli.service.control:checkpoint",
+        "Write a checkpoint of a running job after the current step.",
+    ),
+    Entry(SERVICE, "cancel", "orchestrator.cli.service.control:cancel", "Cancel a job."),
+    Entry(
+        OPERATE,
+        "serve",
+        "orchestrator.cli.operate.serve:serve",
+        "Run the service: take jobs over REST and schedule them.",
+    ),
+    Entry(
+        OPERATE, "token", "orchestrator.cli.operate.token:token", "Create, list and revoke the tokens of the service."
+    ),
+    Entry(
+        OPERATE,
+        "backup",
+        "orchestrator.cli.operate.backup:backup",
+        "Back up the database and run directories of the service.",
+    ),
+    Entry(OPERATE, "restore", "orchestrator.cli.operate.backup:restore", "Restore a backup into a new data directory."),
+    Entry(
+        OPERATE,
+        "cluster",
+        "orchestrator.cli.operate.cluster:cluster",
+        "Build a Ray cluster from machines without Kubernetes.",
+    ),
+)
+
+
+class EarshotGroup(LazyGroup):
+    """All commands, with their exit codes."""
+
+    entries = COMMANDS
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Run the command that was named."""
+        with exit_codes():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(cls=EarshotGroup, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _print_version(given: bool) -> None:
+    if given:
+        print(f"earshot {version('earshot')}")
+        raise typer.Exit
 
 
 @app.callback()
-def earshot() -> None:
+def earshot(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Post-train audio language models with reinforcement learning on a Ray cluster."""
 
 
-for commands in (
-    run_commands,
-    serve_command,
-    service_commands,
-    telemetry_commands,
-    job_commands,
-    data_commands,
-    evaluation_commands,
-    reproduce_command,
-    token_commands,
-    backup_commands,
-    cluster_commands,
-):
-    commands.register(app)
-
-
 def main() -> None:
-    """The console script. Typer's own usage errors exit with 2 as well."""
+    """Run the console script."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    # Before torch is loaded, here or in a process started from here: its threads must not spin while they wait.
+    # Before torch is loaded, here or in a child process: its threads must not spin while they wait.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

@@ -1,20 +1,27 @@
-"""Print plans, evaluations, scores and filtered questions for a person."""
+"""Print the results of commands: as JSON, or as tables for a terminal."""
 
-from collections.abc import Mapping
-from pathlib import Path
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from audio_qa.scoring.score import GROUPINGS
-from orchestrator.driver.silence_filter import _SHOWN, listed_file
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import dump_spec
 
 
-def describe(planned: dict[str, Any], console: Console) -> None:
-    """Print a plan for a person."""
+def print_result(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any], Console], None]) -> None:
+    """Print a result to stdout: as one JSON document, or with `show`."""
+    if as_json:
+        print(json.dumps(result))
+    else:
+        show(result, Console())
+
+
+def show_plan(planned: dict[str, Any], console: Console) -> None:
+    """Print a plan as a table, what is missing for it, and the resolved job file."""
     table = Table(title=f"Plan of {planned['name']}", show_header=False)
     for key in (
         "model",
@@ -38,18 +45,20 @@ def describe(planned: dict[str, Any], console: Console) -> None:
     for part, gib in planned["memory_gib"].items():
         more = " and activations" if part == "learner_rank" else ""
         table.add_row(f"memory of a {part.replace('_', ' ')}", f"{gib} GiB{more}")
-    _describe_time(planned["time"], table)
+    _add_time(planned["time"], table)
     console.print(table)
     for key, name in planned["to_fill_in"].items():
-        console.print(f"To be filled in: {key}, {name}. The plan is made from what is published.", highlight=False)
+        console.print(f"To be filled in: {key}, {name}. The plan uses the published figures.", highlight=False)
     for warning in planned["memory_warnings"]:
         console.print(f"Does not fit: {warning}.", highlight=False)
+    for warning in planned["device_warnings"]:
+        console.print(f"Warning: {warning}.", highlight=False)
     for assumption in (planned["time"] or {}).get("assumptions", ()):
         console.print(f"Time: {assumption}.", style="dim", highlight=False)
     console.print(dump_spec(JobSpec.model_validate(planned["job"])), markup=False, highlight=False)
 
 
-def _describe_time(time: dict[str, Any] | None, table: Table) -> None:
+def _add_time(time: dict[str, Any] | None, table: Table) -> None:
     if time is None:
         table.add_row("time", "not estimated on CPUs")
         return
@@ -117,24 +126,26 @@ def _figure(value: float | None, interval: dict[str, float] | None) -> str:
     return f"{value:.1%} ({100 * interval['low']:.0f}-{100 * interval['high']:.0f})"
 
 
-def show_filtered(result: dict[str, Any], console: Console) -> None:
-    """Print what was kept, and the first of what was left out."""
-    dropped = result["dropped"]
-    table = Table(title=f"Answered with silence in the clip's place by {result['model']}", box=None)
-    for name in ("question", "answer", "right"):
-        table.add_column(name, overflow="fold")
-    for item in dropped[:_SHOWN]:
-        table.add_row(f"{item['id']}: {item['question']}", item["answer"], f"{item['right']} of {item['asked']}")
-    if dropped:
-        console.print(table)
-    if len(dropped) > _SHOWN:
-        console.print(f"and {len(dropped) - _SHOWN} more.", highlight=False)
-    silence = result["silence_accuracy"]
-    said = "" if silence is None else f", {silence:.1%} of answers right, {result['chance_accuracy']:.1%} by chance"
-    console.print(
-        f"{result['kept']} of {result['questions']} questions kept{said}; {result['failed']} could not be asked.",
-        highlight=False,
-    )
-    if result["output"] is not None:
-        output = Path(result["output"])
-        console.print(f"{output}\n{listed_file(output)}: what was left out", highlight=False, soft_wrap=True)
+def show_comparison(result: dict[str, Any], console: Console) -> None:
+    """Print a comparison as a table: in total and by task."""
+    table = Table(title=f"{result['second']} against {result['first']}, {result['questions']} questions", box=None)
+    table.add_column("")
+    for name in ("first", "second", "difference", "only 1st", "only 2nd", "p"):
+        table.add_column(name, justify="right", no_wrap=True)
+    rows = [("all", result), *result["by_task"].items()]
+    for name, row in rows:
+        for count, label in (("official", "official"), ("strict", "exact")):
+            found = row[count]
+            table.add_row(
+                f"{name}, {label}",
+                f"{found['first_accuracy']:.1%}",
+                f"{found['second_accuracy']:.1%}",
+                f"{found['difference']:+.1%} ({100 * found['interval']['low']:+.1f} to "
+                f"{100 * found['interval']['high']:+.1f})",
+                str(found["only_first"]),
+                str(found["only_second"]),
+                f"{found['p_value']:.3g}",
+            )
+    console.print(table)
+    if result["left_out"]:
+        console.print(f"{result['left_out']} answers to questions that only one result has were left out.")

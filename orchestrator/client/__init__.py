@@ -7,12 +7,19 @@
             print(event.kind)
         job = client.wait(job.id)
 
-Without arguments it asks EARSHOT_URL with EARSHOT_TOKEN, by default a service on this machine. What can be repeated
-without harm is repeated while the service cannot be reached.
+Without arguments the client connects to EARSHOT_URL with the token EARSHOT_TOKEN, by default to a service on this
+machine. Requests that are safe to repeat are retried while the service cannot be reached.
 """
 
 from orchestrator.client.asynchronous import AsyncEarshotClient
-from orchestrator.client.errors import ApiError, ClientError, UnreachableError, WaitTimeoutError
+from orchestrator.client.errors import (
+    AddressError,
+    ApiError,
+    ClientError,
+    RefusedError,
+    UnreachableError,
+    WaitTimeoutError,
+)
 from orchestrator.client.synchronous import EarshotClient
 from orchestrator.schemas.api import (
     CheckpointView,
@@ -30,6 +37,7 @@ from orchestrator.schemas.api import (
 from orchestrator.schemas.job_state import JobState
 
 __all__ = [
+    "AddressError",
     "ApiError",
     "AsyncEarshotClient",
     "CheckpointView",
@@ -44,6 +52,7 @@ __all__ = [
     "LogLine",
     "MetricsView",
     "Page",
+    "RefusedError",
     "SampleView",
     "UnreachableError",
     "WaitTimeoutError",

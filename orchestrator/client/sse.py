@@ -1,37 +1,37 @@
-"""Server-sent events out of the bytes of a stream, however they are cut."""
+"""Server-sent events, decoded from a stream of bytes."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class ServerSentEvent:
     """One event."""
 
     id: str
     data: str
     name: str
-    """`message` where the service gives none."""
+    """Event name; `message` by default."""
 
 
-class Decoder:
-    """Of one stream."""
+class EventDecoder:
+    """The decoder of one stream. Chunks may be split anywhere."""
 
     def __init__(self) -> None:
         self._rest = b""
 
-    def feed(self, piece: bytes) -> list[Sent]:
-        """The events that are whole with this piece. Comments, which are heartbeats, are none."""
-        *whole, self._rest = (self._rest + piece).split(b"\n\n")
-        return [event for event in map(_parse, whole) if event is not None]
+    def feed(self, chunk: bytes) -> list[ServerSentEvent]:
+        """Return the events that this chunk completes. Comments, sent as heartbeats, are skipped."""
+        *complete, self._rest = (self._rest + chunk).split(b"\n\n")
+        return [event for event in map(_parse, complete) if event is not None]
 
 
-def _parse(block: bytes) -> Sent | None:
+def _parse(block: bytes) -> ServerSentEvent | None:
     fields: dict[str, str] = {}
-    # Only here a line ends: text may hold what Unicode calls one.
+    # Not splitlines(): text may contain characters that Unicode counts as line ends.
     for line in block.decode(errors="replace").split("\n"):
         name, _, value = line.partition(":")
         if name:
             fields[name] = value.removeprefix(" ")
     if "data" not in fields:
         return None
-    return Sent(fields.get("id", ""), fields["data"], fields.get("event", "message"))
+    return ServerSentEvent(fields.get("id", ""), fields["data"], fields.get("event", "message"))

@@ -1,20 +1,22 @@
-"""The client for programs that block."""
+# Generated from orchestrator/client/asynchronous.py by orchestrator/client/generate.py: do not edit, run `make client`.
+"""The service's REST API as methods that block."""
 
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing
+from time import monotonic, sleep
 from typing import Any, Literal, Self, TypeVar
 
 import httpx
 from pydantic import BaseModel
+from tenacity import Retrying, stop_before_delay
 
 from orchestrator.client import calls
 from orchestrator.client.address import address
 from orchestrator.client.calls import ApiRequest
-from orchestrator.client.errors import ApiError, UnreachableError, WaitTimeoutError, error_of
-from orchestrator.client.retry import Retry
-from orchestrator.client.sse import Decoder, Sent
+from orchestrator.client.errors import UnreachableError, WaitTimeoutError, error_of
+from orchestrator.client.retry import reconnect_delay, retry_if_safe, wait_for_service
+from orchestrator.client.sse import EventDecoder, ServerSentEvent
 from orchestrator.job.spec import JobSpec
 from orchestrator.schemas.api import (
     CheckpointView,
@@ -33,15 +35,15 @@ from orchestrator.schemas.job_state import ENDED, JobState
 
 Result = TypeVar("Result", bound=BaseModel)
 
-# A stream has a heartbeat every 15 s.
+# The service sends a heartbeat on every stream each 15 s.
 _STREAM_TIMEOUT = httpx.Timeout(10, read=60)
 
 
 class EarshotClient:
-    """A connection to a service; a context manager.
+    """A connection to the service, and a context manager that closes it.
 
-    Every method raises ApiError where the service refuses, and UnreachableError where it cannot be reached for
-    `retry_seconds`.
+    Every method raises ApiError if the service refuses the request, and UnreachableError if the service cannot be
+    reached for `retry_seconds`.
     """
 
     def __init__(
@@ -55,12 +57,12 @@ class EarshotClient:
     ) -> None:
         """
         Args:
-            url, token: by default EARSHOT_URL, EARSHOT_TOKEN.
+            url, token: default to EARSHOT_URL and EARSHOT_TOKEN.
             timeout: seconds for one attempt.
-            retry_seconds: how long what can be repeated is repeated; 0 never.
+            retry_seconds: how long to retry a request that is safe to repeat; 0 disables retries.
 
         Raises:
-            ClientError: the URL is none.
+            AddressError: the URL or the token is not valid.
         """
         base, headers = address(url, token)
         self._retry_seconds = retry_seconds
@@ -73,7 +75,7 @@ class EarshotClient:
         self.close()
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close all connections."""
         self._http.close()
 
     def submit(
@@ -84,7 +86,7 @@ class EarshotClient:
         max_restarts: int | None = None,
         idempotency_key: str | None = None,
     ) -> JobView:
-        """Put a job in the queue. With an `idempotency_key` that was used before, it is the job of then."""
+        """Submit a job to the queue. An `idempotency_key` that was used before returns the job created then."""
         return self._do(calls.submit(spec, priority, max_restarts, idempotency_key))
 
     def jobs(
@@ -96,13 +98,13 @@ class EarshotClient:
         cursor: str | None = None,
         limit: int = 50,
     ) -> Page[JobView]:
-        """A part of the jobs, newest first."""
+        """List one page of jobs, newest first."""
         return self._do(calls.jobs(state, name, owner, cursor, limit))
 
     def all_jobs(
         self, *, state: Sequence[JobState | str] = (), name: str | None = None, owner: str | None = None
     ) -> Iterator[JobView]:
-        """Every job, newest first, asked for in parts."""
+        """Iterate over all jobs, newest first, one page at a time."""
         cursor = None
         while True:
             page = self.jobs(state=state, name=name, owner=owner, cursor=cursor, limit=200)
@@ -112,37 +114,37 @@ class EarshotClient:
                 return
 
     def job(self, job_id: str) -> JobDetail:
-        """One job, its history included."""
+        """Return a job with its history."""
         return self._do(calls.job(job_id))
 
     def cancel(self, job_id: str) -> JobView:
-        """End a job in any state; one that runs ends soon after."""
+        """Cancel a job in any state. A running job ends soon after."""
         return self._do(calls.cancel(job_id))
 
     def pause(self, job_id: str) -> CommandView:
-        """Have a running job wait behind its step."""
-        return self._do(calls.tell(job_id, "pause"))
+        """Pause a running job after the current step."""
+        return self._do(calls.command(job_id, "pause"))
 
     def resume(self, job_id: str) -> CommandView:
-        """Let a paused job go on."""
-        return self._do(calls.tell(job_id, "resume"))
+        """Resume a paused job."""
+        return self._do(calls.command(job_id, "resume"))
 
     def checkpoint(self, job_id: str) -> CommandView:
-        """Have a running job write a checkpoint behind its step."""
-        return self._do(calls.tell(job_id, "checkpoint"))
+        """Write a checkpoint of a running job after the current step."""
+        return self._do(calls.command(job_id, "checkpoint"))
 
     def scale(self, job_id: str, count: int) -> CommandView:
-        """Have a job use another number of rollout workers."""
+        """Change the number of rollout workers of a job."""
         return self._do(calls.scale(job_id, count))
 
     def workers(self, job_id: str) -> WorkerPage:
-        """The rollout workers of a job."""
+        """List the rollout workers of a job."""
         return self._do(calls.workers(job_id))
 
     def metrics(
         self, job_id: str, *, since_step: int | None = None, names: Sequence[str] | None = None, points: int = 1000
     ) -> MetricsView:
-        """Metrics over steps, those behind `since_step`, in at most `points` rows."""
+        """Return metrics by step, after `since_step` if given, in at most `points` rows."""
         return self._do(calls.metrics(job_id, since_step, names, points))
 
     def samples(
@@ -154,31 +156,33 @@ class EarshotClient:
         cursor: str | None = None,
         limit: int = 50,
     ) -> Page[SampleView]:
-        """A part of the scored completions."""
+        """List one page of scored completions."""
         return self._do(calls.samples(job_id, step, order, cursor, limit))
 
     def audio(self, job_id: str, sample_id: str) -> bytes:
-        """The clip that a sample's question is about, as its file."""
-        return self._send("GET", calls.audio_path(job_id, sample_id), repeatable=True).content
+        """Download the audio file of a sample's clip."""
+        response = self._send("GET", calls.audio_path(job_id, sample_id))
+        return response.content
 
     def checkpoints(self, job_id: str) -> list[CheckpointView]:
-        """The checkpoints of a job, newest first."""
-        return self._do(calls.checkpoints(job_id)).items
+        """List the checkpoints of a job, newest first."""
+        page = self._do(calls.checkpoints(job_id))
+        return page.items
 
     def events(
         self, job_id: str, *, cursor: str | None = None, tail: int | None = None, limit: int = 1000
     ) -> Page[EventView]:
-        """A part of a job's events, oldest first; `tail` begins so many before the end."""
+        """List one page of a job's events, oldest first. `tail` starts that many events before the end."""
         return self._do(calls.events(job_id, cursor, tail, limit))
 
     def logs(
         self, job_id: str, *, cursor: str | None = None, tail: int | None = None, limit: int = 1000
     ) -> Page[LogLine]:
-        """A part of a job's log, oldest first; `tail` begins so many lines before the end."""
+        """List one page of a job's log lines, oldest first. `tail` starts that many lines before the end."""
         return self._do(calls.logs(job_id, cursor, tail, limit))
 
     def cluster(self) -> ClusterView:
-        """Nodes, GPUs, and who uses them."""
+        """Return the nodes of the cluster, their GPUs and the jobs that use them."""
         return self._do(calls.cluster())
 
     def wait(
@@ -189,35 +193,35 @@ class EarshotClient:
         timeout: float | None = None,
         poll_seconds: float = 1.0,
     ) -> JobDetail:
-        """The job once it is in one of the states, or has ended in another one.
+        """Wait until a job reaches one of the states or ends, and return it.
 
         Raises:
-            WaitTimeoutError: it is not after `timeout` seconds.
+            WaitTimeoutError: neither happened within `timeout` seconds.
         """
         wanted = {str(state) for state in states} | {str(state) for state in ENDED}
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else monotonic() + timeout
         while True:
             job = self.job(job_id)
             if str(job.state) in wanted:
                 return job
-            if deadline is not None and time.monotonic() + poll_seconds > deadline:
-                raise WaitTimeoutError(f"job {job_id} is {job.state} still, after {timeout:g} s")
-            time.sleep(poll_seconds)
+            if deadline is not None and monotonic() + poll_seconds > deadline:
+                raise WaitTimeoutError(f"job {job_id} is still {job.state} after {timeout:g} s")
+            sleep(poll_seconds)
 
     def stream_events(self, job_id: str, *, after: str | None = None, tail: int | None = None) -> Iterator[EventView]:
-        """A job's events as they happen, until it has ended; each once, also if the connection drops meanwhile.
+        """Stream a job's events until it ends. Each event arrives once, even if the connection drops.
 
         Args:
-            after: `cursor` of an event to begin behind.
-            tail: begin so many events before the end; by default at the first.
+            after: `cursor` of an event; the stream starts with the next one.
+            tail: start that many events before the end; by default at the first event.
         """
-        for sent in self._stream(job_id, "events", after, tail):
-            yield EventView.model_validate(json.loads(sent.data) | {"cursor": sent.id})
+        for event in self._stream(job_id, "events", after, tail):
+            yield EventView.model_validate(json.loads(event.data) | {"cursor": event.id})
 
     def stream_logs(self, job_id: str, *, after: str | None = None, tail: int | None = None) -> Iterator[LogLine]:
-        """A job's log as it is written, likewise."""
-        for sent in self._stream(job_id, "logs", after, tail):
-            yield LogLine(cursor=sent.id, text=sent.data)
+        """Stream a job's log lines until it ends. Arguments as for `stream_events`."""
+        for event in self._stream(job_id, "logs", after, tail):
+            yield LogLine(cursor=event.id, text=event.data)
 
     def _do(self, call: ApiRequest[Result]) -> Result:
         response = self._send(
@@ -230,63 +234,54 @@ class EarshotClient:
         )
         return call.result.model_validate_json(response.content)
 
-    def _send(self, method: str, path: str, *, repeatable: bool, **more: Any) -> httpx.Response:
-        retry = Retry(self._retry_seconds, repeatable)
-        while True:
-            try:
-                response = self._http.request(method, path, **more)
-            except httpx.TransportError as error:
-                pause = retry.after_error(error)
-                if pause is None:
-                    raise self._unreachable(error) from error
-            else:
-                if response.is_success:
-                    return response
-                pause = retry.after_answer(response)
-                if pause is None:
-                    raise error_of(response)
-            time.sleep(pause)
+    def _send(
+        self, method: str, path: str, *, repeatable: bool = True, stream: bool = False, **options: Any
+    ) -> httpx.Response:
+        """Send a request, again while that is safe and the time allows, and return a successful response."""
+        retrying = Retrying(
+            retry=retry_if_safe(repeatable),
+            wait=wait_for_service,
+            stop=stop_before_delay(self._retry_seconds),
+            reraise=True,
+        )
+        try:
+            response: httpx.Response = retrying(self._attempt, method, path, stream, options)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        return response
+
+    def _attempt(self, method: str, path: str, stream: bool, options: Mapping[str, Any]) -> httpx.Response:
+        response = self._http.send(self._http.build_request(method, path, **options), stream=stream)
+        if not response.is_success:
+            response.read()
+            raise error_of(response)
+        return response
 
     def _stream(
-        self, job_id: str, what: Literal["events", "logs"], after: str | None, tail: int | None
-    ) -> Iterator[Sent]:
-        retry = Retry(self._retry_seconds, repeatable=True)
+        self, job_id: str, source: Literal["events", "logs"], after: str | None, tail: int | None
+    ) -> Iterator[ServerSentEvent]:
+        disconnected_at: float | None = None
         while True:
-            try:
-                with self._opened(job_id, what, after, tail) as response:
-                    decoder = Decoder()
-                    for piece in response.iter_bytes():
-                        for sent in decoder.feed(piece):
-                            if sent.name == "end":
+            params = {} if tail is None or after is not None else {"tail": tail}
+            headers = {"Accept": "text/event-stream"} | ({} if after is None else {"Last-Event-ID": after})
+            path = calls.stream_path(job_id, source)
+            response = self._send("GET", path, stream=True, params=params, headers=headers, timeout=_STREAM_TIMEOUT)
+            with closing(response):
+                decoder = EventDecoder()
+                try:
+                    for chunk in response.iter_bytes():
+                        disconnected_at = None
+                        for event in decoder.feed(chunk):
+                            if event.name == "end":
                                 return
-                            after, retry = sent.id, Retry(self._retry_seconds, repeatable=True)
-                            yield sent
-                # Streams have a longest time: the next one goes on there.
-                pause = 0.0
-            except httpx.TransportError as error:
-                again = retry.after_error(error)
-                if again is None:
-                    raise self._unreachable(error) from error
-                pause = again
-            except ApiError as error:
-                again = retry.after_answer(httpx.Response(error.status))
-                if again is None:
-                    raise
-                pause = again
-            time.sleep(pause)
-
-    @contextmanager
-    def _opened(
-        self, job_id: str, what: Literal["events", "logs"], after: str | None, tail: int | None
-    ) -> Iterator[httpx.Response]:
-        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after is not None else {})
-        params = {} if tail is None or after is not None else {"tail": tail}
-        path = calls.stream_path(job_id, what)
-        with self._http.stream("GET", path, headers=headers, params=params, timeout=_STREAM_TIMEOUT) as response:
-            if not response.is_success:
-                response.read()
-                raise error_of(response)
-            yield response
+                            after = event.id
+                            yield event
+                except httpx.TransportError as error:
+                    disconnected_at = disconnected_at or monotonic()
+                    if monotonic() - disconnected_at >= self._retry_seconds:
+                        raise self._unreachable(error) from error
+            # Also after the longest duration of a stream: the next one continues after the last event.
+            sleep(reconnect_delay())
 
     def _unreachable(self, error: httpx.TransportError) -> UnreachableError:
         url = str(self._http.base_url).rstrip("/")

@@ -1,4 +1,4 @@
-"""The Ray cluster that the service uses, asked through its dashboard: the service itself is no part of it."""
+"""The connection to the service's Ray cluster, through its dashboard: the service itself is not a part of it."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,18 +11,19 @@ from ray.job_submission import JobSubmissionClient
 from ray.util.state.exception import RayStateApiException
 
 from orchestrator.cluster.inventory import ClusterUnavailableError
-from orchestrator.cluster.local_ray import LocalRay, LocalRayError
+from orchestrator.cluster.local_ray import LocalRay
+from orchestrator.cluster.process import StartError
 
 Result = TypeVar("Result")
 
 _DEADLINE_SECONDS = 30.0
 _REQUEST_SECONDS = 20.0
-# What Ray's clients raise for a cluster that is away, refuses a token, or answers with an error of its own.
-_TROUBLE = (ConnectionError, requests.RequestException, RayError, RayStateApiException, RuntimeError, LocalRayError)
+# Raised by Ray's clients if a cluster is away, refuses a token, or answers with an error.
+_UNAVAILABLE = (ConnectionError, requests.RequestException, RayError, RayStateApiException, RuntimeError, StartError)
 
 
 class RayConnection:
-    """To a cluster, or to a Ray of the service's own, which is started when it is first needed and when it has died."""
+    """A connection to a cluster, or to the service's local Ray, which it starts when needed and again after it died."""
 
     def __init__(self, cluster: str | LocalRay) -> None:
         """
@@ -34,14 +35,14 @@ class RayConnection:
         # Ray's client blocks.
         self._threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="ray")
 
-    async def ask(self, action: Callable[[JobSubmissionClient], Result], seconds: float = _DEADLINE_SECONDS) -> Result:
-        """What `action` returns, in a thread of its own. Raises ClusterUnavailableError, also after `seconds`."""
-        asked = asyncio.get_running_loop().run_in_executor(self._threads, lambda: action(self._connected()))
+    async def call(self, action: Callable[[JobSubmissionClient], Result], seconds: float = _DEADLINE_SECONDS) -> Result:
+        """Call `action` in a thread, and return its result. Raises ClusterUnavailableError, also after `seconds`."""
+        result = asyncio.get_running_loop().run_in_executor(self._threads, lambda: action(self._connected()))
         try:
-            return await asyncio.wait_for(asked, seconds)
+            return await asyncio.wait_for(result, seconds)
         except TimeoutError as error:
             raise ClusterUnavailableError(f"Ray did not answer within {seconds:.0f} s") from error
-        except _TROUBLE as error:
+        except _UNAVAILABLE as error:
             self._client = None
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise ClusterUnavailableError(f"Ray: {lines[-1]}") from error
@@ -55,7 +56,7 @@ class RayConnection:
 
 
 class _Client(JobSubmissionClient):  # type: ignore[misc]  # Ray has no types here
-    """Ray's client waits for ever, and a thread that does would keep the service from ending."""
+    """A client with a timeout: Ray's waits forever, and such a thread would keep the service from ending."""
 
     def _do_request(self, *arguments: Any, **options: Any) -> Any:
         return super()._do_request(*arguments, timeout=_REQUEST_SECONDS, **options)

@@ -1,4 +1,4 @@
-"""Who goes first where the service and jobs share a machine's cores: the service, which takes little.
+"""Priority of a session where the service and jobs share a machine's cores. The service goes first: it takes little.
 
 Linux may share cores among sessions before it looks at processes (autogroup), and Ray and each driver have a session of
 their own. `nice` counts within one session only; the session as a whole has a niceness too.
@@ -9,16 +9,20 @@ import time
 from pathlib import Path
 
 NICENESS = 19
-"""Of what gives way. At 10 it still holds up a process that wakes for a tick of 4 ms in one case of a hundred."""
+"""Niceness of a session with low priority. At 10 it still delays a process that wakes every 4 ms, 1 time in 100."""
 
 _ATTEMPTS, _PAUSE_SECONDS = 20, 0.05
-"""Of all unprivileged users together, the kernel takes one change in a tenth of a second."""
+"""The kernel accepts one change in a tenth of a second from all unprivileged users together."""
 
 _log = logging.getLogger(__name__)
 
 
-def give_way(process: int | str = "self") -> None:
-    """Have a process's session give way to others. Does nothing where sessions have no share, or it may not be set."""
+def lower_session_priority(process: int | str = "self") -> None:
+    """Have a process's session yield cores to others. Does nothing where sessions have no share, or without permission.
+
+    Args:
+        process: its id.
+    """
     for _ in range(_ATTEMPTS):
         try:
             Path(f"/proc/{process}/autogroup").write_text(str(NICENESS))
@@ -28,16 +32,14 @@ def give_way(process: int | str = "self") -> None:
             return
         else:
             return
-    _log.warning(
-        "the session of process %s does not give way to the service: the kernel takes no more changes", process
-    )
+    _log.warning("the session of process %s keeps its priority: the kernel accepts no more changes", process)
 
 
-def niceness_of_session(process: int | str = "self") -> int | None:
-    """None where sessions have no share."""
+def session_niceness(process: int | str = "self") -> int | None:
+    """Return the niceness of a process's session; None where sessions have no share."""
     try:
         group = Path(f"/proc/{process}/autogroup").read_text()
     except OSError:
         return None
-    # Empty of a process that is in none, as where a control group of its container shares out the cores.
+    # Empty if the process is in no group, for example where the control group of its container shares out the cores.
     return int(group.split()[-1]) if group else None

@@ -1,16 +1,18 @@
-"""The cluster as the service shows it: nodes, their GPUs, and which job has them."""
+"""The cluster as the service shows it: its nodes, their GPUs, and which jobs use them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from audio_qa.errors import EarshotError
+
 
 @dataclass(frozen=True, slots=True)
-class Use:
-    """What a job has of a node."""
+class Usage:
+    """The resources of a node that a job has reserved."""
 
     job: str
-    """Id of the job, or of the Ray job where it is none of the service's."""
+    """Id of the job, or of the Ray job if it is not the service's."""
     cpus: float
     gpus: float
 
@@ -26,15 +28,15 @@ class ClusterNode:
     gpus: float
     gpu_type: str | None
     memory_bytes: int
-    uses: tuple[Use, ...]
+    uses: tuple[Usage, ...]
 
 
 class Cluster(Protocol):
-    """A way to look at the cluster."""
+    """A view of the cluster."""
 
     async def nodes(self) -> Sequence[ClusterNode]:
-        """Every node, within seconds. Raises ClusterUnavailableError."""
+        """Return every node, within seconds. Raises ClusterUnavailableError."""
 
 
-class ClusterUnavailableError(RuntimeError):
-    """The cluster did not answer; what was asked for may have happened all the same. The message is one line."""
+class ClusterUnavailableError(EarshotError):
+    """The cluster did not answer; the request may have been carried out all the same. The message is one line."""

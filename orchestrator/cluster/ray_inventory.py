@@ -1,4 +1,4 @@
-"""What the cluster looks like, from Ray's own records: nodes, and who has reserved what on them."""
+"""The inventory of a Ray cluster, from Ray's records: nodes, and the resources that jobs have reserved on them."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from ray.job_submission import JobSubmissionClient
 from ray.util.state import list_actors, list_jobs, list_nodes
 
 from orchestrator.cluster.connection import RayConnection
-from orchestrator.cluster.inventory import ClusterNode, Use
+from orchestrator.cluster.inventory import ClusterNode, Usage
 
 _SECONDS = 10
 _MOST = 10_000
@@ -21,12 +21,12 @@ class RayCluster:
 
     async def nodes(self) -> Sequence[ClusterNode]:
         """See Cluster."""
-        return await self._connection.ask(_nodes)
+        return await self._connection.call(_nodes)
 
 
 def _nodes(client: JobSubmissionClient) -> list[ClusterNode]:
     options = {"address": client.get_address(), "timeout": _SECONDS, "limit": _MOST, "raise_on_missing_output": False}
-    # The service's job is in the submission's id; a job of somebody else's goes by Ray's.
+    # The submission's id has the id of the service's job; any other job keeps the id that Ray gave it.
     names = {
         job.job_id: job.submission_id.rpartition("-")[0] or job.submission_id
         for job in list_jobs(**options)
@@ -34,11 +34,11 @@ def _nodes(client: JobSubmissionClient) -> list[ClusterNode]:
     }
     uses: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0.0]))
     for actor in list_actors(filters=[("state", "=", "ALIVE")], detail=True, **options):
-        wanted = actor.required_resources or {}
-        if actor.node_id and (wanted.get("CPU") or wanted.get("GPU")):
-            use = uses[actor.node_id][names.get(actor.job_id, actor.job_id)]
-            use[0] += wanted.get("CPU", 0)
-            use[1] += wanted.get("GPU", 0)
+        required = actor.required_resources or {}
+        if actor.node_id and (required.get("CPU") or required.get("GPU")):
+            usage = uses[actor.node_id][names.get(actor.job_id, actor.job_id)]
+            usage[0] += required.get("CPU", 0)
+            usage[1] += required.get("GPU", 0)
     return [
         ClusterNode(
             id=node.node_id,
@@ -48,7 +48,7 @@ def _nodes(client: JobSubmissionClient) -> list[ClusterNode]:
             gpus=(node.resources_total or {}).get("GPU", 0),
             gpu_type=_gpu_type(node.resources_total or {}),
             memory_bytes=int((node.resources_total or {}).get("memory", 0)),
-            uses=tuple(Use(job, cpus, gpus) for job, (cpus, gpus) in sorted(uses[node.node_id].items())),
+            uses=tuple(Usage(job, cpus, gpus) for job, (cpus, gpus) in sorted(uses[node.node_id].items())),
         )
         for node in list_nodes(**options)
     ]

@@ -1,1 +1,1 @@
-"""Progress on the screen, plots and reports."""
+"""Progress of a run on the terminal, plots and reports."""

@@ -1,6 +1,6 @@
 """Plots as inline SVG: lines over steps, stacked bars over steps, bars by category.
 
-A plot needs no script and no network. Colours are the classes `c0` … `c4` and `axis`, which the page's style sheet
+A plot needs no script and no network. Colours are the classes `c0` … `c3` and `axis`, which the page's style sheet
 defines for light and dark. Every mark carries a `<title>`, which browsers show under the pointer. A value that is
 missing (None) leaves a gap.
 """
@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from markupsafe import Markup
+
 from audio_qa.scoring.intervals import interval
-from orchestrator.display.notation import Format, html_text, named, number, percent, ticks
+from orchestrator.display.markup import html_text
+from orchestrator.display.notation import Format, named, number, percent, ticks
 
 _WIDTH, _HEIGHT = 560, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 68, 12, 12, 40
-# More marks than this on 490 pixels cannot be told apart, and every one costs bytes.
+# More marks than this cannot be distinguished on 490 pixels, and each costs bytes.
 _MOST_POINTS = 250
 _MOST_BARS = 80
 
@@ -37,15 +40,15 @@ class Bar:
     name: str
     value: float | None
     control: float | None
-    """With silence in the clip's place."""
+    """With silence instead of the clip."""
     chance: float | None
     count: int
-    """Questions; the whisker is the 95 % interval that this many allow."""
+    """Number of questions, which determines the 95 % interval of the whisker."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """From values to pixels."""
+    """A linear map from values to pixels."""
 
     low: float
     high: float
@@ -67,13 +70,13 @@ def line_plot(
     unit: str = "",
     from_zero: bool = False,
     if_none: str = "",
-) -> str:
-    """Lines over learner steps.
+) -> Markup:
+    """Draw lines over learner steps.
 
     Args:
-        form: writes values, by default `number`.
-        unit: labels the axis.
-        if_none: said where there are no values: why.
+        form: of values, by default `number`.
+        unit: label of the axis.
+        if_none: reason shown if there are no values.
     """
     form = form or number
     drawn = [_thinned(line, _MOST_POINTS) for line in series]
@@ -84,25 +87,25 @@ def line_plot(
     x = _step_scale([last for line in drawn for _, last, _ in line])
     y, frame = _frame(x, min(0.0, *values) if from_zero else min(values), max(values), form, unit)
     few = max(len(line) for line in drawn) <= 60
-    for place, (line, spans) in enumerate(zip(series, drawn, strict=True)):
+    for index, (line, spans) in enumerate(zip(series, drawn, strict=True)):
         dash = ' stroke-dasharray="6 4"' if line.dashed else ""
         for present, run in groupby(spans, key=lambda span: span[2] is not None):
             pixels = [f"{x((a + b) / 2)},{y(value)}" for a, b, value in run if value is not None]
             if present and len(pixels) > 1:
-                marks.append(f'<polyline class="line c{place}"{dash} points="{" ".join(pixels)}"/>')
+                marks.append(f'<polyline class="line c{index}"{dash} points="{" ".join(pixels)}"/>')
         for first, last, value in spans:
             if value is not None:
                 at = f'cx="{x((first + last) / 2)}" cy="{y(value)}"'
                 hover = html_text(f"{line.name}, {_steps(first, last)}: {form(value)}")
                 # A wide invisible disc to point at, and a dot where there is room for dots.
-                dot = f'<circle class="dot c{place}" {at} r="2.5"/>' if few or len(values) == 1 else ""
+                dot = f'<circle class="dot c{index}" {at} r="2.5"/>' if few or len(values) == 1 else ""
                 marks.append(f'<g>{dot}<circle class="hit" {at} r="7"/><title>{hover}</title></g>')
     label = "; ".join(_summary(line, form) for line in series)
     return _figure(title, label, _HEIGHT, frame + marks, _legend(series))
 
 
-def stacked_plot(title: str, series: Sequence[Series], form: Format | None = None, *, unit: str = "") -> str:
-    """Bars over learner steps, the series stacked in their order. Values below zero count as zero."""
+def stacked_plot(title: str, series: Sequence[Series], form: Format | None = None, *, unit: str = "") -> Markup:
+    """Draw bars over learner steps, the series stacked in their order. Values below zero count as zero."""
     form = form or number
     bars = [_thinned(layer, _MOST_BARS) for layer in series]
     if not any(value is not None for spans in bars for _, _, value in spans):
@@ -115,7 +118,7 @@ def stacked_plot(title: str, series: Sequence[Series], form: Format | None = Non
     y, marks = _frame(x, 0.0, max(totals.values()), form, unit)
     gap = 1.0 if len(totals) <= 60 else 0.0
     floor = dict.fromkeys(totals, 0.0)
-    for place, (layer, spans) in enumerate(zip(series, bars, strict=True)):
+    for index, (layer, spans) in enumerate(zip(series, bars, strict=True)):
         for first, last, value in spans:
             if value is None or value <= 0:
                 continue
@@ -124,7 +127,7 @@ def stacked_plot(title: str, series: Sequence[Series], form: Format | None = Non
             left, right = float(x(first - 0.5)), float(x(last + 0.5))
             top, bottom = float(y(base + value)), float(y(base))
             marks.append(
-                f'<rect class="fill c{place}" x="{left:.1f}" y="{top:.1f}" width="{max(0.5, right - left - gap):.1f}" '
+                f'<rect class="fill c{index}" x="{left:.1f}" y="{top:.1f}" width="{max(0.5, right - left - gap):.1f}" '
                 f'height="{bottom - top:.1f}"><title>'
                 f"{html_text(f'{layer.name}, {_steps(first, last)}: {form(value)}')}</title></rect>"
             )
@@ -132,8 +135,8 @@ def stacked_plot(title: str, series: Sequence[Series], form: Format | None = Non
     return _figure(title, label, _HEIGHT, marks, _legend(series, filled=True))
 
 
-def category_plot(title: str, bars: Sequence[Bar]) -> str:
-    """Horizontal bars from 0 to 100 %: with the clip, with silence, and a mark at chance."""
+def category_plot(title: str, bars: Sequence[Bar]) -> Markup:
+    """Draw horizontal bars from 0 to 100 %: with the clip, with silence, and a mark at chance."""
     if not bars:
         return _empty(title)
     row, top, left, right = 40, 6, 160, _WIDTH - 52
@@ -145,17 +148,17 @@ def category_plot(title: str, bars: Sequence[Bar]) -> str:
         f'<text class="tick" x="{x(tick)}" y="{bottom + 16}" text-anchor="middle">{tick:.0%}</text>'
         for tick in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]
-    for place, bar in enumerate(bars):
-        y = top + place * row + 6
+    for index, bar in enumerate(bars):
+        y = top + index * row + 6
         name = bar.name if len(bar.name) <= 20 else bar.name[:19] + "…"
         marks.append(
             f'<text class="name" x="{left - 8}" y="{y + 18}" text-anchor="end">{html_text(name)}'
             f"<title>{html_text(bar.name)}: {bar.count} questions</title></text>"
         )
-        for offset, value, style, what in ((0, bar.value, "c0", "audio"), (15, bar.control, "c1", "silence")):
+        for offset, value, style, condition in ((0, bar.value, "c0", "audio"), (15, bar.control, "c1", "silence")):
             if value is not None:
                 width = float(x(value)) - left
-                hover = html_text(f"{bar.name}, {what}: {percent(value)} of {bar.count}")
+                hover = html_text(f"{bar.name}, {condition}: {percent(value)} of {bar.count}")
                 marks.append(
                     f'<g><rect class="fill {style}" x="{left}" y="{y + offset}" width="{max(1.0, width):.1f}" '
                     f'height="13" rx="2"/><title>{hover}</title></g>'
@@ -179,7 +182,7 @@ def category_plot(title: str, bars: Sequence[Bar]) -> str:
 
 
 def _thinned(series: Series, most: int) -> list[tuple[float, float, float | None]]:
-    """At most `most` triples (first step, last step, mean value); each covers as many neighbouring points."""
+    """Return at most `most` triples (first step, last step, mean value); each covers as many neighbouring points."""
     points = series.points
     size = math.ceil(len(points) / most) or 1
     spans: list[tuple[float, float, float | None]] = []
@@ -199,7 +202,7 @@ def _step_scale(steps: Sequence[float], first: float | None = None, pad: float =
 
 
 def _frame(x: _Scale, low: float, high: float, form: Format, unit: str) -> tuple[_Scale, list[str]]:
-    """The y axis for these values, and the grid with ticks and labels."""
+    """Return the y axis for these values, and the grid with ticks and labels."""
     if low >= 0 and low <= 0.5 * high:
         low = 0.0
     if high - low <= max(1e-9 * abs(high), 1e-100):
@@ -231,22 +234,24 @@ def _frame(x: _Scale, low: float, high: float, form: Format, unit: str) -> tuple
     return y, marks
 
 
-def _figure(title: str, label: str, height: int, marks: Sequence[str], legend: str) -> str:
-    return (
+def _figure(title: str, label: str, height: int, marks: Sequence[str], legend: str) -> Markup:
+    return Markup(
         f'<figure class="plot"><figcaption>{html_text(title)}</figcaption>{legend}'
         f'<svg role="img" aria-label="{html_text(f"{title}: {label}")}" viewBox="0 0 {_WIDTH} {height}">'
         f"{''.join(marks)}</svg></figure>"
     )
 
 
-def _empty(title: str, why: str = "") -> str:
-    said = html_text(f"No values. {why}".strip())
-    return f'<figure class="plot"><figcaption>{html_text(title)}</figcaption><p class="none">{said}</p></figure>'
+def _empty(title: str, reason: str = "") -> Markup:
+    text = html_text(f"No values. {reason}".strip())
+    return Markup(
+        f'<figure class="plot"><figcaption>{html_text(title)}</figcaption><p class="none">{text}</p></figure>'
+    )
 
 
 def _legend(series: Sequence[Series], *, filled: bool = False) -> str:
     if len(series) == 1:
-        return ""  # The title says it.
+        return ""  # The title names it.
     kinds = ["fill" if filled else "dashed" if line.dashed else "line" for line in series]
     return _keys([(f"c{i}", line.name, kind) for i, (line, kind) in enumerate(zip(series, kinds, strict=True))])
 

@@ -1,1 +1,1 @@
-"""One job as a process: start its actors, run its loop, end it."""
+"""One job as a process: start its actors, run its loop, end them."""

@@ -1,8 +1,8 @@
-"""Starts the parts of a job on Ray, runs the controller on them, and ends every process it started.
+"""Start the parts of a job on Ray, run the training loop on them, and end every process that was started.
 
 Invariant: however a job ends (success, error, Ctrl-C), its actors and their engines are gone within
-`TEARDOWN_SECONDS`, and its run directory holds a last state, a summary and a report. Learner ranks that die or hang are
-replaced, and the job goes on from its last checkpoint (`orchestrator.driver.recovery`).
+`TEARDOWN_SECONDS`, and its run directory has a last state, a summary and a report. Learner ranks that die or hang are
+replaced, and the job resumes from its last checkpoint (`orchestrator.driver.recovery`).
 """
 
 import asyncio
@@ -15,12 +15,13 @@ from orchestrator.display.report import write_report
 from orchestrator.driver.evaluation import run_evaluation
 from orchestrator.driver.recovery import LearnerSupervisor
 from orchestrator.driver.reward_handle import RewardHandle
-from orchestrator.driver.session import cluster, end_all, worker_settings
+from orchestrator.driver.session import ray_session, stop_all, worker_settings
 from orchestrator.driver.summary import summarise
 from orchestrator.job.spec import Method
 from orchestrator.preflight.prepare import Prepared
-from orchestrator.run.commands import Mailbox
 from orchestrator.run.directory import RunDirectory
+from orchestrator.run.events import EventKind
+from orchestrator.run.mailbox import Mailbox
 from orchestrator.storage.mirror import mirrored
 from orchestrator.tracking.following import follow
 from orchestrator.training.control import Control, run_commands
@@ -33,40 +34,40 @@ async def _run(prepared: Prepared, run: RunDirectory, state: RunState, progress:
     pool = RolloutPool(
         worker_settings(prepared),
         spec.rollout.limits,
-        # On a Ray of the job's own as many as are wanted: they take turns on the CPUs there are.
+        # A Ray of the job's own starts any number of workers: they share the CPUs.
         cpus_per_worker=0 if spec.cluster.address is None else 1,
         gpus_per_worker=spec.rollout.gpus,
         on_event=run.append_event,
     )
     reward = RewardHandle(spec, run.append_event) if spec.method is Method.REINFORCE else None
     control = Control(run)
-    attempts = None
+    supervisor = None
     if spec.method is not Method.EVALUATE:
-        attempts = LearnerSupervisor(prepared, run, state, progress, pool, reward.score if reward else None, control)
-    obeying = asyncio.ensure_future(run_commands(Mailbox(run), run, pool, control))
-    obeying.add_done_callback(lambda done: report_command_failure(done, run, progress))
+        supervisor = LearnerSupervisor(prepared, run, state, progress, pool, reward.score if reward else None, control)
+    commands = asyncio.ensure_future(run_commands(Mailbox(run), run, pool, control))
+    commands.add_done_callback(lambda done: report_command_failure(done, run, progress))
     tracking = asyncio.ensure_future(follow(run, spec))
     starting = asyncio.ensure_future(pool.start(spec.rollout.workers))
     try:
         progress.phase("starting workers")
-        if attempts is None:
+        if supervisor is None:
             await run_evaluation(prepared, run, progress, pool, control, starting)
         else:
-            await attempts.go(starting)
+            await supervisor.run(starting)
     finally:
         starting.cancel()
-        obeying.cancel()
+        commands.cancel()
         tracking.cancel()
-        learner = None if attempts is None else attempts.learner
-        await end_all([part for part in (pool, learner, reward) if part is not None])
+        learner = None if supervisor is None else supervisor.learner
+        await stop_all([part for part in (pool, learner, reward) if part is not None])
         await asyncio.wait([tracking])
 
 
-def report_command_failure(obeying: asyncio.Future[None], run: RunDirectory, progress: Progress) -> None:
-    """A job that hears no commands any more goes on, but not in silence."""
-    if not obeying.cancelled() and (error := obeying.exception()) is not None:
-        run.append_event("error", error=type(error).__name__, message=f"commands are not heard any more: {error}")
-        progress.message(f"commands are not heard any more: {error}")
+def report_command_failure(commands: asyncio.Future[None], run: RunDirectory, progress: Progress) -> None:
+    """Report that commands are no longer read; the job continues."""
+    if not commands.cancelled() and (error := commands.exception()) is not None:
+        run.append_event(EventKind.ERROR, error=type(error).__name__, message=f"commands are no longer read: {error}")
+        progress.message(f"commands are no longer read: {error}")
 
 
 def run_job(
@@ -75,17 +76,18 @@ def run_job(
     """Run a job to its end in this process.
 
     Args:
-        started: `time.perf_counter()` when the job began, for its `seconds`.
-        state: of a run that goes on from its last checkpoint; without it the job is new.
+        started: `time.perf_counter()` at the start of the job, for its `seconds`.
+        state: the state of a run that resumes from its last checkpoint; default: a new job.
 
     Returns:
-        The summary, which the run directory then holds too.
+        The summary, which is also written to the run directory.
 
     Raises:
-        Whatever ended the job early, after its state and report were written: KeyboardInterrupt, RolloutError,
-        LearnerError, LedgerError, …; StorageError where all is done and could not be stored.
+        KeyboardInterrupt, RolloutError, LearnerError, LedgerError, …: the error that ended the job early, after its
+            state and report were written.
+        StorageError: the job is done but could not be stored.
     """
-    run.append_event("state", state="starting")
+    run.append_event(EventKind.STATE, state="starting")
     with mirrored(run, prepared.spec) as stored:
         return _run_to_its_end(prepared, run, progress, started, state or RunState(), stored)
 
@@ -98,16 +100,16 @@ def _run_to_its_end(
     state: RunState,
     stored: Callable[[], None],
 ) -> dict[str, Any]:
-    """`stored` returns once all of the run is where the job stores it."""
+    """`stored` returns once all of the run is in the job's storage."""
     if prepared.data:
-        run.append_event("data", **prepared.data)
+        run.append_event(EventKind.DATA, **prepared.data)
     outcome = "failed"
     try:
-        with run.written():
-            with cluster(prepared.spec):
+        with run.lock():
+            with ray_session(prepared.spec):
                 asyncio.run(_run(prepared, run, state, progress))
             if prepared.spec.storage is not None:
-                # Nothing holds a GPU any more.
+                # The GPUs are free by now.
                 progress.phase("storing")
             stored()
         outcome = "succeeded"
@@ -115,10 +117,10 @@ def _run_to_its_end(
         outcome = "cancelled"
         raise
     except BaseException as error:
-        run.append_event("error", error=type(error).__name__, message=str(error)[:4000])
+        run.append_event(EventKind.ERROR, error=type(error).__name__, message=str(error)[:4000])
         raise
     finally:
-        run.append_event("state", state=outcome)
+        run.append_event(EventKind.STATE, state=outcome)
         summary = summarise(prepared, run, outcome, state, time.perf_counter() - started)
         run.write_summary(summary)
         write_report(run)

@@ -1,7 +1,7 @@
-"""The reward actor as the controller calls it, replaced when it dies or hangs.
+"""The handle of the reward actor, which is replaced when it dies or hangs.
 
-Invariant: `score` answers every group or raises. Reward functions are pure: what a lost actor was asked is asked again.
-Completions that could not be scored are an event, and nothing else for too many batches in a row ends the job.
+Invariant: `score` returns scores for every group or raises. Reward functions are pure: a lost actor's batch is scored
+again. Completions that could not be scored are an event; too many batches in a row without any score end the job.
 """
 
 import asyncio
@@ -13,41 +13,43 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
+from audio_qa.errors import EarshotError
 from orchestrator.job.spec import JobSpec
+from orchestrator.run.events import EventKind
 from protocol.reward import Score
 from protocol.rollout import Group
 from reward.actor import RewardActor
 
 SCORE_SECONDS = 600.0
-"""One batch; each call of a function has a deadline of its own within it. A judge's deadline is added."""
+"""Deadline of one batch; each call of a function has its own within it. A judge's deadline is added."""
 _SHOWN_CAUSES = 3
 _BACK_OFF_SECONDS = 1.0
 
 
-class RewardLostError(RuntimeError):
+class RewardLostError(EarshotError):
     """The reward actor died or hung more often than the job allows."""
 
 
-class UnscoredError(RuntimeError):
-    """Too many batches in a row of which no completion could be scored."""
+class UnscoredError(EarshotError):
+    """Too many batches in a row without a completion that could be scored."""
 
 
 class RewardHandle:
-    """For one event loop; several batches may be scored at once."""
+    """The reward actor of a job. For one event loop; several batches may be scored concurrently."""
 
     def __init__(self, spec: JobSpec, on_event: Callable[..., None], *, score_seconds: float | None = None) -> None:
-        """`score_seconds` is the deadline of one batch; without it, one that the job's judge can keep."""
+        """`score_seconds` is the deadline of one batch; by default one that leaves time for the job's judge."""
         self._spec, self._on_event = spec, on_event
         judge = spec.reward.judge
-        # The actor takes one batch after the other: as many may wait for a judge as are begun ahead.
-        waits = 0.0 if judge is None else judge.deadline_seconds * (spec.rollout.max_staleness + 1)
-        self._seconds = SCORE_SECONDS + waits if score_seconds is None else score_seconds
+        # The actor scores batches sequentially: all batches started ahead may have to wait for a judge.
+        judge_seconds = 0.0 if judge is None else judge.deadline_seconds * (spec.rollout.max_staleness + 1)
+        self._seconds = SCORE_SECONDS + judge_seconds if score_seconds is None else score_seconds
         self._restarts = 0
         self._unscored_in_row = 0
         self._actor = self._new_actor()
 
     async def score(self, groups: Sequence[Group]) -> list[tuple[Score, ...]]:
-        """The scores of each group's completions, both in the order given.
+        """Return the scores of each group's completions, both in the given order.
 
         Raises:
             RewardLostError: the actor died or hung more often than the job allows.
@@ -61,44 +63,45 @@ class RewardHandle:
             except (RayActorError, TimeoutError) as error:
                 await self._replace(actor, error)
             else:
-                self._note_unscored([score for group in scores for score in group])
+                self._record_unscored([score for group in scores for score in group])
                 return scores
 
-    def _note_unscored(self, scores: Sequence[Score]) -> None:
-        """Show what could not be scored, and give up where nothing can."""
+    def _record_unscored(self, scores: Sequence[Score]) -> None:
+        """Record completions that could not be scored, and raise UnscoredError if there are only such ones."""
         causes = Counter(score.error for score in scores if score.error is not None)
         unscored = causes.total()
         if unscored:
             shown = [cause for cause, _ in causes.most_common(_SHOWN_CAUSES)]
-            self._on_event("unscored", completions=unscored, of=len(scores), causes=shown)
+            self._on_event(EventKind.UNSCORED, completions=unscored, of=len(scores), causes=shown)
         if not scores:
             return
         self._unscored_in_row = self._unscored_in_row + 1 if unscored == len(scores) else 0
         if self._unscored_in_row >= self._spec.reward.max_unscored_in_row:
             raise UnscoredError(
                 f"no completion of {self._unscored_in_row} batches in a row could be scored "
-                f"(reward.max_unscored_in_row), at last: {causes.most_common(1)[0][0]}"
+                f"(reward.max_unscored_in_row); last error: {causes.most_common(1)[0][0]}"
             )
 
     async def _replace(self, lost: Any, error: BaseException) -> None:
-        """A new actor in place of one that was lost, unless another batch has seen to that already."""
+        """Replace a lost actor with a new one, unless another batch has already done so."""
         if lost is not self._actor:
             return
         if "creation task" in str(error):
-            # It never came up, because a user's module does not import, say: another one would not either.
+            # It never started, for example because a user's module does not import. Neither would another one.
             raise error
         self._restarts += 1
         cause = f"no scores within {self._seconds:.0f} s" if isinstance(error, TimeoutError) else str(error)
         if self._restarts > self._spec.reward.max_restarts:
-            raise RewardLostError(f"the reward actor was lost {self._restarts} times, at last: {cause}") from error
-        self._on_event("reward_restarted", restart=self._restarts, cause=cause)
+            raise RewardLostError(f"the reward actor was lost {self._restarts} times; last cause: {cause}") from error
+        self._on_event(EventKind.REWARD_RESTARTED, restart=self._restarts, cause=cause)
         ray.kill(lost)
         self._actor = self._new_actor()
         await asyncio.sleep(_BACK_OFF_SECONDS)
 
     async def stop(self) -> None:
+        """Stop the actor."""
         try:
-            # One that is dead has nothing left to close.
+            # A dead actor has nothing to close.
             with contextlib.suppress(RayActorError):
                 await self._actor.close.remote()
         finally:

@@ -1,4 +1,4 @@
-"""A job's Ray session: start it, size its workers, end its actors."""
+"""A job's Ray session: start it, size its workers, stop its actors."""
 
 import asyncio
 import logging
@@ -15,9 +15,13 @@ from orchestrator.job.spec import JobSpec
 from orchestrator.preflight.prepare import Prepared
 from protocol.rollout import WorkerSettings
 
+TEARDOWN_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
+
 
 def worker_settings(prepared: Prepared) -> WorkerSettings:
-    """What the rollout workers of a job start from."""
+    """Return the settings of a job's rollout workers."""
     spec = prepared.spec
     rollout = spec.rollout
     return WorkerSettings(
@@ -34,39 +38,33 @@ def worker_settings(prepared: Prepared) -> WorkerSettings:
 
 
 @contextmanager
-def cluster(spec: JobSpec) -> Iterator[None]:
-    """A Ray to run on: the job's own on this machine, or the cluster it names."""
+def ray_session(spec: JobSpec) -> Iterator[None]:
+    """Connect to the cluster that the job names, or start a local Ray for it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    heard = signal.getsignal(signal.SIGTERM)
+    handler = signal.getsignal(signal.SIGTERM)
     if spec.cluster.address is not None:
         ray.init(address=spec.cluster.address, **quiet)
     else:
-        # Logical CPUs: ranks and the reward actor take turns on the real ones.
+        # Logical CPUs: ranks and the reward actor share the real ones.
         needed = spec.learner.ranks + 1
         ray.init(address="local", num_cpus=max(needed, os.cpu_count() or 1), include_dashboard=False, **quiet)
     if threading.current_thread() is threading.main_thread():
-        # Ray put a handler of its own in its place, which ends the process in the middle of whatever it does.
-        signal.signal(signal.SIGTERM, heard)
+        # Ray has replaced the handler with one that ends the process at once.
+        signal.signal(signal.SIGTERM, handler)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-async def end_all(parts: Sequence[Any]) -> None:
-    """End the parts of a job, all at once, and never wait longer for them than the deadline."""
-    ends = [asyncio.ensure_future(part.stop()) for part in parts]
-    done, late = await asyncio.wait(ends, timeout=TEARDOWN_SECONDS)
-    for end in late:
-        end.cancel()
+async def stop_all(parts: Sequence[Any]) -> None:
+    """Stop the parts of a job concurrently, waiting until the deadline at most."""
+    stops = [asyncio.ensure_future(part.stop()) for part in parts]
+    done, late = await asyncio.wait(stops, timeout=TEARDOWN_SECONDS)
+    for stop in late:
+        stop.cancel()
         _log.warning("a part of the job did not stop within %.0f s; its processes end with Ray", TEARDOWN_SECONDS)
-    for end in done:
-        if end.exception() is not None:
-            _log.warning("a part of the job did not stop in order: %s", end.exception())
-
-
-TEARDOWN_SECONDS = 5.0
-
-
-_log = logging.getLogger(__name__)
+    for stop in done:
+        if stop.exception() is not None:
+            _log.warning("a part of the job did not stop in order: %s", stop.exception())

@@ -1,9 +1,10 @@
-"""`earshot data filter`: leaves out the questions that a model answers without hearing their clips.
+"""`earshot data filter`: removes the questions that a model answers without hearing their clips.
 
-He et al., 2025, "Measuring Audio's Impact on Correctness" (arXiv 2509.21060): what is answered right with silence in
-the clip's place rewards reading, not listening.
+He et al., 2025, "Measuring Audio's Impact on Correctness" (arXiv 2509.21060): a question that is answered correctly
+with silence instead of its clip rewards reading, not listening.
 
-Invariant: every training question is in the new file, or among those that are listed with how often they were answered.
+Invariant: every training question is in the new file, or listed among the removed ones with its number of correct
+answers.
 """
 
 import asyncio
@@ -19,48 +20,46 @@ from audio_qa.dataset import write_jsonl
 from audio_qa.question import Question
 from audio_qa.whole_file import whole_file
 from orchestrator.display.progress import Progress
-from orchestrator.driver.evaluation import answering
-from orchestrator.driver.session import cluster
-from orchestrator.evaluation.evaluate import Generate
+from orchestrator.driver.evaluation import started_workers
+from orchestrator.driver.session import ray_session
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import SpecError
 from orchestrator.preflight.prepare import Prepared
 from orchestrator.questions.source import sample_seed
+from protocol.calls import Generate
 from protocol.rollout import FailedQuestion, RolloutRequest, Sampling
-
-_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
 class SilenceResult:
-    """How a question was answered with silence in its clip's place."""
+    """The answers to a question with silence instead of its clip."""
 
     id: str
     question: str
     answer: str
     right: int | None
-    """Answers that were right; None where it could not be asked."""
+    """Number of correct answers; None if the question failed."""
     asked: int
 
     def known_without(self, threshold: float) -> bool:
-        """Whether at least the threshold's share of answers was right."""
+        """Return whether at least the threshold's share of answers was correct."""
         return self.right is not None and self.right >= threshold * self.asked
 
 
-def listed_file(output: Path) -> Path:
-    """Where what is left out of a question file is listed."""
+def dropped_file(output: Path) -> Path:
+    """Return the file that lists the questions removed from a question file."""
     return output.with_name(f"{output.stem}.dropped.jsonl")
 
 
 def check_output(spec: JobSpec, output: Path, questions: Sequence[Question]) -> None:
-    """Raise SpecError or DatasetError for what could not be written later, before the model is asked."""
+    """Raise SpecError or DatasetError if the output cannot be written, before the model is asked."""
     if spec.data.unlabelled:
-        raise SpecError("data.unlabelled: which answers are right is not known without labels; leave it out")
-    for path in (output, listed_file(output)):
+        raise SpecError("data.unlabelled: without labels it is not known which answers are correct; remove it")
+    for path in (output, dropped_file(output)):
         if path.exists():
             raise SpecError(f"--output: {str(path)!r} exists; name a new file")
     if not output.absolute().parent.is_dir():
-        raise SpecError(f"--output: there is no folder {str(output.absolute().parent)!r}; make it first")
+        raise SpecError(f"--output: the folder {str(output.absolute().parent)!r} does not exist; create it first")
     with tempfile.TemporaryDirectory() as folder:
         write_jsonl(Path(folder) / output.name, questions)
 
@@ -68,25 +67,25 @@ def check_output(spec: JobSpec, output: Path, questions: Sequence[Question]) -> 
 def filter_by_silence(
     prepared: Prepared, progress: Progress, output: Path, *, samples: int, threshold: float, temperature: float
 ) -> dict[str, Any]:
-    """Ask all training questions with silence, and write those that are not answered right too often.
+    """Ask all training questions with silence, and write those that are not answered correctly too often.
 
     Args:
-        output: the new question file, in Earshot's own schema. Beside it, `listed_file` has what is left out.
-        samples: answers a question.
-        threshold: the share of right answers from which on a question is left out.
+        output: the new question file, in Earshot's schema. `dropped_file`, next to it, lists the removed ones.
+        samples: answers per question.
+        threshold: minimum share of correct answers of a question that is removed.
 
-    Returns plain data: the counts, and everything that was left out. Nothing is written where no question is left.
+    Returns plain data: the counts, and the removed questions. Nothing is written if no question is left.
     """
     spec, questions = prepared.spec, prepared.train
 
     async def ask() -> list[SilenceResult]:
-        async with answering(prepared, progress) as generate:
+        async with started_workers(prepared, progress) as generate:
             return await ask_silently(generate, spec, questions, samples=samples, temperature=temperature)
 
-    with cluster(spec):
-        heard = asyncio.run(ask())
-    dropped = [item for item in heard if item.known_without(threshold)]
-    kept = [q for q, item in zip(questions, heard, strict=True) if not item.known_without(threshold)]
+    with ray_session(spec):
+        results = asyncio.run(ask())
+    dropped = [item for item in results if item.known_without(threshold)]
+    kept = [q for q, item in zip(questions, results, strict=True) if not item.known_without(threshold)]
     result: dict[str, Any] = {
         "model": spec.model.path,
         "data": spec.data.train,
@@ -94,14 +93,14 @@ def filter_by_silence(
         "threshold": threshold,
         "questions": len(questions),
         "kept": len(kept),
-        "failed": sum(item.right is None for item in heard),
+        "failed": sum(item.right is None for item in results),
         "chance_accuracy": sum(q.chance for q in questions) / len(questions),
-        "silence_accuracy": _share(heard),
+        "silence_accuracy": _share(results),
         "dropped": [asdict(item) for item in dropped],
         "output": None,
     }
     if kept:
-        with whole_file(listed_file(output)) as file:
+        with whole_file(dropped_file(output)) as file:
             file.writelines(json.dumps(asdict(item), ensure_ascii=False).encode() + b"\n" for item in dropped)
         write_jsonl(output, kept)
         result["output"] = str(output.resolve())
@@ -111,7 +110,7 @@ def filter_by_silence(
 async def ask_silently(
     generate: Generate, spec: JobSpec, questions: Sequence[Question], *, samples: int, temperature: float
 ) -> list[SilenceResult]:
-    """How each question is answered with silence in its clip's place, in their order."""
+    """Return the answers to each question with silence instead of its clip, in the given order."""
     requests = [
         RolloutRequest(question, spec.data.prompt, sample_seed(spec.seed, i), silent=True)
         for i, question in enumerate(questions)
@@ -131,6 +130,6 @@ async def ask_silently(
     ]
 
 
-def _share(heard: Sequence[SilenceResult]) -> float | None:
-    asked = [item for item in heard if item.right is not None]
+def _share(results: Sequence[SilenceResult]) -> float | None:
+    asked = [item for item in results if item.right is not None]
     return sum(item.right or 0 for item in asked) / sum(item.asked for item in asked) if asked else None

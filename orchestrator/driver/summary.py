@@ -5,11 +5,17 @@ from typing import Any
 from orchestrator.preflight.prepare import Prepared
 from orchestrator.run.checkpoints import checkpoints_of
 from orchestrator.run.directory import RunDirectory
+from orchestrator.run.history import history_of
 from orchestrator.training.state import RunState
 
 
 def summarise(prepared: Prepared, run: RunDirectory, outcome: str, state: RunState, seconds: float) -> dict[str, Any]:
-    """The result of a job as one JSON object."""
+    """Return the summary of a run, for `summary.json`.
+
+    Args:
+        outcome: the last state of the job.
+        seconds: duration of the job.
+    """
     spec = prepared.spec
     summary: dict[str, Any] = {"name": spec.name, "state": outcome, "seed": spec.seed}
     best = checkpoints_of(run, spec).best()
@@ -18,10 +24,10 @@ def summarise(prepared: Prepared, run: RunDirectory, outcome: str, state: RunSta
         (_, baseline), (last, final) = evaluations[0], evaluations[-1]
         summary |= {
             "baseline_accuracy": baseline["accuracy"],
-            # Of a job that ended before its first evaluation after the baseline, no accuracy is the final one.
+            # None if the job ended before the evaluation after its last step.
             "final_accuracy": final["accuracy"] if last == spec.steps else None,
             "silence_accuracy": final["silence_accuracy"],
-            # A run that an earlier version of Earshot began has none.
+            # Missing in a run that an earlier version of Earshot started.
             "shuffled_accuracy": final.get("shuffled_accuracy"),
             "chance_accuracy": final["chance_accuracy"],
             "evaluation_questions": final["count"],
@@ -31,7 +37,7 @@ def summarise(prepared: Prepared, run: RunDirectory, outcome: str, state: RunSta
         "seconds": round(seconds, 1),
         "base_seconds": prepared.base_seconds,
         "base_cached": prepared.base_cached,
-        "restarts": sum(e["kind"] == "state" and e["state"] == "recovering" for e in run.events()),
+        "restarts": history_of(run.events()).recoveries,
         "questions": state.ledger.counts(),
         "best_checkpoint": None if best is None else str(checkpoints_of(run, spec).folder(best).resolve()),
         "run_dir": str(run.path.resolve()),

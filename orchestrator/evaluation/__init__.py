@@ -1,1 +1,1 @@
-"""Ask a model questions and count the answers; pure functions."""
+"""Evaluate a model on questions; pure functions."""

@@ -1,4 +1,4 @@
-"""Compares two results of `earshot evaluate` or `earshot score` on the same questions."""
+"""Compare two results of `earshot evaluate` or `earshot score` on the same questions."""
 
 import json
 from collections import defaultdict
@@ -12,7 +12,7 @@ from audio_qa.scoring.paired import compare
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A result as `--json` printed it. Raises DatasetError for a file that is none."""
+    """Read a result that `--json` printed. Raises DatasetError if the file does not hold one."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -20,14 +20,14 @@ def read_result(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise DatasetError(f"{str(path)!r}: not JSON ({error}); name what --json printed") from error
     if not isinstance(value, dict) or not {"answers", "source", "scores"} <= value.keys():
-        raise DatasetError(f"{str(path)!r}: no result of `earshot evaluate --json` or `earshot score --json`")
+        raise DatasetError(f"{str(path)!r}: not a result of `earshot evaluate --json` or `earshot score --json`")
     return value
 
 
 def compare_results(first: dict[str, Any], second: dict[str, Any], *, seed: int = 0) -> dict[str, Any]:
-    """Both counts compared, in total and by task, over the questions that are in both results.
+    """Compare both counts, in total and by task, over the questions that are in both results.
 
-    What the official figure skips counts as wrong, so that both have the same questions.
+    Questions that the official figure skips count as wrong, so that both results have the same questions.
 
     Raises:
         DatasetError: the results are of different question files, or have no question in common.
@@ -57,7 +57,7 @@ def compare_results(first: dict[str, Any], second: dict[str, Any], *, seed: int 
 
 
 def _both(pairs: Sequence[tuple[Any, Any]], seed: int) -> dict[str, Any]:
-    """The comparison by the official rule and by the exact choice."""
+    """Compare by the official rule and by the exact choice."""
     return {
         count: asdict(compare([a[count] is True for a, _ in pairs], [b[count] is True for _, b in pairs], seed=seed))
         for count in ("official", "strict")

@@ -1,8 +1,8 @@
-"""Answers to held-out questions, and two controls: the same with silence, and with another question's clip."""
+"""Evaluate a model on held-out questions, with two controls: silence, and another question's clip."""
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from audio_qa.answer import extract_answer, is_correct
@@ -12,28 +12,28 @@ from audio_qa.scoring.sampling import majority_vote
 from audio_qa.scoring.score import GROUPINGS
 from audio_qa.shuffled import other_clips
 from orchestrator.job.sections.evaluation import AudioControl
+from orchestrator.job.spec import JobSpec
 from orchestrator.questions.source import sample_seed
-from protocol.rollout import FailedQuestion, Group, RolloutRequest, Sampling
-
-Generate = Callable[[Sequence[RolloutRequest], Sampling], Awaitable[list[Group | FailedQuestion]]]
+from protocol.calls import Generate
+from protocol.rollout import Answer, FailedQuestion, Group, RolloutRequest, Sampling
 
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How some questions were answered. A question whose clip could not be read counts as answered wrong."""
+    """The accuracy on some questions. A question whose clip could not be read counts as wrong."""
 
     accuracy: float
-    """Share answered right, hearing the clip."""
+    """Share answered correctly with the clip."""
     silence_accuracy: float | None
-    """Share answered right with silence in the clip's place; None without that control."""
+    """Share answered correctly with silence instead of the clip; None without that control."""
     shuffled_accuracy: float | None
-    """Share answered right with another question's clip, of those that could be asked with it; None without that
-    control, or where there is no other clip."""
+    """Share answered correctly with another question's clip, of the questions that could be asked with it; None without
+    that control, or where there is no other clip."""
     chance_accuracy: float
-    """Expected share right when guessing among the options."""
+    """Expected share of correct answers when guessing among the options."""
     count: int
     failed: int
-    """Questions that could not be asked."""
+    """Number of questions that could not be asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +44,29 @@ class Evaluation:
     groups: Mapping[str, Mapping[str, Accuracy]]
     """By grouping (`by_task`, `by_category`, `by_difficulty`, `by_sub_category`), then by label."""
     answers: tuple[tuple[str, ...] | None, ...] = ()
-    """What was answered to each question, hearing its clip: its completions; None where it could not be asked."""
+    """The completions of each question with its clip; None where it could not be asked."""
 
     def as_event(self) -> dict[str, object]:
-        """Plain data, as events and results hold it; the figures without the answers."""
+        """Return the figures as plain data, as events and results hold them, without the answers."""
         return {
             **asdict(self.total),
             **{name: {k: asdict(v) for k, v in group.items()} for name, group in self.groups.items()},
         }
+
+
+async def evaluate_held_out(generate: Generate, spec: JobSpec, questions: Sequence[Question]) -> Evaluation:
+    """Ask a job's held-out questions as its `evaluation` section specifies."""
+    section = spec.evaluation
+    return await evaluate(
+        generate,
+        questions,
+        spec.data.prompt,
+        spec.rollout.max_tokens,
+        samples=section.samples,
+        temperature=section.temperature,
+        controls=section.controls,
+        seed=spec.seed,
+    )
 
 
 async def evaluate(
@@ -65,36 +80,35 @@ async def evaluate(
     controls: Sequence[AudioControl] = (AudioControl.SILENCE,),
     seed: int = 0,
 ) -> Evaluation:
-    """Ask every question with its clip, and once more for each control, and judge by the paper's rule.
+    """Ask every question with its clip, and once more for each control, and judge answers by the paper's rule.
 
     Args:
-        samples: completions a question; of several, the majority's answer counts.
-        temperature: 0 answers greedily, which several samples make no sense with.
-        seed: of what is sampled, and of which clip takes another's place.
+        samples: completions per question; with several, the majority answer counts.
+        temperature: 0 decodes greedily, which makes several samples pointless.
+        seed: decides the samples, and which clip replaces which.
     """
-    asked = [RolloutRequest(q, template, seed=sample_seed(seed, i)) for i, q in enumerate(questions)]
-    parts: dict[AudioControl | None, list[RolloutRequest]] = {None: asked}
+    with_clip = [RolloutRequest(q, template, seed=sample_seed(seed, i)) for i, q in enumerate(questions)]
+    parts: dict[AudioControl | None, list[RolloutRequest]] = {None: with_clip}
     if AudioControl.SILENCE in controls:
-        parts[AudioControl.SILENCE] = [replace(request, silent=True) for request in asked]
+        parts[AudioControl.SILENCE] = [replace(request, silent=True) for request in with_clip]
     clips = None
     if AudioControl.SHUFFLED in controls:
-        # It reads files, and the job's other tasks go on meanwhile.
+        # In a thread: it reads files, and the job's other tasks continue.
         clips = await asyncio.to_thread(other_clips, questions, seed=seed)
     if clips is not None:
-        parts[AudioControl.SHUFFLED] = [replace(r, other_clip=clip) for r, clip in zip(asked, clips, strict=True)]
-    # All at once, so that the engines are never short of work.
+        parts[AudioControl.SHUFFLED] = [replace(r, other_clip=clip) for r, clip in zip(with_clip, clips, strict=True)]
+    # All at once, so that the engines are always busy.
     requests = [request for part in parts.values() for request in part]
     sampling = Sampling(group_size=samples, max_tokens=max_tokens, temperature=temperature)
     answers = iter(await generate(requests, sampling))
     answered = {part: [next(answers) for _ in of_part] for part, of_part in parts.items()}
-    heard = answered[None]
     right = {part: [_is_right(answer) for answer in of_part] for part, of_part in answered.items()}
     failed = {part: [isinstance(answer, FailedQuestion) for answer in of_part] for part, of_part in answered.items()}
 
     def share(part: AudioControl, places: Sequence[int]) -> float | None:
         if part not in right:
             return None
-        # A clip that is too long for another question's prompt says nothing of the model.
+        # A clip that is too long for another question's prompt does not say anything about the model.
         counted = places if part is AudioControl.SILENCE else [i for i in places if not failed[part][i]]
         return sum(right[part][i] for i in counted) / len(counted) if counted else None
 
@@ -113,11 +127,11 @@ async def evaluate(
         name: {label: accuracy(places) for label, places in sorted(members.items())}
         for name, members in _groups(questions).items()
     }
-    return Evaluation(accuracy(range(len(questions))), groups, tuple(_texts(answer) for answer in heard))
+    return Evaluation(accuracy(range(len(questions))), groups, tuple(_texts(answer) for answer in answered[None]))
 
 
 def _groups(questions: Sequence[Question]) -> dict[str, dict[str, list[int]]]:
-    """By grouping and label, the places of the questions. Tasks and categories are always told, if only as all."""
+    """Return question indices by grouping and label. Tasks and categories always exist, at least as `all`."""
     groups: dict[str, dict[str, list[int]]] = {}
     for name, label in GROUPINGS.items():
         members: dict[str, list[int]] = defaultdict(list)
@@ -128,13 +142,13 @@ def _groups(questions: Sequence[Question]) -> dict[str, dict[str, list[int]]]:
     return groups
 
 
-def _is_right(answer: Group | FailedQuestion) -> bool:
+def _is_right(answer: Answer) -> bool:
     texts = _texts(answer)
     if texts is None:
         return False
-    said = texts[0] if len(texts) == 1 else majority_vote([extract_answer(text) for text in texts])
-    return is_correct(said, answer.question.answer)
+    text = texts[0] if len(texts) == 1 else majority_vote([extract_answer(one) for one in texts])
+    return is_correct(text, answer.question.answer)
 
 
-def _texts(answer: Group | FailedQuestion) -> tuple[str, ...] | None:
+def _texts(answer: Answer) -> tuple[str, ...] | None:
     return tuple(completion.text for completion in answer.completions) if isinstance(answer, Group) else None

@@ -1,4 +1,4 @@
-"""The scores of an evaluation as its benchmark counts them, as plain data and as tables."""
+"""The scores of an evaluation as its benchmark counts them, as plain data."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,11 +16,11 @@ from orchestrator.job.spec import JobSpec
 from orchestrator.questions.splits import read_split
 
 Completions = Sequence[Sequence[str] | None]
-"""By question, what was answered: one completion or several; None where it could not be asked."""
+"""By question, one or several completions; None where the question could not be asked."""
 
 
 def held_out_set(spec: JobSpec, held_out: Sequence[Question]) -> QuestionSet:
-    """The question set of a job's held-out questions, cut to those that were asked."""
+    """Return the question set of a job's held-out questions, limited to those that were asked."""
     if spec.data.evaluation == SYNTHETIC:
         return _synthetic(held_out, spec.seed)
     found = read_split(spec.data, "evaluation", check_audio=False)
@@ -30,16 +30,16 @@ def held_out_set(spec: JobSpec, held_out: Sequence[Question]) -> QuestionSet:
 
 
 def predictions_of(found: QuestionSet, completions: Completions, rule: Rule) -> list[str | None]:
-    """What is handed in for each question; of several completions, the answer of the majority."""
-    handed_in: list[str | None] = []
+    """Return the prediction for each question; with several completions, the majority answer."""
+    predictions: list[str | None] = []
     for question, texts in zip(found.questions, completions, strict=True):
         answers = [] if texts is None else [rule.prediction(text, question) for text in texts]
-        handed_in.append(None if not answers else answers[0] if len(answers) == 1 else majority_vote(answers))
-    return handed_in
+        predictions.append(None if not answers else answers[0] if len(answers) == 1 else majority_vote(answers))
+    return predictions
 
 
 def scored(found: QuestionSet, completions: Completions, *, seed: int) -> dict[str, Any]:
-    """Source, scores, pass@k with its intervals, and every answer, as plain data."""
+    """Return source, scores, pass@k with its intervals, and every answer, as plain data."""
     rule = rule_of(found.source.format)
     judged = judge(found.questions, predictions_of(found, completions, rule), rule)
     answers = [
@@ -55,7 +55,7 @@ def scored(found: QuestionSet, completions: Completions, *, seed: int) -> dict[s
 
 
 def scored_predictions(found: QuestionSet, predictions: Sequence[str | None], *, seed: int) -> dict[str, Any]:
-    """The same of predictions that somebody else made; None is a missing one."""
+    """Return source, scores and answers for given predictions; None is a missing one."""
     rule = rule_of(found.source.format)
     judged = judge(found.questions, predictions, rule)
     return _plain(found, judged, rule, seed) | {"answers": [_answer(item) for item in judged]}
@@ -76,7 +76,7 @@ def _answer(item: Judged) -> dict[str, Any]:
 
 
 def _pass_at(found: QuestionSet, completions: Completions, rule: Rule) -> dict[str, list[float]]:
-    """By k (1, 2, 4, … and all samples), pass@k of each question; empty for one sample a question."""
+    """Return pass@k of each question, by k (1, 2, 4, … and all samples); empty for one sample per question."""
     most = max((len(texts) for texts in completions if texts is not None), default=0)
     if most < 2:
         return {}
@@ -85,18 +85,18 @@ def _pass_at(found: QuestionSet, completions: Completions, rule: Rule) -> dict[s
         for question, texts in zip(found.questions, completions, strict=True)
     ]
     sizes = sorted({2**i for i in range(most.bit_length()) if 2**i <= most} | {most})
-    # A question that could not be asked counts as never answered right.
+    # A question that could not be asked counts as never answered correctly.
     return {str(k): [pass_at_k(most, c, k) for c in right] for k in sizes}
 
 
 def _synthetic(held_out: Sequence[Question], seed: int) -> QuestionSet:
-    """The synthetic benchmark's questions with records of Earshot's own schema."""
+    """Return the synthetic benchmark's questions with records in Earshot's schema."""
     keys = ("id", "audio", "choices", "answer", "task", "category", "sub_category", "difficulty")
     records = tuple(
         {"question": question.text} | {key: value for key in keys if (value := getattr(question, key))}
         for question in held_out
     )
-    # Where clips lie is no part of what the questions are.
+    # The digest identifies questions, wherever their clips are stored.
     digest = records_sha256({key: value for key, value in record.items() if key != "audio"} for record in records)
     source = FileOrigin(SYNTHETIC, "earshot", digest, f"seed {seed}")
     return QuestionSet(source, tuple(held_out), records, (), {})

@@ -1,1 +1,1 @@
-"""The job specification: the model of a job file and what follows from it."""
+"""The job specification: the model of a job file, and quantities derived from it."""

@@ -1,25 +1,25 @@
-"""What a job asks of a cluster, at the most workers that it may give itself."""
+"""Resources that a job needs, with the maximum number of workers that its autoscaling allows."""
 
 from orchestrator.job.spec import JobSpec, Method
 from protocol.weights import Carrier
 
 
-def gpus_of(spec: JobSpec) -> float:
-    """GPUs of its workers and ranks together."""
-    return gpus(_at_most(spec))
+def max_gpus(spec: JobSpec) -> float:
+    """Return the number of GPUs that the job may use: those of all workers and ranks."""
+    return gpus(_with_max_workers(spec))
 
 
-def cpus_of(spec: JobSpec) -> float:
-    """CPUs that Ray sets aside: one for each worker, each rank and the reward actor."""
-    return _at_most(spec).rollout.workers + ranks_of(spec) + (spec.method is Method.REINFORCE)
+def max_cpus(spec: JobSpec) -> float:
+    """Return the number of CPUs that Ray reserves: one for each worker, each rank and the reward actor."""
+    return _with_max_workers(spec).rollout.workers + ranks_of(spec) + (spec.method is Method.REINFORCE)
 
 
 def scaled(spec: JobSpec, workers: int) -> JobSpec:
-    """The job as if it had been submitted with so many rollout workers."""
+    """Return the job with another number of rollout workers."""
     return spec.model_copy(update={"rollout": spec.rollout.model_copy(update={"workers": workers})})
 
 
-def _at_most(spec: JobSpec) -> JobSpec:
+def _with_max_workers(spec: JobSpec) -> JobSpec:
     scaler = spec.rollout.autoscale
     if scaler is None:
         return spec
@@ -27,13 +27,13 @@ def _at_most(spec: JobSpec) -> JobSpec:
 
 
 def ranks_of(spec: JobSpec) -> int:
-    """Learner ranks: none where nothing is learnt."""
+    """Return the number of learner ranks; 0 for a job without training."""
     return 0 if spec.method is Method.EVALUATE else spec.learner.ranks
 
 
 def gpus(spec: JobSpec) -> float:
-    """GPUs of workers and learner ranks together; where they share some, each has its part of them."""
+    """Return the number of GPUs of workers and learner ranks together; on shared GPUs each has its fraction."""
     if not spec.rollout.gpus:
         return 0
-    of_a_rank = 1 - spec.rollout.gpus if spec.rollout.weight_sync is Carrier.CUDA_IPC else 1
-    return spec.rollout.workers * spec.rollout.gpus + ranks_of(spec) * of_a_rank
+    per_rank = 1 - spec.rollout.gpus if spec.rollout.weight_sync is Carrier.CUDA_IPC else 1
+    return spec.rollout.workers * spec.rollout.gpus + ranks_of(spec) * per_rank

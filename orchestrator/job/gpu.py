@@ -1,11 +1,11 @@
-"""The GPUs that a plan can be made for, by their data sheets."""
+"""GPU types for which a plan can be made, with their data sheets."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Gpu(StrEnum):
-    """A kind of GPU."""
+    """A GPU type."""
 
     A100 = "A100-80GB"
     H100 = "H100-80GB"
@@ -15,13 +15,13 @@ class Gpu(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DataSheet:
-    """What its maker states of a GPU."""
+    """The manufacturer's specification of a GPU."""
 
     memory_gib: float
     operations_per_second: float
-    """Of dense matrix products in bfloat16."""
+    """Throughput of dense bfloat16 matrix products."""
     bytes_per_second: float
-    """Of its memory."""
+    """Memory bandwidth."""
 
 
 DATA_SHEETS = {

@@ -1,9 +1,9 @@
-"""The job file: what a user says of a run. Unknown keys are errors; defaults are the paper's where it has one."""
+"""The job specification: the model of a job file. Defaults are the paper's where it states a value."""
 
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ModelWrapValidatorHandler, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from learner.losses.settings import CorrectionLevel
 from learner.settings import LearnerSettings
@@ -12,152 +12,165 @@ from orchestrator.job.sections.data import DataSection
 from orchestrator.job.sections.evaluation import AudioControl, EvaluationSection
 from orchestrator.job.sections.model import ModelSection
 from orchestrator.job.sections.rollout import RolloutSection
-from orchestrator.job.sections.section import Section
 from orchestrator.job.sections.supervised import SupervisedSection, WarmStartSection
 from orchestrator.job.sections.tracking import TrackingSettings
 from orchestrator.job.storage_url import check_url
+from protocol.marks import Resume
+from protocol.settings import Settings
 from protocol.weights import Carrier
 from reward.settings import RewardSettings
 
-TO_FILL_IN = "yours:"
-"""Begins a path that the user has to put in; what follows says of what."""
+PLACEHOLDER_PREFIX = "yours:"
+"""Prefix of a placeholder: a path that the user still has to fill in; the rest names what it is a path to."""
 
 
 class Method(StrEnum):
-    """What a job's steps are."""
+    """The training method of a job."""
 
     REINFORCE = "reinforce"
-    """Answers are sampled and rewarded."""
+    """Reinforcement learning: completions are sampled and rewarded."""
     SUPERVISED = "supervised"
-    """Right answers are shown."""
+    """Supervised fine-tuning on the right answers."""
     EVALUATE = "evaluate"
-    """There are none: held-out questions are asked once."""
+    """No training: the held-out questions are asked once."""
 
 
-class CheckpointSection(Section):
-    """Checkpoints: the model, and what the job needs to go on from there; the last step is always kept."""
+class CheckpointSection(Settings):
+    """Checkpoints: the model, and the training state to resume from. The last step always has one."""
 
     every: int = Field(default=100, ge=0)
     """Steps between checkpoints; 0 writes the last one only."""
     keep_last: int = Field(default=0, ge=0)
-    """How many of the latest are kept; 0 keeps all."""
+    """Number of latest checkpoints to keep; 0 keeps all."""
     keep_best: bool = True
-    """Keep the one that did best on held-out questions too, whatever its age."""
+    """Always keep the checkpoint with the best accuracy on held-out questions."""
 
 
-class ClusterSection(Section):
-    """Where the job runs."""
+class ClusterSection(Settings):
+    """The Ray cluster that runs the job."""
 
     address: str | None = None
-    """A Ray cluster's address; without one a Ray is started on this machine for the job, and ended with it."""
+    """Address of a Ray cluster; by default a local Ray is started for the job and stopped when it ends."""
     gpu: Gpu = Gpu.A100
-    """Which GPUs there are, for the estimate of `--dry-run` alone."""
+    """GPU type of the cluster; used by the estimate of `--dry-run` only."""
 
 
-class JobSpec(Section):
+class JobSpec(Settings):
     """One job."""
 
     name: str = Field(default="job", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
-    """Names the run directory: letters, digits, dot, dash, underscore."""
+    """Name of the job and its run directory: letters, digits, dot, dash, underscore."""
     seed: int = Field(default=42, ge=0, lt=2**31)
-    """Decides question order, samples, and what is built in (the tiny model, the synthetic benchmark)."""
+    """Seed of the question order, of sampling, and of built-in data (the tiny model, the synthetic benchmark)."""
     deterministic: bool = False
-    """The same seed gives the same completions and metrics: questions go to workers by rule, in whole batches."""
+    """The same seed gives the same completions and metrics: questions are assigned to workers by rule, in whole
+    batches."""
     method: Method = Method.REINFORCE
-    """What the steps are: reinforcement learning, or supervised fine-tuning on the right answers. evaluate has none:
-    the held-out questions are asked, and `evaluation.json` and the predictions written."""
-    steps: int = Field(default=1000, ge=0)
-    """Learner steps; 0 where `method` is evaluate."""
+    """Reinforcement learning, supervised fine-tuning on the right answers, or an evaluation alone, which asks the
+    held-out questions and writes `evaluation.json` and the predictions."""
+    steps: Annotated[int, Resume.FREE] = Field(default=1000, ge=0)
+    """Number of learner steps; 0 with `method: evaluate`."""
     model: ModelSection
     data: DataSection
     warm_start: WarmStartSection | None = None
-    """A short supervised phase first; none without this section."""
+    """A short supervised phase before reinforcement learning; none without this section."""
     supervised: SupervisedSection = SupervisedSection()
     rollout: RolloutSection = RolloutSection()
     reward: RewardSettings = RewardSettings()
     learner: LearnerSettings = LearnerSettings()
     evaluation: EvaluationSection = EvaluationSection()
-    checkpoint: CheckpointSection = CheckpointSection()
-    storage: Annotated[str | None, AfterValidator(lambda url: url and url.rstrip("/"))] = None
-    """A URL such as s3://BUCKET/FOLDER, gs://… or file:///FOLDER, under which the run is stored too, checkpoints
-    included, by the name of its run directory; credentials come from the environment. Without it, it is not."""
-    cluster: ClusterSection = ClusterSection()
-    tracking: TrackingSettings = TrackingSettings()
+    checkpoint: Annotated[CheckpointSection, Resume.FREE] = CheckpointSection()
+    storage: Annotated[str | None, AfterValidator(lambda url: url and url.rstrip("/")), Resume.FREE] = None
+    """URL such as s3://BUCKET/FOLDER, gs://… or file:///FOLDER, where a copy of the run with its checkpoints is stored
+    under the name of its run directory. Credentials come from the environment. Default: kept locally only."""
+    cluster: Annotated[ClusterSection, Resume.FREE] = ClusterSection()
+    tracking: Annotated[TrackingSettings, Resume.FREE] = TrackingSettings()
 
     @model_validator(mode="before")
     @classmethod
-    def _evaluate_only(cls, value: Any) -> Any:
-        """Fill in what a job leaves open that trains nothing, so that it is to be seen."""
+    def _fill_in_evaluate_only(cls, value: Any) -> Any:
+        """Fill in the training keys that a job without training leaves out, so that its dump is complete."""
         if not isinstance(value, dict) or value.get("method") != Method.EVALUATE:
             return value
-        data, evaluation = value.get("data"), value.get("evaluation", {})
+        data = value.get("data")
+        given = dict(data) if isinstance(data, DataSection | dict) else None
+        if given is not None and not given.get("evaluation"):
+            raise ValueError("data.evaluation is missing: method evaluate asks the questions that it names")
         filled = {"steps": 0, **value}
-        if isinstance(data, dict):
-            if not data.get("evaluation"):
-                raise ValueError("data.evaluation is missing: method evaluate asks the questions that it names")
-            if "train" not in data:
-                keys = {"train": "evaluation"} | {k: f"evaluation_{k}" for k in ("format", "columns", "audio_root")}
-                filled["data"] = data | {key: data[name] for key, name in keys.items() if name in data}
-        if isinstance(evaluation, dict):
-            filled["evaluation"] = {"controls": list(AudioControl), **evaluation}
+        if given is not None and "train" not in given:
+            keys = {"train": "evaluation"} | {k: f"evaluation_{k}" for k in ("format", "columns", "audio_root")}
+            filled["data"] = given | {key: given[name] for key, name in keys.items() if name in given}
         return filled
 
-    @model_validator(mode="wrap")
+    @field_validator("evaluation")
     @classmethod
-    def _weigh_what_is_stale(cls, data: Any, handler: ModelWrapValidatorHandler["JobSpec"]) -> "JobSpec":
-        """Write out how rollouts are weighed where the job file leaves it open, so that it is to be seen."""
-        spec = handler(data)
-        loss = spec.learner.loss
-        if loss.correction.level is not None:
-            return spec
-        level = CorrectionLevel.TOKEN if spec.rollout.max_staleness else CorrectionLevel.NONE
+    def _fill_in_controls(cls, evaluation: EvaluationSection, info: ValidationInfo) -> EvaluationSection:
+        if info.data.get("method") is not Method.EVALUATE or "controls" in evaluation.model_fields_set:
+            return evaluation
+        return evaluation.model_copy(update={"controls": tuple(AudioControl)})
+
+    @field_validator("learner")
+    @classmethod
+    def _fill_in_correction(cls, learner: LearnerSettings, info: ValidationInfo) -> LearnerSettings:
+        """Choose the importance weights if the job file leaves them open, so that its dump shows them."""
+        rollout, loss = info.data.get("rollout"), learner.loss
+        if rollout is None or loss.correction.level is not None:
+            return learner
+        level = CorrectionLevel.TOKEN if rollout.max_staleness else CorrectionLevel.NONE
         correction = loss.correction.model_copy(update={"level": level})
-        learner = spec.learner.model_copy(update={"loss": loss.model_copy(update={"correction": correction})})
-        return spec.model_copy(update={"learner": learner})
+        return learner.model_copy(update={"loss": loss.model_copy(update={"correction": correction})})
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> "JobSpec":
+    def _check_sections_fit(self) -> "JobSpec":
         if self.storage is not None:
-            # Here and not at the field, whose errors show what was given: it may hold a password.
+            # Not in a field validator: its errors repeat the value, which may hold a password.
             check_url(self.storage)
         if self.rollout.max_tokens >= self.model.max_context:
             raise ValueError(
                 f"rollout.max_tokens ({self.rollout.max_tokens}) leaves no room for a prompt within "
-                f"model.max_context ({self.model.max_context}): lower the one or raise the other"
+                f"model.max_context ({self.model.max_context}): lower the first or raise the second"
             )
         if self.reward.overlong_tokens > self.rollout.max_tokens:
             raise ValueError(
-                f"reward.overlong_tokens ({self.reward.overlong_tokens}) is more than rollout.max_tokens "
-                f"({self.rollout.max_tokens}): lower the one or raise the other"
+                f"reward.overlong_tokens ({self.reward.overlong_tokens}) is greater than rollout.max_tokens "
+                f"({self.rollout.max_tokens}): lower the first or raise the second"
             )
-        if self.deterministic and (self.rollout.max_staleness or self.rollout.autoscale):
+        if self.rollout.max_staleness and self.rollout.weight_sync is Carrier.CUDA_IPC:
+            raise ValueError(
+                "rollout.max_staleness above 0 needs rollouts and learner to run at the same time, and with "
+                "weight_sync cuda_ipc they take turns on one GPU: set it to 0, or give the rollout workers whole GPUs"
+            )
+        if self.learner.compile and not self.rollout.gpus:
+            raise ValueError("learner.compile needs GPUs, and with rollout.gpus 0 the learner has none: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_deterministic(self) -> "JobSpec":
+        if not self.deterministic:
+            return self
+        if self.rollout.max_staleness or self.rollout.autoscale:
             raise ValueError(
                 "deterministic needs rollout.max_staleness 0 and no rollout.autoscale: both depend on timing; leave "
                 "one of them out"
             )
-        if self.rollout.max_staleness and self.rollout.weight_sync is Carrier.CUDA_IPC:
-            raise ValueError(
-                "rollout.max_staleness above 0 needs rollouts and learner at work at once, and with weight_sync "
-                "cuda_ipc they take turns on one GPU: set it to 0, or give the rollout workers GPUs of their own"
-            )
-        if self.learner.compile and not self.rollout.gpus:
-            raise ValueError("learner.compile is for GPUs, and with rollout.gpus 0 the learner has none: leave it out")
+        if self.reward.judge is not None:
+            raise ValueError("deterministic excludes a judge, whose replies may differ: leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_method(self) -> "JobSpec":
         if self.method is Method.EVALUATE and (self.steps or self.warm_start is not None):
             raise ValueError("method evaluate trains nothing: leave out steps and warm_start")
-        if self.deterministic and self.reward.judge is not None:
-            raise ValueError(
-                "deterministic cannot be kept with a judge, whose replies may differ: leave one of them out"
-            )
         if self.method is Method.SUPERVISED and self.data.curriculum is not None:
             raise ValueError(
-                "data.curriculum goes by sampled answers, and method supervised samples none: leave it out"
+                "data.curriculum needs sampled completions, and method supervised samples none: leave it out"
             )
         if self.method is Method.SUPERVISED and self.warm_start is not None:
             raise ValueError("warm_start is supervised already: with method supervised, leave it out and raise steps")
         return self
 
     @model_validator(mode="after")
-    def _nothing_needs_answers_that_are_not_read(self) -> "JobSpec":
+    def _check_unlabelled(self) -> "JobSpec":
         needing = {
             "method supervised": self.method is Method.SUPERVISED,
             "warm_start": self.warm_start is not None,
@@ -165,7 +178,7 @@ class JobSpec(Section):
             "the reward function 'accuracy'": "accuracy" in self.reward.functions,
             "{answer} in reward.judge.prompt": self.reward.judge is not None and self.reward.judge.reads_answer,
         }
-        found = [what for what, needs in needing.items() if needs]
+        found = [name for name, needs in needing.items() if needs]
         if self.data.unlabelled and found:
             raise ValueError(
                 f"data.unlabelled: the answers are not read, and {found[0]} needs them: leave one of them out"

@@ -1,60 +1,49 @@
-"""Reads a job file and says in one line what is wrong with it."""
+"""Reads and writes job files. Each error is one line that names the file, the key and the correction."""
 
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from audio_qa.errors import InputError
 from audio_qa.formats.remote import is_url
-from orchestrator.job.spec import TO_FILL_IN, JobSpec
+from orchestrator.job.documents import DocumentError, load_yaml
+from orchestrator.job.marked import replace_marked, section_of
+from orchestrator.job.spec import PLACEHOLDER_PREFIX, JobSpec
+from protocol.marks import PathTo
+from protocol.settings import Settings
 
 
-class SpecError(ValueError):
-    """A job file that cannot be run; the message names the file, the key and how to mend it."""
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML keeps the last of two equal keys in silence; a job file must not hold both."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' stands twice, again in line {line}")
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
+class SpecError(InputError):
+    """A job file that cannot be run; the message names the file, the key and how to correct it."""
 
 
 def read_spec(path: Path, overrides: dict[str, Any] | None = None) -> JobSpec:
-    """The job in a YAML or JSON file, with top-level `overrides` put over it.
+    """Return the job of a YAML or JSON file; `overrides` replace its top-level keys.
 
     Raises:
-        SpecError: it cannot be read or is not a valid job.
+        SpecError: the file cannot be read or is not a valid job.
     """
     try:
-        text = path.read_text()
+        value = load_yaml(path.read_text())
     except OSError as error:
         raise SpecError(f"{path}: the job file cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: the job file is not text in UTF-8") from error
-    try:
-        value = yaml.load(text, Loader=_UniqueKeys)
-    except yaml.YAMLError as error:
-        raise SpecError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except DocumentError as error:
+        raise SpecError(f"{path}: {error}") from error
     if not isinstance(value, dict):
-        raise SpecError(f"{path}: a job file holds keys such as 'model' and 'data'; this one holds none")
+        raise SpecError(f"{path}: a job file has keys such as 'model' and 'data'; this one has none")
     return parse_spec({**value, **(overrides or {})}, str(path))
 
 
 def parse_spec(value: dict[str, Any], source: str) -> JobSpec:
-    """A JobSpec from plain data; `source` names it in errors.
+    """Return the job that plain data describes; errors begin with `source`.
 
-    Paths in it are as they stand; `resolve_paths` makes them absolute.
+    Paths stay as they are; `resolve_paths` makes them absolute.
     """
     try:
         return JobSpec.model_validate(value)
@@ -63,27 +52,19 @@ def parse_spec(value: dict[str, Any], source: str) -> JobSpec:
 
 
 def resolve_paths(spec: JobSpec, base: Path) -> JobSpec:
-    """The same job with relative paths taken from `base`, the folder of the job file."""
-
-    places = ("train", "evaluation", "audio_root", "evaluation_audio_root")
-    named = {key: value for key in places if (value := getattr(spec.data, key)) is not None}
-    data = spec.data.model_copy(update={key: resolve_path(value, base) for key, value in named.items()})
-    if data.curriculum is not None and data.curriculum.measured is not None:
-        curriculum = data.curriculum.model_copy(update={"measured": resolve_path(data.curriculum.measured, base)})
-        data = data.model_copy(update={"curriculum": curriculum})
-    model = spec.model.model_copy(update={"path": resolve_path(spec.model.path, base)})
-    return spec.model_copy(update={"data": data, "model": model})
+    """Return the job with its relative paths made absolute, from `base`, the folder of the job file."""
+    return replace_marked(spec, tuple(PathTo), lambda _, path: resolve_path(path, base))
 
 
 def resolve_path(value: str, base: Path) -> str:
-    """A path of a job from `base`; what is built in, elsewhere or still to be filled in stays as it is."""
-    if value.startswith(("builtin:", "hf:", TO_FILL_IN)) or is_url(value):
+    """Return a path of a job made absolute; built-in data, URLs, datasets of Hugging Face and placeholders stay."""
+    if value.startswith(("builtin:", "hf:", PLACEHOLDER_PREFIX)) or is_url(value):
         return value
     return str((base / Path(value).expanduser()).resolve())
 
 
 def dump_spec(spec: JobSpec) -> str:
-    """The resolved job as YAML, every default written out."""
+    """Return the job as YAML, with every default written out."""
     return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
@@ -107,13 +88,12 @@ def _explain(error: ValidationError) -> Iterator[str]:
 
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    """The valid keys of the section at `location`."""
-    model: type[BaseModel] = JobSpec
+    """Return the valid keys of the section at `location`."""
+    model: type[Settings] = JobSpec
     for part in location:
-        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
-        candidates = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type)]
-        sections = [a for a in candidates if issubclass(a, BaseModel)]
-        if not sections:
+        field = model.model_fields.get(str(part))
+        section = None if field is None else section_of(field.annotation)
+        if section is None:
             return []
-        model = sections[0]
+        model = section
     return list(model.model_fields)

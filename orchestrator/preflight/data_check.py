@@ -1,4 +1,4 @@
-"""What `earshot data check` finds: every problem of a job's questions or of one question file, and their statistics."""
+"""`earshot data check`: every problem of a job's questions or of one question file, and their statistics."""
 
 import json
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from orchestrator.preflight.model_folder import check_model_folder
 from orchestrator.questions.splits import Split, read_split, trains
 
 LONGEST_SECONDS = max(facts.longest_seconds for facts in FACTS.values())
-"""What the published models hear, where nothing names a model."""
-_TINY_HEARS = 2.0
+"""Longest clip of the published models, in seconds: the limit if no model is named."""
+_TINY_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedSplit:
-    """One question file that was checked."""
+    """The result for one question file."""
 
     found: QuestionSet
     statistics: Statistics
@@ -32,7 +32,7 @@ class CheckedSplit:
 
 @dataclass(frozen=True, slots=True)
 class DataCheck:
-    """All that was found."""
+    """The result of a check."""
 
     splits: dict[str, CheckedSplit]
     overlap: tuple[Problem, ...]
@@ -40,12 +40,12 @@ class DataCheck:
 
     @property
     def refused(self) -> int:
-        """Problems that a job refuses the data for."""
+        """Number of problems for which a job refuses the questions."""
         problems = [*self.overlap, *(p for split in self.splits.values() for p in split.problems)]
         return sum(problem.refused for problem in problems)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data; nothing is left out."""
+        """Return everything as plain data."""
         return {
             "accepted": self.refused == 0,
             "refused": self.refused,
@@ -63,13 +63,13 @@ class DataCheck:
 
 
 def check_job(spec: JobSpec) -> DataCheck:
-    """Check the question files of a job, against each other too. What is built in needs no check.
+    """Check the question files of a job, also for overlap. Built-in questions are not checked.
 
     Raises:
-        DatasetError: a file as a whole cannot be read.
-        SpecError: the job's model has no folder.
+        DatasetError: a file cannot be read at all.
+        SpecError: the model folder does not exist.
     """
-    max_seconds = hears_seconds(spec.model.path)
+    max_seconds = longest_clip_seconds(spec.model.path)
     splits: dict[str, CheckedSplit] = {}
     sources: dict[Split, str | None] = {"train": spec.data.train, "evaluation": spec.data.evaluation}
     if spec.method is Method.EVALUATE:
@@ -84,15 +84,15 @@ def check_job(spec: JobSpec) -> DataCheck:
 
 
 def check_file(data: DataSection, max_seconds: float) -> DataCheck:
-    """Check the one file that `data.train` names. Raises DatasetError where it cannot be read as a whole."""
+    """Check the file that `data.train` names. Raises DatasetError if it cannot be read at all."""
     found = read_split(data, "train")
     return DataCheck({found.source.location: _checked(found, max_seconds, refused=True)}, (), max_seconds)
 
 
-def hears_seconds(model: str) -> float:
-    """The longest clip that a model hears whole, by its folder's files alone. Raises SpecError for no such folder."""
+def longest_clip_seconds(model: str) -> float:
+    """Return the longest clip that a model takes, in seconds, from its folder's configuration. Raises SpecError."""
     if model in TINY_MODELS:
-        return _TINY_HEARS
+        return _TINY_SECONDS
     check_model_folder(model)
     longest = facts_of(model).longest_seconds
     for name in ("preprocessor_config.json", "processor_config.json"):

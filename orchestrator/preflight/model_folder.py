@@ -3,20 +3,20 @@
 from pathlib import Path
 
 from audio_qa.families import FACTS, read_config
-from orchestrator.job.sections.model import TINY_MODEL
-from orchestrator.job.spec import TO_FILL_IN, JobSpec
+from orchestrator.job.sections.model import TINY_CONTEXT, TINY_MODEL, TINY_MODELS
+from orchestrator.job.spec import PLACEHOLDER_PREFIX, JobSpec
 from orchestrator.job.spec_file import SpecError
 
 
 def check_model_folder(folder: str) -> None:
-    """Raise SpecError unless `folder` looks like a Hugging Face checkpoint of a known family with its processor."""
-    if folder.startswith(TO_FILL_IN):
-        name = folder.removeprefix(TO_FILL_IN)
-        raise SpecError(f"model.path: put the folder of your {name} in the place of {folder!r}")
+    """Raise SpecError unless `folder` holds a Hugging Face checkpoint of a known family, with its processor."""
+    if folder.startswith(PLACEHOLDER_PREFIX):
+        name = folder.removeprefix(PLACEHOLDER_PREFIX)
+        raise SpecError(f"model.path: replace {folder!r} by the folder of your {name}")
     home = Path(folder)
     if not home.is_dir():
         raise SpecError(
-            f"model.path: {folder!r} is no folder; name one with a Hugging Face checkpoint, or {TINY_MODEL}"
+            f"model.path: {folder!r} is not a folder; name one with a Hugging Face checkpoint, or {TINY_MODEL}"
         )
     for name, what in _MODEL_FILES.items():
         alternative = {"preprocessor_config.json": "processor_config.json"}.get(name, name)
@@ -30,7 +30,7 @@ def check_model_folder(folder: str) -> None:
         raise SpecError(f"model.path: {folder!r}: config.json is not valid JSON ({error})") from error
     if model_type == "qwen2_5_omni_thinker":
         raise SpecError(
-            f"model.path: {folder!r} is a thinker by itself, which vLLM does not load; name a folder in the layout of "
+            f"model.path: {folder!r} is a thinker alone, which vLLM does not load; name a folder in the layout of "
             "the published Qwen2.5-Omni (model_type qwen2_5_omni, with or without a talker)"
         )
     if model_type not in FACTS:
@@ -38,7 +38,7 @@ def check_model_folder(folder: str) -> None:
 
 
 def model_context(folder: str) -> int | None:
-    """The longest sequence the checkpoint in `folder` says it can hold, in tokens; None where it says nothing."""
+    """Return the context of the checkpoint in `folder`, in tokens; None if its configuration has none."""
     config = read_config(folder)
     for key in FACTS[config["model_type"]].text_config:
         config = config.get(key, {})
@@ -46,18 +46,27 @@ def model_context(folder: str) -> int | None:
     return int(found) if found is not None else None
 
 
+def context_for(folder: str) -> int:
+    """Return the context to ask a model with by default: its own, up to 2048 tokens. Raises SpecError for no model."""
+    if folder in TINY_MODELS:
+        return TINY_CONTEXT
+    check_model_folder(folder)
+    return min(_LONGEST_CONTEXT, model_context(folder) or _LONGEST_CONTEXT)
+
+
 def check_context(spec: JobSpec) -> None:
-    """Raise SpecError if the job asks for a longer context than its model has."""
-    holds = model_context(spec.model.path)
-    if holds is not None and spec.model.max_context > holds:
+    """Raise SpecError if the job's context is longer than its model's."""
+    limit = model_context(spec.model.path)
+    if limit is not None and spec.model.max_context > limit:
         raise SpecError(
             f"model.max_context: {spec.model.max_context} tokens are too many: lower it; "
-            f"{spec.model.path!r} holds {holds}"
+            f"the context of {spec.model.path!r} is {limit}"
         )
 
 
+_LONGEST_CONTEXT = 2048
 _MODEL_FILES = {
     "config.json": "the model's configuration",
-    "preprocessor_config.json": "the processor of the audio (a processor is saved with its save_pretrained)",
+    "preprocessor_config.json": "the audio processor (save_pretrained of the processor writes it)",
     "tokenizer_config.json": "the tokenizer",
 }

@@ -1,4 +1,4 @@
-"""What a job would do, worked out without starting it: `earshot run --dry-run`."""
+"""The plan of a job, computed without starting it: `earshot run --dry-run`."""
 
 import json
 from collections.abc import Sequence
@@ -10,9 +10,16 @@ from audio_qa.question import Question
 from orchestrator.job.demand import gpus, ranks_of
 from orchestrator.job.sections.data import SYNTHETIC
 from orchestrator.job.sections.model import TINY_MODELS
-from orchestrator.job.spec import TO_FILL_IN, JobSpec, Method
+from orchestrator.job.spec import PLACEHOLDER_PREFIX, JobSpec, Method
 from orchestrator.job.spec_file import SpecError
-from orchestrator.preflight.estimate import has_reference, learner_bytes, memory_warnings, rollout_bytes, time_estimate
+from orchestrator.preflight.estimate import (
+    device_warnings,
+    has_reference,
+    learner_bytes,
+    memory_warnings,
+    rollout_bytes,
+    time_estimate,
+)
 from orchestrator.preflight.model_folder import check_context, check_model_folder
 from orchestrator.preflight.prepare import by_solve_rate
 from orchestrator.preflight.sizes import PUBLISHED, TINY_SIZES, Sizes, sizes_of
@@ -23,12 +30,12 @@ from reward.registry import check_name
 
 
 def plan(spec: JobSpec) -> dict[str, Any]:
-    """Models, workers, GPUs and an estimate of memory and time, as plain data.
+    """Return the model, workers, GPUs and an estimate of memory and time, as plain data.
 
-    A job whose model or questions are still to be filled in is planned from what is published of them.
+    Placeholders for a model or questions (`yours:NAME`) are planned from published figures.
 
     Raises:
-        SpecError, DatasetError, RewardError: bad input.
+        InputError: the job file, its model, questions or rewards cannot be used.
     """
     for name in spec.reward.functions:
         check_name(name, spec.reward.allowed_modules)
@@ -56,18 +63,19 @@ def plan(spec: JobSpec) -> dict[str, Any]:
             "rollout_worker": round(rollout_bytes(spec, sizes) / 2**30, 2),
         },
         "memory_warnings": memory_warnings(spec, sizes),
+        "device_warnings": device_warnings(spec, sizes),
         "time": time_estimate(spec, sizes, held_out),
         "job": json.loads(spec.model_dump_json()),
     }
 
 
 def model_sizes(spec: JobSpec) -> Sizes:
-    """The parameters of a job's model. Raises SpecError for a model that is not there, or that nobody knows."""
+    """Return the sizes of a job's model. Raises SpecError for a missing folder or an unknown placeholder."""
     path = spec.model.path
     if path in TINY_MODELS:
         return TINY_SIZES
-    if path.startswith(TO_FILL_IN):
-        name = path.removeprefix(TO_FILL_IN)
+    if path.startswith(PLACEHOLDER_PREFIX):
+        name = path.removeprefix(PLACEHOLDER_PREFIX)
         if name not in PUBLISHED:
             raise SpecError(f"model.path: the sizes of {name!r} are not known; known are {', '.join(PUBLISHED)}")
         return PUBLISHED[name]
@@ -77,24 +85,26 @@ def model_sizes(spec: JobSpec) -> Sizes:
 
 
 def to_fill_in(spec: JobSpec) -> dict[str, str]:
-    """What the user has still to put into the job file, by key."""
+    """Return the placeholders that the user still has to replace in the job file, by key."""
     named = {"model.path": spec.model.path, "data.train": spec.data.train, "data.evaluation": spec.data.evaluation}
     if spec.method is Method.EVALUATE:
-        del named["data.train"]  # is not read
+        del named["data.train"]  # not read
     return {
-        key: value.removeprefix(TO_FILL_IN) for key, value in named.items() if value and value.startswith(TO_FILL_IN)
+        key: value.removeprefix(PLACEHOLDER_PREFIX)
+        for key, value in named.items()
+        if value and value.startswith(PLACEHOLDER_PREFIX)
     }
 
 
 def count_questions(spec: JobSpec) -> tuple[int | None, int | None, dict[str, dict[str, Any]]]:
-    """How many training and held-out questions there are, None where they are to be filled in; where they come from.
+    """Return the numbers of training and held-out questions, None for placeholders, and their sources by split.
 
-    Every one is read and its clip looked at; raises DatasetError.
+    Reads every question and the header of its clip. Raises DatasetError.
     """
     sources: dict[str, dict[str, Any]] = {}
 
     def read(source: str | None, split: Split) -> Sequence[Question]:
-        if source is None or source == SYNTHETIC or source.startswith(TO_FILL_IN):
+        if source is None or source == SYNTHETIC or source.startswith(PLACEHOLDER_PREFIX):
             return ()
         found = read_split(spec.data, split)
         sources[split] = described(found)
@@ -107,11 +117,11 @@ def count_questions(spec: JobSpec) -> tuple[int | None, int | None, dict[str, di
     if spec.data.train not in (None, SYNTHETIC) and train:
         train, _ = by_solve_rate(spec, train)
     elif spec.data.curriculum is not None and spec.data.curriculum.measured is not None:
-        # What is built in is not made for a plan; how many of its questions are within bounds, the job says.
+        # Built-in questions are not made for a plan, so their number within the bounds is not known here.
         check_measured(spec.data.curriculum.measured)
 
     def count(source: str | None, built_in: int, found: Sequence[Question]) -> int | None:
-        if source is not None and source.startswith(TO_FILL_IN):
+        if source is not None and source.startswith(PLACEHOLDER_PREFIX):
             return None
         return built_in if source == SYNTHETIC else len(found)
 

@@ -1,20 +1,19 @@
-"""Everything that can be wrong with a job is found here, before anything is started or written."""
+"""Check a job, read its questions and build its model, before anything is started or written to the run directory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from audio_qa.audio import AudioError, probe
+from audio_qa.audio import probe
 from audio_qa.chat import ChatError, render
-from audio_qa.dataset import DatasetError
 from audio_qa.families import facts_of, mel_frames
 from audio_qa.formats.question_set import summary
 from audio_qa.processor import load_processor
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from audio_qa.synthetic.benchmark import load_split, make_benchmark
-from orchestrator.display.progress import Report
+from orchestrator.display.progress import OnProgress
 from orchestrator.job.sections.data import SYNTHETIC
 from orchestrator.job.sections.model import TINY_INSTRUCT, TINY_MODELS
 from orchestrator.job.spec import JobSpec, Method
@@ -27,36 +26,34 @@ from orchestrator.questions.splits import Split, described, read_split, refuse_o
 from orchestrator.storage.stored_run import check_storage
 from orchestrator.tracking.following import check_tracking
 from reward.judge import read_key
-from reward.registry import RewardError, check_name
-
-BAD_INPUT = (SpecError, DatasetError, AudioError, RewardError)
-"""What a user can mend: shown as one line, exit code 2."""
+from reward.registry import check_name
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A job whose model and questions are at hand and fit together."""
+    """A job with its questions and a model folder, checked against each other."""
 
     spec: JobSpec
     model_folder: str
     train: tuple[Question, ...]
     held_out: tuple[Question, ...]
     base_seconds: float | None
-    """What making the built-in model took, whenever that was; None for a model of the user's."""
+    """Seconds that building the built-in model took, now or in an earlier run; None for any other model."""
     base_cached: bool
+    """True if an earlier run built it."""
     longest_prompt: int
-    """Tokens of the longest prompt, audio included."""
+    """Number of tokens of the longest prompt, audio included."""
     measured: dict[str, SolveRate] = field(default_factory=dict)
-    """By question key, what the curriculum's file says of the training questions."""
+    """Solve rates of the training questions from the curriculum's file, by question key."""
     data: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By split, where its questions come from (`questions.described`); nothing of what is built in."""
+    """Sources of the questions by split (`questions.splits.described`), without built-in ones."""
 
 
-def prepare(spec: JobSpec, report: Report) -> Prepared:
-    """Read, make and check all that a job needs.
+def prepare(spec: JobSpec, report: OnProgress) -> Prepared:
+    """Read, build and check everything that a job needs.
 
     Raises:
-        SpecError, DatasetError, AudioError, RewardError: one line that names what is wrong and how to mend it.
+        InputError: one line that names the fault and how to correct it.
     """
     for name in spec.reward.functions:
         check_name(name, spec.reward.allowed_modules)
@@ -68,13 +65,13 @@ def prepare(spec: JobSpec, report: Report) -> Prepared:
         check_model_folder(spec.model.path)
         check_context(spec)
     train, held_out, data = _questions(spec, report)
-    asked_for = len(train)
+    in_file = len(train)
     train, measured = by_solve_rate(spec, train)
     if measured:
-        data["curriculum"] = {"measured": len(measured), "questions": len(train), "left_out": asked_for - len(train)}
+        data["curriculum"] = {"measured": len(measured), "questions": len(train), "left_out": in_file - len(train)}
     base_seconds, base_cached, folder = None, True, spec.model.path
     if folder in TINY_MODELS:
-        # The tiny model is made with torch, which the base install does not have.
+        # Building the tiny model needs torch, which the base install does not have.
         from learner.tiny.base import tiny_base, tiny_instruct  # noqa: PLC0415
 
         make = tiny_instruct if folder == TINY_INSTRUCT else tiny_base
@@ -92,9 +89,9 @@ def prepare(spec: JobSpec, report: Report) -> Prepared:
 
 
 def by_solve_rate(spec: JobSpec, train: Sequence[Question]) -> tuple[Sequence[Question], dict[str, SolveRate]]:
-    """The training questions within the curriculum's bounds, and the solve rates its file has of all of them.
+    """Return the training questions within the curriculum's bounds, and all solve rates of its file.
 
-    Raises SpecError where the file cannot be used, or no question is left.
+    Raises SpecError if the file cannot be used or no question is left.
     """
     section = spec.data.curriculum
     if section is None or section.measured is None:
@@ -110,9 +107,9 @@ def by_solve_rate(spec: JobSpec, train: Sequence[Question]) -> tuple[Sequence[Qu
 
 
 def _questions(
-    spec: JobSpec, report: Report
+    spec: JobSpec, report: OnProgress
 ) -> tuple[Sequence[Question], Sequence[Question], dict[str, dict[str, Any]]]:
-    """Training questions, held-out questions, and where they come from."""
+    """Return the training questions, the held-out questions, and their sources by split."""
     data = spec.data
     sources: dict[str, dict[str, Any]] = {}
     synthetic: Path | None = None
@@ -144,12 +141,21 @@ def _questions(
 
 
 def check_prompts(
-    questions: Sequence[Question], folder: str, template: PromptTemplate, *, room: int, truncate: bool, report: Report
+    questions: Sequence[Question],
+    folder: str,
+    template: PromptTemplate,
+    *,
+    room: int,
+    truncate: bool,
+    report: OnProgress,
 ) -> int:
-    """Tokens of the longest prompt; raises SpecError for those that do not fit, or clips the model cannot hear whole.
+    """Return the number of tokens of the longest prompt.
+
+    Raises SpecError for prompts that do not fit, and for clips longer than the model takes.
 
     Args:
-        room: tokens a prompt may have: the context less the longest completion.
+        room: maximum number of tokens of a prompt: the context minus the longest completion.
+        truncate: accept clips that are too long.
     """
     facts = facts_of(folder)
     try:
@@ -159,14 +165,14 @@ def check_prompts(
         raise SpecError(
             f"model.path: {folder!r}: its processor cannot be loaded: {' '.join(str(error).split())}"
         ) from error
-    hears = facts.hears_seconds(extractor)
+    longest_clip = facts.max_clip_seconds(extractor)
     longest, problems = 0, list[str]()
     for i, question in enumerate(questions):
         seconds = probe(question.audio).seconds
-        if seconds > hears and not truncate:
+        if seconds > longest_clip and not truncate:
             problems.append(
-                f"{question.audio}: question {question.key}: the clip has {seconds:.1f} s and the model hears "
-                f"{hears:.0f} s; cut the clip, leave the question out, or set model.too_long to truncate"
+                f"{question.audio}: question {question.key}: the clip has {seconds:.1f} s and the model takes "
+                f"{longest_clip:.0f} s; shorten the clip, remove the question, or set model.too_long to truncate"
             )
             continue
         try:
@@ -174,12 +180,12 @@ def check_prompts(
         except ChatError as error:
             problems.append(str(error))
             continue
-        frames = mel_frames(int(min(seconds, hears) * extractor.sampling_rate), extractor.hop_length)
-        # The one placeholder in the text becomes the clip's tokens.
+        frames = mel_frames(int(min(seconds, longest_clip) * extractor.sampling_rate), extractor.hop_length)
+        # The single placeholder in the text is replaced by the audio tokens.
         length = text - 1 + facts.audio_tokens(frames)
         if length > room:
             problems.append(
-                f"question {question.key}: its prompt has {length} tokens, {room} fit beside the longest completion; "
+                f"question {question.key}: its prompt has {length} tokens, {room} fit with the longest completion; "
                 "raise model.max_context or lower rollout.max_tokens"
             )
         longest = max(longest, length)

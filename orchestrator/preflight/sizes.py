@@ -1,4 +1,4 @@
-"""How large a model is, part by part: from the headers of its weights, or from what is published of it."""
+"""Number of parameters of a model, by part: from the headers of its weights, or from published figures."""
 
 import json
 from collections import Counter
@@ -10,7 +10,7 @@ from typing import Literal
 
 PartName = Literal["audio_tower", "projector", "decoder", "embedding", "head", "other"]
 
-_PLACES: tuple[tuple[str, PartName], ...] = (
+_PARTS: tuple[tuple[str, PartName], ...] = (
     ("audio_tower.proj.", "projector"),  # Qwen2.5-Omni's
     ("audio_tower.", "audio_tower"),
     ("multi_modal_projector.", "projector"),
@@ -18,12 +18,12 @@ _PLACES: tuple[tuple[str, PartName], ...] = (
     ("lm_head.", "head"),
     ("visual.", "other"),
 )
-"""What the name of a weight holds, by the first that fits; all others are the decoder's."""
+"""Part of a weight by a substring of its name; the first match counts, and all others are the decoder's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Parameters of a model's parts, and the widths that adapters have in them."""
+    """Number of parameters of each part, and the width of adapters in it."""
 
     audio_tower: int = 0
     projector: int = 0
@@ -31,11 +31,11 @@ class Sizes:
     """The language model without its vocabulary."""
     embedding: int = 0
     head: int = 0
-    """From hidden states to the vocabulary; 0 where the embedding serves."""
+    """From hidden states to the vocabulary; 0 if it is tied to the embedding."""
     other: int = 0
-    """What never trains, as a vision tower."""
+    """Parts that never train, such as a vision tower."""
     audio_tower_width: int = 0
-    """Inputs and outputs of the audio tower's linear layers, added up: what an adapter of rank 1 has there."""
+    """Sum of inputs and outputs of the audio tower's linear layers: the parameters of adapters of rank 1."""
     projector_width: int = 0
     decoder_width: int = 0
 
@@ -49,18 +49,18 @@ class Sizes:
 
     @property
     def vocabulary(self) -> int:
-        """Parameters that turn a hidden state into logits."""
+        """Number of parameters that turn a hidden state into logits."""
         return self.head or self.embedding
 
 
 def sizes_of(folder: Path, prefix: str = "") -> Sizes:
-    """Of a safetensors checkpoint, from its headers: the weights whose names begin with `prefix`."""
+    """Return the sizes of a safetensors checkpoint from its headers, for names that begin with `prefix`."""
     parameters: Counter[str] = Counter()
     widths: Counter[str] = Counter()
     for name, shape in _shapes(folder):
         if not name.startswith(prefix):
             continue
-        part = next((part for mark, part in _PLACES if mark in name), "decoder")
+        part = next((part for substring, part in _PARTS if substring in name), "decoder")
         parameters[part] += prod(shape)
         if len(shape) == 2 and "embed_positions" not in name:
             widths[part] += sum(shape)
@@ -89,7 +89,7 @@ def whisper_and_qwen(
     inner: int,
     vocabulary: int,
 ) -> Sizes:
-    """A Whisper encoder, a linear projector and a Qwen2 decoder with as many key and value heads as query heads."""
+    """Return the sizes of a Whisper encoder, a linear projector and a Qwen2 decoder without grouped-query attention."""
     tower_layer = 4 * tower_width**2 + 3 * tower_width + 2 * tower_width * tower_inner + tower_inner + 5 * tower_width
     convolutions = 3 * tower_width * (mels + tower_width) + 2 * tower_width
     layer = 4 * width**2 + 3 * width + 3 * width * inner + 2 * width
@@ -116,7 +116,7 @@ TINY_SIZES = whisper_and_qwen(
     inner=512,
     vocabulary=549,
 )
-"""Of the tiny model (`learner/tiny/architecture.py`)."""
+"""Sizes of the tiny model (`learner/tiny/architecture.py`)."""
 
 _QWEN2_AUDIO_7B = whisper_and_qwen(
     tower_layers=32,
@@ -131,4 +131,4 @@ _QWEN2_AUDIO_7B = whisper_and_qwen(
 )
 
 PUBLISHED = {"Qwen2-Audio-7B": _QWEN2_AUDIO_7B, "Qwen2-Audio-7B-Instruct": _QWEN2_AUDIO_7B}
-"""By the name of the model, for jobs whose model is still to be filled in."""
+"""Published sizes by model name, for jobs with a placeholder."""

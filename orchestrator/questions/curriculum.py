@@ -1,7 +1,7 @@
-"""Which questions are drawn by how often they are solved: those near one half most often, or easy ones first.
+"""Curriculum: draw questions by their solve rate, those near one half most often, or easy ones first.
 
-Invariant: a draw depends on the job's seed, its place in the stream and the solve rates at that moment. Position and
-rates are in every checkpoint, so a job that goes on from one draws what it would have drawn.
+Invariant: a draw depends on the job's seed, its position in the stream and the current solve rates. Position and rates
+are in every checkpoint, so that a resumed job makes the same draws.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from orchestrator.questions.solve_rates import SolveRate
 def within(
     questions: Sequence[Question], measured: Mapping[str, SolveRate], section: CurriculumSection
 ) -> list[Question]:
-    """The questions whose measured solve rate is within the section's bounds, and those that were not measured."""
+    """Return the questions with a measured solve rate within the section's bounds, and those without one."""
     return [
         question
         for question in questions
@@ -27,17 +27,17 @@ def within(
 
 
 def easy_first(questions: Sequence[Question], measured: Mapping[str, SolveRate]) -> list[Question]:
-    """By falling solve rate, those solved alike in their own order; what was not measured counts as solved half."""
+    """Sort by decreasing solve rate; ties keep their order, and questions without a rate count as 1/2."""
     return sorted(questions, key=lambda question: -measured.get(question.key, _UNKNOWN).share)
 
 
 class LearnableSource:
-    """An endless stream that prefers questions of which some answers are right and some wrong.
+    """An endless stream that prefers questions whose answers are partly correct and partly wrong.
 
-    A question's chance is in proportion to p (1 - p), p being the share of right answers: the variance of its reward,
-    and 0 where all completions get the same and nothing is learnt. Foster et al., 2025, "Learning to Reason at the
-    Frontier of Learnability" (arXiv 2502.12272). One that was never asked counts as p = 1/2. Each new group halves the
-    weight of all that was seen of its question before, since the model changes.
+    A question's probability is proportional to p (1 - p), where p is its share of correct answers. That is the variance
+    of its reward, which is 0 where all completions get the same reward and there is nothing to learn. Foster et al.,
+    2025, "Learning to Reason at the Frontier of Learnability" (arXiv 2502.12272). Questions without a rate count as
+    p = 1/2. Each new group halves the weight of a question's earlier groups, since the model changes.
     """
 
     def __init__(
@@ -53,8 +53,8 @@ class LearnableSource:
         """Raises ValueError without questions.
 
         Args:
-            uniform: the share of draws that go to all questions alike, so that none is given up for good.
-            running: rates seen in this job, by question key; `observe` changes it.
+            uniform: share of draws that are uniform over all questions, so that no question is excluded forever.
+            running: solve rates of this job, by question key; `observe` updates it.
         """
         if not questions:
             raise ValueError("a source needs at least one question")
@@ -67,11 +67,11 @@ class LearnableSource:
 
     @property
     def epoch(self) -> float:
-        """Draws over questions: how often the dataset could have been gone through."""
+        """Number of draws divided by the number of questions."""
         return self.position / len(self._questions)
 
     def draw(self, count: int) -> list[Question]:
-        """The next `count` questions; none twice while there are others."""
+        """Return the next `count` questions, without repetition while there are others."""
         drawn: list[Question] = []
         weights = self._weights()
         for _ in range(count):
@@ -84,20 +84,20 @@ class LearnableSource:
             self.position += 1
         return drawn
 
-    def observe(self, key: str, right: int, asked: int) -> None:
-        """Take note of how the completions of a question that was drawn here came out."""
+    def observe(self, key: str, correct: int, total: int) -> None:
+        """Update a drawn question's solve rate: `correct` of `total` completions were correct."""
         place = self._place[key]
-        rate = self._rates[place].followed_by(right, asked)
+        rate = self._rates[place].followed_by(correct, total)
         self._rates[place] = self._running[key] = rate
         self._learnable[place] = rate.share * (1 - rate.share)
 
     def _weights(self) -> NDArray[np.float64]:
-        """By question, its chance of being drawn next, above 0."""
+        """Return each question's probability of being drawn next, up to a factor."""
         total, count = self._learnable.sum(), len(self._questions)
-        alike = np.full(count, 1 / count)
+        uniform = np.full(count, 1 / count)
         if total == 0:
-            return alike
-        mixed: NDArray[np.float64] = self._uniform * alike + (1 - self._uniform) * self._learnable / total
+            return uniform
+        mixed: NDArray[np.float64] = self._uniform * uniform + (1 - self._uniform) * self._learnable / total
         return mixed
 
 

@@ -1,30 +1,31 @@
-"""The ledger of questions: each one drawn is in flight, or ended in exactly one way, and the counts always add up.
+"""The ledger: an account of every draw. A draw is in flight, or has ended in exactly one way.
 
-Invariant: drawn = trained + zero_variance + stale + failed + in flight. A draw that ended leaves only its count, so the
-ledger stays small however long the job runs; the draws in flight are kept by number and are what a job that resumes
-from a checkpoint asks again.
+Invariant: drawn = trained + zero_variance + stale + failed + in flight. Of a draw that ended only its count is kept, so
+that the ledger stays small in long jobs. Draws in flight are kept by number: a resumed job repeats them.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from audio_qa.errors import EarshotError
 
-class LedgerError(RuntimeError):
-    """A question was lost, counted twice or never drawn."""
+
+class LedgerError(EarshotError):
+    """A draw was lost, counted twice or never made."""
 
 
 class Draw(NamedTuple):
-    """One drawing of a question."""
+    """One question that was drawn, with its number."""
 
     key: str
     """`Question.key`: dataset and index."""
     number: int
-    """Draws are numbered through the whole job, from 0; the same question gets a new number each epoch."""
+    """Draws are numbered through the whole job, from 0; a question gets a new number each epoch."""
 
 
 class Ledger:
-    """Accounts for every question drawn. Each method that ends a draw raises LedgerError unless it is in flight."""
+    """Accounts for every draw. Methods that end a draw raise LedgerError unless it is in flight."""
 
     def __init__(self) -> None:
         self._drawn = 0
@@ -35,44 +36,44 @@ class Ledger:
         self._in_flight: dict[int, str] = {}
 
     def draw(self, key: str) -> Draw:
-        """Take the next number for a question; it is in flight from now on, through all its retries."""
+        """Give a question the next number; the draw is in flight from now on, through all retries."""
         draw = Draw(key, self._drawn)
         self._drawn += 1
         self._in_flight[draw.number] = key
         return draw
 
     def trained(self, draw: Draw) -> None:
-        """The group was in a learner step."""
+        """End a draw: its group was trained on."""
         self._end(draw)
         self._trained += 1
 
     def zero_variance(self, draw: Draw) -> None:
-        """All completions had the same reward: there is nothing to learn from the group."""
+        """End a draw: all completions had the same reward, so there is nothing to learn."""
         self._end(draw)
         self._zero_variance += 1
 
     def stale(self, draw: Draw) -> None:
-        """The group was made with weights too old to train on."""
+        """End a draw: its group was sampled with weights too old to train on."""
         self._end(draw)
         self._stale += 1
 
     def failed(self, draw: Draw, reason: str) -> None:
-        """No group came of it; `reason` is one of few words (`audio`, `retries`): failures are counted by it."""
+        """End a draw that was not trained on. `reason` is one of few words (`audio`, `retries`), counted by word."""
         self._end(draw)
         self._failed[reason] += 1
 
     @property
     def in_flight(self) -> tuple[Draw, ...]:
-        """The draws without an end, in the order they were drawn."""
+        """Draws that have not ended, in the order of their numbers."""
         return tuple(Draw(key, number) for number, key in sorted(self._in_flight.items()))
 
     @property
     def failures(self) -> dict[str, int]:
-        """How many draws failed, by reason."""
+        """Number of failed draws, by reason."""
         return dict(sorted(self._failed.items()))
 
     def counts(self) -> dict[str, int]:
-        """`drawn`, and the five parts it is the sum of."""
+        """Return `drawn`, and the five counts that add up to it."""
         return {
             "drawn": self._drawn,
             "trained": self._trained,
@@ -85,16 +86,16 @@ class Ledger:
     def check(self, held: Iterable[Draw] | None = None) -> None:
         """Raise LedgerError unless the counts add up.
 
-        `held` is what the caller really has in its hands (asked, waiting or buffered). Given that, the check finds a
-        question that was dropped without a word, which by its counts alone would be in flight for ever.
+        `held` are the draws that the caller actually holds (requested, waiting or buffered). With it the check finds
+        draws that were dropped silently, which the counts alone would show as in flight forever.
         """
         counts = self.counts()
         ended = sum(counts.values()) - counts["drawn"]
         if counts["drawn"] != ended or min(counts.values()) < 0 or min(self._failed.values(), default=0) < 0:
             raise LedgerError(f"the counts of questions do not add up: {counts}")
-        strange = [number for number in self._in_flight if not 0 <= number < self._drawn]
-        if strange:
-            raise LedgerError(f"draws in flight that were never drawn: {strange}")
+        never_drawn = [number for number in self._in_flight if not 0 <= number < self._drawn]
+        if never_drawn:
+            raise LedgerError(f"draws in flight that were never drawn: {never_drawn}")
         if held is None:
             return
         holding = Counter(held)
@@ -102,10 +103,10 @@ class Ledger:
         in_flight = set(self.in_flight)
         lost, unknown = sorted(in_flight - holding.keys()), sorted(holding.keys() - in_flight)
         if lost or unknown or twice:
-            raise LedgerError(f"draws lost: {lost}; held though not in flight: {unknown}; held twice: {twice}")
+            raise LedgerError(f"draws lost: {lost}; held but not in flight: {unknown}; held twice: {twice}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The whole ledger as JSON values, for a checkpoint."""
+        """Return the ledger as JSON values, for a checkpoint."""
         return {
             "drawn": self._drawn,
             "trained": self._trained,
@@ -117,7 +118,7 @@ class Ledger:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> "Ledger":
-        """The ledger `to_dict` described. Raises LedgerError if it does not add up, KeyError if a part is missing."""
+        """Return the ledger of `to_dict`. Raises LedgerError if it does not add up, KeyError if a part is missing."""
         ledger = cls()
         ledger._drawn = state["drawn"]
         ledger._trained = state["trained"]
@@ -135,7 +136,7 @@ class Ledger:
             raise LedgerError(f"{draw} was never drawn: only {self._drawn} draws were made")
         key = self._in_flight.get(draw.number)
         if key is None:
-            raise LedgerError(f"{draw} has ended before; a question ends once")
+            raise LedgerError(f"{draw} has already ended; a draw ends once")
         if key != draw.key:
-            raise LedgerError(f"{draw} was never drawn: that number is of {key!r}")
+            raise LedgerError(f"{draw} was never drawn: its number belongs to {key!r}")
         del self._in_flight[draw.number]

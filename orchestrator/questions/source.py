@@ -1,4 +1,4 @@
-"""Draws questions: every one once an epoch, in an order that depends on the seed alone."""
+"""Draw questions: each once per epoch, in an order that depends on the seed alone."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from audio_qa.question import Question
 
 
 def sample_seed(seed: int, draw: int) -> int:
-    """The seed of one draw's samples: of 62 bits, so that no two draws of a job share one by chance."""
+    """Return the seed of one draw's samples. It has 62 bits, so that two draws of a job do not share one by chance."""
     digest = hashlib.blake2b(f"{seed}:{draw}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 2
 
@@ -22,20 +22,20 @@ class Source(Protocol):
 
     @property
     def epoch(self) -> float:
-        """How often the dataset was gone through, with its fraction."""
+        """Number of passes over the dataset, including the fraction."""
         ...
 
     def draw(self, count: int) -> list[Question]:
-        """The next `count` questions."""
+        """Return the next `count` questions."""
         ...
 
-    def observe(self, key: str, right: int, asked: int) -> None:
-        """Be told how many completions of a question that was drawn here were right, of how many."""
+    def observe(self, key: str, correct: int, total: int) -> None:
+        """Record that `correct` of `total` completions of a drawn question were correct."""
         ...
 
 
 class QuestionSource:
-    """An endless stream over a dataset. `position` counts the questions drawn and is all its state."""
+    """An endless stream over a dataset. `position` counts the questions drawn and is its only state."""
 
     def __init__(self, questions: Sequence[Question], *, seed: int, shuffle: bool, position: int = 0) -> None:
         if not questions:
@@ -48,11 +48,11 @@ class QuestionSource:
 
     @property
     def epoch(self) -> float:
-        """How often the dataset was gone through, with its fraction."""
+        """Number of passes over the dataset, including the fraction."""
         return self.position / len(self._questions)
 
     def draw(self, count: int) -> list[Question]:
-        """The next `count` questions."""
+        """Return the next `count` questions."""
         drawn = []
         for _ in range(count):
             epoch, place = divmod(self.position, len(self._questions))
@@ -63,5 +63,5 @@ class QuestionSource:
             self.position += 1
         return drawn
 
-    def observe(self, key: str, right: int, asked: int) -> None:
-        """Nothing: the order depends on the seed alone."""
+    def observe(self, key: str, correct: int, total: int) -> None:
+        """Do nothing: the order depends on the seed alone."""

@@ -1,4 +1,4 @@
-"""The questions of a job: where they come from, and what is wrong with them, before anything is started."""
+"""Read the questions of a job and check them, before anything is started."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,7 +9,7 @@ from audio_qa.formats.reader import read_questions
 from audio_qa.inspection.overlap import overlapping
 from audio_qa.question import Question
 from orchestrator.job.sections.data import SYNTHETIC, DataSection
-from orchestrator.job.spec import TO_FILL_IN, JobSpec
+from orchestrator.job.spec import PLACEHOLDER_PREFIX, JobSpec
 from orchestrator.job.spec_file import SpecError
 from orchestrator.places import cache_directory
 
@@ -17,21 +17,23 @@ Split = Literal["train", "evaluation"]
 
 
 def read_split(data: DataSection, split: Split, *, check_audio: bool = True, remote: bool = True) -> QuestionSet:
-    """The training or held-out questions of a job, with all that is wrong with them; not those that are built in.
+    """Read the training or held-out questions of a job, with all their problems; not the built-in ones.
 
     Args:
-        check_audio: fetch clips that lie behind URLs, and read every header.
-        remote: whether files behind URLs may be fetched, into Earshot's cache.
+        check_audio: fetch clips that are given by URL, and read every header.
+        remote: whether files given by URL may be fetched, into Earshot's cache.
 
     Raises:
         DatasetError: the file as a whole cannot be read.
-        SpecError: the job has no such split, or names something built in that is not.
+        SpecError: the job has no such split, or names a built-in dataset that does not exist.
     """
     source = data.train if split == "train" else data.evaluation
     if source is None or source == SYNTHETIC:
         raise SpecError(f"data.{split}: there is no question file to read")
-    if source.startswith(TO_FILL_IN):
-        raise SpecError(f"data.{split}: put your file of {source.removeprefix(TO_FILL_IN)} in the place of {source!r}")
+    if source.startswith(PLACEHOLDER_PREFIX):
+        raise SpecError(
+            f"data.{split}: put your file of {source.removeprefix(PLACEHOLDER_PREFIX)} instead of {source!r}"
+        )
     if source.startswith("builtin:"):
         raise SpecError(f"data: {source!r} is not built in; choose {SYNTHETIC} or a question file")
     training = split == "train"
@@ -47,12 +49,12 @@ def read_split(data: DataSection, split: Split, *, check_audio: bool = True, rem
 
 
 def described(found: QuestionSet) -> dict[str, Any]:
-    """Where questions come from and how many there are, as plans and events hold it."""
+    """Return the origin and the number of questions, as plans and events hold them."""
     return {**asdict(found.source), "questions": len(found.questions), "left_out": found.left_out()}
 
 
 def trains(spec: JobSpec) -> bool:
-    """Whether a job learns anything from its training questions."""
+    """Return whether a job trains on its training questions."""
     return spec.steps > 0 or spec.warm_start is not None
 
 

@@ -1,1 +1,1 @@
-"""The rows of the paper's table, run and written down again."""
+"""The rows of the paper's table, run again and put into a table."""

@@ -1,9 +1,9 @@
-"""The figures of the table: what the runs of a row got right, over all its seeds, with 95 % intervals.
+"""The figures of the table: accuracy of the runs of a row, over all its seeds, with 95 % intervals.
 
-Counts are added up over seeds: each seed has a model and questions of its own. The interval is Wilson's of that many
-questions; how far seeds lie apart is beside it, for what differs between trainings is not in it. Two rows are compared
-by Newcombe's hybrid score interval (Newcombe, 1998, method 10), which takes their questions for unrelated; where they
-were asked the same ones, that is on the careful side.
+Counts are added up over seeds: each seed has its own model and questions. The interval is Wilson's for that many
+questions. It does not include the variation between trainings, for which each seed is reported as well. Two rows are
+compared by Newcombe's hybrid score interval (Newcombe, 1998, method 10), which assumes independent questions; if both
+rows have the same ones, the interval is conservative.
 """
 
 import math
@@ -22,7 +22,7 @@ TRAINED, UNSEEN = "trained_types", "unseen_types"
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """So many of so many questions."""
+    """A number of correct answers out of a number of questions."""
 
     right: int
     questions: int
@@ -32,6 +32,7 @@ class Share:
         return self.right / self.questions
 
     def plain(self) -> dict[str, Any]:
+        """Return the share as plain data, with its interval."""
         low, high = interval(self.value, self.questions)
         return {
             "accuracy": round(self.value, 4),
@@ -42,7 +43,7 @@ class Share:
 
 
 def shares(evaluation: Mapping[str, Any], trained: Sequence[str]) -> dict[str, Share]:
-    """What one evaluation says of all questions, by domain, by trained and unseen type, and with silence."""
+    """Return the shares of one evaluation: all questions, by domain, by trained and unseen type, and with silence."""
     found = {"all": [evaluation], "silence": [evaluation], "chance": [evaluation]}
     found |= {domain: [evaluation["by_task"][domain]] for domain in DOMAINS if domain in evaluation["by_task"]}
     if trained:
@@ -53,7 +54,7 @@ def shares(evaluation: Mapping[str, Any], trained: Sequence[str]) -> dict[str, S
     return {
         name: _share(parts, keys.get(name, "accuracy"))
         for name, parts in found.items()
-        # What was not asked, as a control that a job leaves out, is no share.
+        # Without a share: what was not measured, such as a control that a job leaves out.
         if parts and all(part.get(keys.get(name, "accuracy")) is not None for part in parts)
     }
 
@@ -63,14 +64,14 @@ def _share(parts: Sequence[Mapping[str, Any]], key: str) -> Share:
 
 
 def pooled(by_seed: Sequence[Mapping[str, Share]]) -> dict[str, Share]:
-    """The counts of several seeds as one."""
+    """Add up the counts of several seeds."""
     names = dict.fromkeys(name for seed in by_seed for name in seed)
     each = {name: [seed[name] for seed in by_seed if name in seed] for name in names}
-    return {name: Share(sum(s.right for s in of), sum(s.questions for s in of)) for name, of in each.items()}
+    return {name: Share(sum(s.right for s in parts), sum(s.questions for s in parts)) for name, parts in each.items()}
 
 
 def difference(first: Share, second: Share) -> dict[str, Any]:
-    """First less second, with Newcombe's interval."""
+    """Return the first share minus the second, with Newcombe's interval."""
     (low1, high1), (low2, high2) = (interval(s.value, s.questions) for s in (first, second))
     d = first.value - second.value
     low = d - math.hypot(first.value - low1, high2 - second.value)
@@ -80,18 +81,18 @@ def difference(first: Share, second: Share) -> dict[str, Any]:
 
 
 def table(runs: Sequence[RowRun], *, tiny: bool, seconds: float, problems: Mapping[str, str]) -> dict[str, Any]:
-    """The table as plain data, from the run directories as they are now.
+    """Return the table as plain data, from the current run directories.
 
     Args:
-        seconds: what was spent on it by this call.
-        problems: by run directory, why a row failed.
+        seconds: time spent on it by this call.
+        problems: by run directory, the reason why a row failed.
     """
     rows = list(dict.fromkeys(run.row for run in runs))
     by_row = {row: [run for run in runs if run.row == row] for row in rows}
-    # Rows that learn nothing read no training questions.
+    # Rows without training read no training questions.
     first = next((run.spec for run in runs if run.spec.method is not Method.EVALUATE), runs[0].spec)
     trained = first.data.synthetic_train_categories if first.data.train == SYNTHETIC else []
-    found = {row.name: _seeds(of) for row, of in by_row.items()}
+    by_seed = {row.name: _seeds(row_runs) for row, row_runs in by_row.items()}
     return {
         "tiny": tiny,
         "complete": all(run.done for run in runs),
@@ -101,14 +102,14 @@ def table(runs: Sequence[RowRun], *, tiny: bool, seconds: float, problems: Mappi
         "train": first.data.train,
         "evaluation": first.data.evaluation,
         "trained_types": list(trained),
-        "rows": [_row(row, by_row[row], list(found[row.name].values()), problems) for row in rows],
-        "questions": _questions(found),
+        "rows": [_row(row, by_row[row], list(by_seed[row.name].values()), problems) for row in rows],
+        "questions": _questions(by_seed),
         "human": asdict(HUMAN),
     }
 
 
 def _seeds(runs: Sequence[RowRun]) -> dict[int, dict[str, Share]]:
-    """By seed, the shares of the runs that are done."""
+    """Return the shares of the runs that are done, by seed."""
     evaluations = [(run.spec, run.evaluation()) for run in runs]
     return {spec.seed: shares(e, spec.data.synthetic_train_categories) for spec, e in evaluations if e is not None}
 
@@ -137,17 +138,17 @@ def _run(run: RowRun, problem: str | None) -> dict[str, Any]:
         "state": state,
         "seconds": summary.get("seconds"),
         "run_dir": str(run.path),
-        # A row that failed before and is done now failed no longer.
+        # A row that failed before and is done now has no problem.
         "problem": None if state == "succeeded" else problem,
     }
 
 
 def _questions(found: Mapping[str, Mapping[int, Mapping[str, Share]]]) -> list[dict[str, Any]]:
-    """The differences that the paper is about, over all questions, and over those of trained and of unseen types."""
+    """Return the differences that the paper compares: for all questions, for trained and for unseen types."""
     answers = []
     for first, second in QUESTIONS:
         one, other = found.get(first, {}), found.get(second, {})
-        # Of a table that is not complete, the seeds that both have.
+        # In an incomplete table, the seeds that both rows have.
         both = [seed for seed in one if seed in other]
         a, b = pooled([one[seed] for seed in both]), pooled([other[seed] for seed in both])
         for name in ("all", TRAINED, UNSEEN):

@@ -35,7 +35,7 @@ ROWS = (
 NAMES = tuple(row.name for row in ROWS)
 
 HUMAN = PaperFigures(86.31, 78.22, 82.17, 82.23)
-"""What the paper quotes for people."""
+"""Human accuracy as quoted by the paper."""
 
 QUESTIONS = (("grpo_2", "sft_full_1"), ("grpo_2", "sft_lora_1"), ("grpo_2", "grpo_3"))
-"""Pairs of rows whose difference the paper is about: reinforcement learning or supervision, thinking or not."""
+"""Pairs of rows that the paper compares: reinforcement learning with supervision, and with or without thinking."""

@@ -1,7 +1,7 @@
-"""Runs the rows, each a run directory of its own under one folder, one behind the other.
+"""Runs the rows sequentially, each in a run directory of its own under one folder.
 
-Invariant: a row that is done is not run again, and one that was begun goes on from its last checkpoint, or from its
-beginning where it has none. A run of other settings is refused before anything is started.
+Invariant: a row that is done is not run again, and a row that was started continues from its last checkpoint, or from
+its start if it has none. A run with other settings is refused before anything is started.
 """
 
 import time
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.display.progress import Progress, reporter
+from orchestrator.driver.driver import run_job
+from orchestrator.driver.resume import check_resumable, resume
 from orchestrator.job.sections.data import SYNTHETIC
 from orchestrator.job.sections.model import TINY_MODELS
 from orchestrator.job.spec import JobSpec, Method
@@ -21,11 +23,13 @@ from orchestrator.preflight.prepare import prepare
 from orchestrator.questions.splits import read_split
 from orchestrator.reproduce.rows import TableRow
 from orchestrator.run.directory import RunDirectory
+from orchestrator.run.files import JOB
+from orchestrator.run.history import history_of
 from orchestrator.run.records import RunDirectoryError
 from orchestrator.training.state import RunState
 
 _OPTIONS = {"model.path": "--model", "data.train": "--train", "data.evaluation": "--evaluation"}
-"""What a recipe may leave to be filled in, and the option that does."""
+"""Fields that a recipe may leave open, and the options that fill them in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +39,12 @@ class RowRun:
     row: TableRow
     spec: JobSpec
     path: Path
-    """Its run directory, there or not yet."""
+    """Its run directory, which need not exist yet."""
 
     @property
     def done(self) -> bool:
-        """Whether it ran to its end: its job says so, or was stopped when only ending was left to do."""
-        if not self.begun:
+        """True if it ran to its end: its job succeeded, or was stopped after its last checkpoint and evaluation."""
+        if not self.started:
             return False
         directory, steps = RunDirectory(self.path), self.spec.steps
         if (directory.summary() or {}).get("state") == "succeeded":
@@ -48,42 +52,41 @@ class RowRun:
         return steps > 0 and directory.checkpoint(steps).is_dir() and self._last_evaluation() is not None
 
     @property
-    def begun(self) -> bool:
-        return (self.path / "job.yaml").is_file()
+    def started(self) -> bool:
+        return (self.path / JOB).is_file()
 
     def summary(self) -> dict[str, Any] | None:
-        return RunDirectory(self.path).summary() if self.begun else None
+        return RunDirectory(self.path).summary() if self.started else None
 
     def state(self) -> str:
-        """`waiting` before its turn; else the last state of its job."""
-        if not self.begun:
+        """Return `waiting` before its start; else the last state of its job."""
+        if not self.started:
             return "waiting"
         if self.done:
             return "succeeded"
-        states = [event["state"] for event in RunDirectory(self.path).events() if event["kind"] == "state"]
-        return str(states[-1]) if states else "starting"
+        return history_of(RunDirectory(self.path).events()).state or "starting"
 
     def evaluation(self) -> dict[str, Any] | None:
-        """How the model did at the end; None before there is one."""
+        """Return the evaluation at the end; None if the row is not done."""
         return self._last_evaluation() if self.done else None
 
     def _last_evaluation(self) -> dict[str, Any] | None:
-        found = RunDirectory(self.path).evaluations()
-        return found[-1][1] if found and found[-1][0] == self.spec.steps else None
+        evaluations = RunDirectory(self.path).evaluations()
+        return evaluations[-1][1] if evaluations and evaluations[-1][0] == self.spec.steps else None
 
 
 def row_runs(rows: Sequence[TableRow], seeds: int, recipes: Path, home: Path, fill: Mapping[str, str]) -> list[RowRun]:
-    """What is to be run, the rows of the first seed first.
+    """Return the runs of the rows, all rows of the first seed first.
 
     Args:
-        seeds: how many, counted up from the recipe's own.
+        seeds: number of seeds, starting with the recipe's.
         recipes: folder of the rows' job files.
-        fill: by `model.path`, `data.train`, `data.evaluation`, what goes in the place of the recipes' own.
+        fill: values for `model.path`, `data.train` and `data.evaluation`, which replace those of the recipes.
 
     Raises:
-        SpecError: a recipe that is not there or not valid, or with something left to fill in.
+        SpecError: a recipe is missing or not valid, or has an open field that is not filled in.
     """
-    made = []
+    runs = []
     missing: dict[str, str] = {}
     for offset in range(seeds):
         for row in rows:
@@ -91,12 +94,12 @@ def row_runs(rows: Sequence[TableRow], seeds: int, recipes: Path, home: Path, fi
             spec = resolve_paths(_filled(read_spec(file), fill), file.resolve().parent)
             missing |= to_fill_in(spec)
             seed = spec.seed + offset
-            made.append(RowRun(row, spec.model_copy(update={"seed": seed}), home / f"seed-{seed}" / row.name))
+            runs.append(RowRun(row, spec.model_copy(update={"seed": seed}), home / f"seed-{seed}" / row.name))
     if missing:
         options = [option for key, option in _OPTIONS.items() if key in missing]
         lacking = ", ".join(missing[key] for key in _OPTIONS if key in missing)
-        raise SpecError(f"{recipes}: {lacking}: name what is yours with {', '.join(options)}")
-    return made
+        raise SpecError(f"{recipes}: {lacking}: name yours with {', '.join(options)}")
+    return runs
 
 
 def _filled(spec: JobSpec, fill: Mapping[str, str]) -> JobSpec:
@@ -107,34 +110,32 @@ def _filled(spec: JobSpec, fill: Mapping[str, str]) -> JobSpec:
 
 
 def check(runs: Sequence[RowRun]) -> None:
-    """Find what is wrong with any row before the first one starts.
+    """Check all rows before the first one starts.
 
     Raises:
-        SpecError, DatasetError, RunDirectoryError: one line that names it.
+        SpecError, DatasetError, RunDirectoryError: one line that names the problem.
     """
-    # The rows share model and questions: each is looked at once.
+    # The rows share models and questions: each is checked once.
     for path in {run.spec.model.path for run in runs} - set(TINY_MODELS):
         check_model_folder(path)
-    seen = set()
+    checked = set()
     for run in runs:
         data = run.spec.data
         if run.spec.model.path not in TINY_MODELS:
             check_context(run.spec)
         read = {"train": data.train} if run.spec.method is not Method.EVALUATE else {}
         for split, source in {**read, "evaluation": data.evaluation}.items():
-            if source not in (None, SYNTHETIC) and (split, source) not in seen:
-                seen.add((split, source))
+            if source not in (None, SYNTHETIC) and (split, source) not in checked:
+                checked.add((split, source))
                 read_split(data, "train" if split == "train" else "evaluation", check_audio=False)
-        if run.begun:
+        if run.started:
             _check_same(run)
         elif run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-            raise RunDirectoryError(run.path, "is no run of this row; name another folder with --run-dir")
+            raise RunDirectoryError(run.path, "not a run of this row; name another folder with --run-dir")
 
 
 def _check_same(run: RowRun) -> None:
-    """Refuse a row that was run with other settings."""
-    from orchestrator.driver.resume import check_resumable  # noqa: PLC0415
-
+    """Raise SpecError if a row was run with other settings."""
     directory = RunDirectory(run.path)
     if not run.done:
         check_resumable(directory, read_spec(directory.job_file), run.spec)
@@ -144,24 +145,20 @@ def _check_same(run: RowRun) -> None:
         )
 
 
-def carry_out(run: RowRun, progress: Progress) -> None:
-    """Run a row to its end, or go on with it.
+def run_row(run: RowRun, progress: Progress) -> None:
+    """Run a row to its end, from its last checkpoint if it was started.
 
     Raises:
-        SpecError, DatasetError, …: bad input; and whatever ended the job early.
+        SpecError, DatasetError, …: bad input; and the error that ended the job early.
     """
-    # Ray takes a second to import, which --help need not wait for.
-    from orchestrator.driver.driver import run_job  # noqa: PLC0415
-    from orchestrator.driver.resume import resume  # noqa: PLC0415
-
     started = time.perf_counter()
     prepared = prepare(run.spec, reporter(progress))
-    made = 0.0 if prepared.base_cached else prepared.base_seconds or 0.0
+    base_seconds = 0.0 if prepared.base_cached else prepared.base_seconds or 0.0
     state: RunState | None = None
-    if run.begun:
+    if run.started:
         directory = RunDirectory(run.path)
-        with directory.written():
+        with directory.lock():
             state = resume(directory, run.spec, dump_spec(run.spec))
     else:
         directory = RunDirectory.create(run.path, dump_spec(run.spec))
-    run_job(prepared, directory, progress, started + made, state)
+    run_job(prepared, directory, progress, started + base_seconds, state)

@@ -1,7 +1,7 @@
-"""The checkpoints of a run: begun, made whole, found again, thrown away.
+"""The checkpoints of a run: create, commit, find and remove them.
 
-Invariant: `checkpoints/step-N` is a whole checkpoint or not there. One is written to a folder of another name and
-renamed when everything is on disk, and older ones go only then; a crash at any moment leaves the one before.
+Invariant: `checkpoints/step-N` is a complete checkpoint or does not exist. It is written to a folder of another name
+and renamed when everything is on disk, and older ones are removed only then: a crash at any moment leaves the last one.
 """
 
 import json
@@ -14,19 +14,18 @@ from typing import Any
 from orchestrator.job.spec import JobSpec
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.records import replace_file
+from protocol.checkpoint import CHECKPOINTS_FOLDER, JOB_FILE, STATE_FOLDER, step_folder, step_of
 
-STATE_FOLDER = "training_state"
-JOB_FILE = "job.json"
 _PARTIAL = ".partial-step-"
 _REMOVED = ".removed-step-"
 
 
 def kept_steps(accuracies: Mapping[int, float | None], *, keep_last: int, keep_best: bool) -> set[int]:
-    """Which of some checkpoints a job's rule keeps.
+    """Return the steps whose checkpoints a job's rule keeps.
 
     Args:
-        accuracies: by step, on held-out questions; None where none was asked.
-        keep_last: 0 keeps all.
+        accuracies: accuracy on held-out questions by step; None where there was no evaluation.
+        keep_last: number of the latest checkpoints to keep; 0 keeps all.
     """
     trained = sorted(step for step in accuracies if step > 0)
     kept = {step for step in accuracies if step == 0} | set(trained[-keep_last:] if keep_last else trained)
@@ -35,29 +34,29 @@ def kept_steps(accuracies: Mapping[int, float | None], *, keep_last: int, keep_b
 
 
 class Checkpoints:
-    """Of one run. `keep_last` of 0 keeps all; the model behind the warm start is always kept, it is the reference."""
+    """The checkpoints of one run. That of step 0, the model after the warm start, is always kept: the reference."""
 
     def __init__(self, run: RunDirectory, *, keep_last: int, keep_best: bool) -> None:
-        self._home = run.path / "checkpoints"
+        self._home = run.path / CHECKPOINTS_FOLDER
         self._keep_last, self._keep_best = keep_last, keep_best
 
     def begin(self, step: int) -> Path:
-        """A folder to write the checkpoint of a step to; what a crash left of an earlier attempt is removed."""
+        """Return an empty folder to write the checkpoint of a step to. Leftovers of a crashed attempt are removed."""
         partial = self._home / f"{_PARTIAL}{step}"
         shutil.rmtree(partial, ignore_errors=True)
         (partial / STATE_FOLDER).mkdir(parents=True)
         return partial
 
     def commit(self, step: int, job: Mapping[str, Any]) -> Path:
-        """Make the checkpoint that was begun, and is on disk now, the one of its step."""
+        """Make the folder from `begin`, which is on disk now, the checkpoint of its step."""
         partial = self._home / f"{_PARTIAL}{step}"
         replace_file(partial / STATE_FOLDER / JOB_FILE, json.dumps(job, indent=2) + "\n")
         folder = self._take_place(step)
         self._prune()
         return folder
 
-    def bring(self, step: int, fill: Callable[[Path], None]) -> Path:
-        """Take over a checkpoint from elsewhere: `fill` writes all of it, the job's state too, to a folder."""
+    def add(self, step: int, fill: Callable[[Path], None]) -> Path:
+        """Add a checkpoint from elsewhere: `fill` writes all of it, including the job's state, to a folder."""
         partial = self.begin(step)
         fill(partial)
         for place, _, names in os.walk(partial):
@@ -66,46 +65,44 @@ class Checkpoints:
         return self._take_place(step)
 
     def folder(self, step: int) -> Path:
-        """Where the checkpoint of a step is, or would be."""
-        return self._home / f"step-{step}"
+        """Return the folder of a step's checkpoint; it need not exist."""
+        return self._home / step_folder(step)
 
     def steps(self) -> list[int]:
-        """The steps that have a whole checkpoint to go on from, ascending."""
-        return sorted(
-            int(path.parent.parent.name.removeprefix("step-"))
-            for path in self._home.glob(f"step-*/{STATE_FOLDER}/{JOB_FILE}")
-        )
+        """Return the steps with a complete checkpoint to resume from, ascending."""
+        states = self._home.glob(f"*/{STATE_FOLDER}/{JOB_FILE}")
+        return sorted(step for state in states if (step := step_of(state.parent.parent.name)) is not None)
 
     def job(self, step: int) -> dict[str, Any]:
-        """The job's state in the checkpoint of a step."""
+        """Return the job's state in the checkpoint of a step."""
         value: dict[str, Any] = json.loads((self.folder(step) / STATE_FOLDER / JOB_FILE).read_text())
         return value
 
     def latest(self) -> int | None:
-        """The last step with a whole checkpoint; None where there is none."""
+        """Return the last step with a complete checkpoint; None if there is none."""
         return max(self.steps(), default=None)
 
     def best(self) -> int | None:
-        """The step whose checkpoint did best on held-out questions, the latest of equals; None where none was asked."""
+        """Return the step with the best held-out accuracy, the latest of equals; None without evaluations."""
         rated = [(accuracy, step) for step in self.steps() if (accuracy := self.job(step)["accuracy"]) is not None]
         return max(rated)[1] if rated else None
 
     def remove(self, step: int) -> None:
-        """Throw a checkpoint away. Under its name it has all its files to the last, also when this is killed."""
+        """Remove a checkpoint. Under its name it stays complete until it is gone, also if this process is killed."""
         removed = self._home / f"{_REMOVED}{step}"
         shutil.rmtree(removed, ignore_errors=True)
         self.folder(step).replace(removed)
         shutil.rmtree(removed)
 
     def remove_partial(self) -> None:
-        """Remove what a crash left of checkpoints that were being written or thrown away."""
+        """Remove leftovers of checkpoints that were being written or removed during a crash."""
         for path in (*self._home.glob(f"{_PARTIAL}*"), *self._home.glob(f"{_REMOVED}*")):
             shutil.rmtree(path)
 
     def _take_place(self, step: int) -> Path:
         folder = self.folder(step)
         if folder.exists():
-            # Of a step that was done, lost and done again.
+            # The step was done, lost and done again.
             self.remove(step)
         (self._home / f"{_PARTIAL}{step}").replace(folder)
         _to_disk(self._home)
@@ -122,7 +119,7 @@ class Checkpoints:
 
 
 def checkpoints_of(run: RunDirectory, spec: JobSpec) -> Checkpoints:
-    """A run's checkpoints under its job's rule of which to keep."""
+    """Return a run's checkpoints, kept by its job's rule."""
     return Checkpoints(run, keep_last=spec.checkpoint.keep_last, keep_best=spec.checkpoint.keep_best)
 
 

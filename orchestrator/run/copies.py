@@ -1,24 +1,26 @@
-"""Copies of a run's files while a job may write them, with what they are known by afterwards: size and digest."""
+"""Copy a run's files while a job may write them, and return the size and digest of each copy."""
 
 import hashlib
 import os
 import shutil
 from pathlib import Path, PurePosixPath
 
+from protocol.checkpoint import CHECKPOINTS_FOLDER
+
 Files = dict[str, tuple[int, str]]
-"""By name: bytes, and SHA-256."""
+"""Size in bytes and SHA-256 of each file, by name."""
 _BLOCK = 2**22
 
 
 def copy_run(run: Path, to: Path, name: str) -> Files:
-    """A run directory; the names begin with `name`, which has two parts.
+    """Copy a run directory. The returned names begin with `name`, which has two parts.
 
-    Checkpoints first: what is appended meanwhile may be ahead of them, and never behind.
+    Checkpoints are copied first: files that grow in the meantime may be ahead of them, which a resumption undoes.
     """
     copied: Files = {}
     to.mkdir(parents=True)
-    for checkpoint in sorted((run / "checkpoints").glob("step-*")):
-        place = f"checkpoints/{checkpoint.name}"
+    for checkpoint in sorted((run / CHECKPOINTS_FOLDER).glob("step-*")):
+        place = f"{CHECKPOINTS_FOLDER}/{checkpoint.name}"
         try:
             made = _copy_tree(checkpoint, to / place, f"{name}/{place}")
             whole = {file for file, _ in all_files(checkpoint)} == {checkpoint / _below(file, 4) for file in made}
@@ -27,15 +29,15 @@ def copy_run(run: Path, to: Path, name: str) -> Files:
         if whole:
             copied |= made
         else:
-            # The job threw it away meanwhile: it has newer ones.
+            # The job removed it in the meantime: it has newer ones.
             shutil.rmtree(to / place, ignore_errors=True)
     for file, _ in all_files(run):
         inside = file.relative_to(run)
-        if inside.parts[0] != "checkpoints":
+        if inside.parts[0] != CHECKPOINTS_FOLDER:
             try:
                 copied[f"{name}/{inside.as_posix()}"] = copy_file(file, to / inside)
             except FileNotFoundError:
-                # Written under another name and renamed meanwhile.
+                # Written under another name and renamed in the meantime.
                 (to / inside).unlink(missing_ok=True)
     return copied
 
@@ -52,13 +54,13 @@ def _copy_tree(folder: Path, to: Path, name: str) -> Files:
 
 
 def all_files(folder: Path) -> list[tuple[Path, int]]:
-    """Files below a folder and their sizes, in order; links to folders are not followed."""
+    """Return the files below a folder and their sizes, sorted; links to folders are not followed."""
     found = [Path(place) / name for place, _, names in os.walk(folder) for name in names]
     return sorted((file, file.stat().st_size) for file in found if file.is_file())
 
 
 def copy_file(file: Path, to: Path) -> tuple[int, str]:
-    """Bytes that the file had when it was opened, and their digest."""
+    """Copy the bytes that a file has when it is opened; return their number and digest."""
     digest = hashlib.sha256()
     with file.open("rb") as read:
         left = size = os.fstat(read.fileno()).st_size
@@ -72,6 +74,6 @@ def copy_file(file: Path, to: Path) -> tuple[int, str]:
 
 
 def digest_of(file: Path) -> tuple[int, str]:
-    """Bytes and digest of a file."""
+    """Return the size and the SHA-256 of a file."""
     with file.open("rb") as read:
         return file.stat().st_size, hashlib.file_digest(read, "sha256").hexdigest()

@@ -1,30 +1,26 @@
-"""Files that are whole at any moment: strict JSON, a record a line, and replacement by renaming."""
+"""Files that are complete at any moment: strict JSON, one record per line, and replacement by renaming."""
 
-import itertools
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from audio_qa.errors import InputError
 
-class RunDirectoryError(ValueError):
-    """A run directory that cannot be used. The message is one line: the path, what is wrong, how to mend it."""
+
+class RunDirectoryError(InputError):
+    """A run directory that cannot be used. The message is one line: the path, the problem, how to fix it."""
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(" ".join(f"{str(path)!r}: {problem}".split()))
 
 
-def whole_lines(file: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines up to one that is torn or being written, whose rest would come next, as if it were a line."""
-    return itertools.takewhile(lambda line: line.endswith(b"\n"), file)
-
-
 def current_steps(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records with a `step`, ascending: each takes the place of earlier ones of the same or a later step."""
+    """Return records with a `step`, ascending: each replaces earlier ones of the same or a later step."""
     kept: list[dict[str, Any]] = []
     for record in records:
         while kept and kept[-1]["step"] >= record["step"]:
@@ -34,7 +30,7 @@ def current_steps(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def json_text(value: object, indent: int | None = None) -> str:
-    """Strict JSON. A float that is not finite becomes null; raises TypeError for what JSON has no word for."""
+    """Return strict JSON. A float that is not finite becomes null. Raises TypeError for a type JSON cannot hold."""
     plain = _plain(value)
     text = json.dumps(plain, ensure_ascii=False, allow_nan=False, indent=indent)
     # Half a surrogate pair (an undecodable file name, say) cannot be encoded as UTF-8, but it can be escaped.
@@ -55,7 +51,7 @@ def _plain(value: object) -> object:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, meets the old text or the new one and nothing between."""
+    """Replace a file atomically: readers, and a crash, see either the old text or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8", newline="\n") as file:
@@ -68,22 +64,22 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def record_of(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    """What a line of a file says. Raises RunDirectoryError, with the line's number, if it is no JSON object."""
+    """Return the record in a line of a file. Raises RunDirectoryError with the line's number if it is not an object."""
 
     def refuse(constant: str) -> float:
-        raise ValueError(f"{constant} is no JSON number")
+        raise ValueError(f"{constant} is not a JSON number")
 
     try:
         record = json.loads(line, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         raise RunDirectoryError(path, f"line {number} is not JSON ({error}); restore the file or remove it") from error
     if not isinstance(record, dict):
-        raise RunDirectoryError(path, f"line {number} is no JSON object; restore the file or remove it")
+        raise RunDirectoryError(path, f"line {number} is not a JSON object; restore the file or remove it")
     return record
 
 
 def torn_bytes(path: Path) -> int:
-    """Bytes behind the last line break of a file; 0 if it is missing."""
+    """Return the number of bytes after the last line break of a file; 0 if it is missing."""
     if not path.is_file():
         return 0
     with path.open("rb") as file:

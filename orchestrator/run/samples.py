@@ -1,4 +1,4 @@
-"""Scored completions, as a run directory keeps them."""
+"""Scored completions: the lines of `samples.jsonl`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,31 +12,31 @@ class Sample:
     """One scored completion: a line of `samples.jsonl`."""
 
     step: int
-    """The learner step that used it or set it aside."""
+    """Learner step that used or discarded it."""
     question_key: str
     draw: int
-    """Which draw of a question it answers, as the ledger counts them."""
+    """Number of the draw it answers, as in the ledger."""
     question: str
     choices: tuple[str, ...]
     answer: str
     audio: str
     """Path of the clip."""
     text: str
-    """What the model said."""
+    """Text of the completion."""
     rewards: Mapping[str, float]
-    """By reward function, unweighted."""
+    """Unweighted rewards by reward function."""
     reward: float | None
-    """Weighted sum; None where the completion could not be scored."""
+    """Weighted sum of the rewards; None if the completion could not be scored."""
     advantage: float | None
-    """None where the completion could not be scored; 0 in a group of equal rewards."""
+    """Advantage; None if the completion could not be scored, 0 in a group of equal rewards."""
     valid: bool
     error: str | None
     """Why it could not be scored."""
     stop_reason: str
     weight_version: int
-    """The weights that sampled it."""
+    """Version of the weights that sampled it."""
     learner_version: int
-    """The weights the learner had when it took the group: staleness is the difference."""
+    """Weight version of the learner when it took the group; the difference is the staleness."""
     worker: str
 
 
@@ -49,7 +49,7 @@ def group_samples(
     step: int,
     learner_version: int,
 ) -> list[Sample]:
-    """The lines of one group: G completions with their G scores and G advantages (None: not trained on)."""
+    """Return the samples of one group: G completions, G scores and G advantages (None: not trained on)."""
     question = group.question
     return [
         Sample(

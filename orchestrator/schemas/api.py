@@ -1,4 +1,4 @@
-"""What the API answers with, as other programs see it. The client reads the same models."""
+"""Responses of the API, shared by the service and the client."""
 
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -14,17 +14,17 @@ _JOB = "5f0c2a9e7b1d4c38"
 
 
 class View(BaseModel):
-    """A part of an answer. Fields may be added: a client reads over those it does not know."""
+    """A response or a part of one. Fields may be added; clients ignore unknown fields."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 class Page(View, Generic[Item]):
-    """A part of a list."""
+    """One page of a list."""
 
     items: list[Item]
     next_cursor: str | None = Field(examples=[None])
-    """Asks for the next part; null at the end."""
+    """Cursor of the next page; null on the last page."""
 
 
 class EvaluationView(View):
@@ -35,33 +35,33 @@ class EvaluationView(View):
     step: int | None = Field(default=None, examples=[100])
     accuracy: float | None = Field(default=None, examples=[0.83])
     silence_accuracy: float | None = Field(default=None, examples=[0.27])
-    """With silence in place of the clips; null without that control."""
+    """Accuracy with silence in place of the clips; null without that control."""
     shuffled_accuracy: float | None = Field(default=None, examples=[0.31])
-    """With another question's clip in place of each; null without that control."""
+    """Accuracy with the clips of other questions; null without that control."""
     chance_accuracy: float | None = Field(default=None, examples=[0.25])
 
 
 class ProgressView(View):
-    """How far a job is."""
+    """Progress of a job."""
 
     step: int = Field(examples=[120])
-    """Learner steps done."""
+    """Learner steps completed."""
     steps: int = Field(examples=[200])
-    """Learner steps in all."""
+    """Learner steps in total."""
     fraction: float = Field(examples=[0.6])
     metrics: dict[str, float] = Field(examples=[{"reward/mean": 1.42, "reward/accuracy": 0.71, "workers/alive": 2}])
-    """Of the last step, by name."""
+    """Metrics of the last step, by name."""
     evaluation: EvaluationView | None
-    """The last one."""
+    """The last evaluation."""
 
 
 class WorkerCount(View):
-    """A job's rollout workers."""
+    """Numbers of rollout workers of a job."""
 
     target: int = Field(examples=[3])
-    """How many there should be."""
+    """Target number of workers."""
     alive: int = Field(examples=[2])
-    """How many serve or drain."""
+    """Number of workers that are serving or draining."""
 
 
 class JobView(View):
@@ -72,26 +72,26 @@ class JobView(View):
     owner: str = Field(examples=["ada"])
     state: JobState = Field(examples=["running"])
     cause: str | None = Field(examples=[None])
-    """Why it is in its state: an error with its last log lines, who cancelled it, what preempted it."""
+    """Reason for the state: an error with the last log lines, who cancelled the job, or which job preempted it."""
     priority: int = Field(examples=[0])
-    """Higher goes first."""
+    """Jobs with a higher priority start first."""
     spec: dict[str, Any] = Field(examples=[{"name": "demo", "steps": 200, "rollout": {"workers": 2}}])
-    """The JobSpec, every default written out."""
+    """The JobSpec with all defaults filled in."""
     gpus: float = Field(examples=[0.0])
-    """That it counts for in the queue."""
+    """GPUs that the job counts for in the queue."""
     created_at: datetime = Field(examples=[_TIME])
     updated_at: datetime = Field(examples=[_TIME])
     started_at: datetime | None = Field(examples=[_TIME])
     finished_at: datetime | None = Field(examples=[None])
     attempt: int = Field(examples=[1])
-    """Drivers begun so far."""
+    """Number of drivers started so far."""
     restarts: int = Field(examples=[0])
-    """Drivers that died and were replaced."""
+    """Number of drivers that died and were replaced."""
     max_restarts: int = Field(examples=[3])
     cancelling: bool = Field(examples=[False])
-    """It was told to end, and has not yet."""
+    """Cancellation was requested and has not completed."""
     run_dir: str = Field(examples=[f"/data/runs/{_JOB}"])
-    """On the service's machine."""
+    """Path of the run directory on the service's machine."""
     progress: ProgressView
     workers: WorkerCount
 
@@ -100,7 +100,7 @@ class TransitionView(View):
     """A change of a job's state."""
 
     from_state: JobState | None = Field(examples=["queued"])
-    """null for its submission."""
+    """Previous state; null for the submission."""
     to_state: JobState = Field(examples=["starting"])
     at: datetime = Field(examples=[_TIME])
     cause: str | None = Field(examples=[None])
@@ -113,7 +113,7 @@ class JobDetail(JobView):
 
 
 class CommandView(View):
-    """What a job was told. It is carried out when an event of kind `command` has its id."""
+    """A command to a job. It has been carried out once an event of kind `command` has its id."""
 
     id: str = Field(examples=["9b1f6c0f1f1e4c4d8a0b6f1f5f0d7c11"])
     command: str = Field(examples=["scale"])
@@ -126,32 +126,32 @@ class WorkerView(View):
 
     name: str = Field(examples=["rollout-0"])
     state: str = Field(examples=["serving"])
-    """starting, pending (no room on the cluster yet), serving, draining, stopping, lost, restarting."""
+    """starting, pending (no free resources on the cluster), serving, draining, stopping, lost, restarting."""
     since: datetime | None = Field(examples=[_TIME])
     node: str | None = Field(examples=["10.0.0.5"])
     pid: int | None = Field(examples=[4711])
     restarts: int = Field(examples=[0])
     cause: str | None = Field(examples=[None])
-    """Why it was lost."""
+    """Reason for the loss of the worker."""
 
 
 class MetricsView(View):
-    """Metrics over learner steps."""
+    """Metrics by learner step."""
 
     items: list[dict[str, float | None]] = Field(
         examples=[[{"step": 1, "reward/mean": 0.61}, {"step": 2, "reward/mean": 0.72}]]
     )
-    """One object a step, or a bucket of steps: `step`, the last of its bucket, and the mean of each metric."""
+    """One object per step or bucket of steps: `step`, the last of its bucket, and the mean of each metric."""
     minima: list[dict[str, float | None]] | None = Field(examples=[None])
-    """The least in each bucket, beside `items`; null where every bucket is one step."""
+    """Minima of each bucket, in the order of `items`; null if every bucket is one step."""
     maxima: list[dict[str, float | None]] | None = Field(examples=[None])
-    """The greatest, likewise."""
+    """Maxima of each bucket; null if every bucket is one step."""
     names: list[str] = Field(examples=[["reward/mean", "reward/accuracy"]])
-    """All metrics the job has, also those not asked for."""
+    """All metrics of the job, including those not requested."""
     last_step: int | None = Field(examples=[2])
-    """Asked for as `since_step`, only what came behind is given."""
+    """Pass as `since_step` to get only later steps."""
     next_cursor: None = None
-    """Everything asked for is in this answer."""
+    """Always null: the response is complete."""
 
 
 class SampleView(View):
@@ -161,7 +161,7 @@ class SampleView(View):
 
     id: str = Field(examples=["18342"])
     audio_url: str = Field(examples=[f"/v1/jobs/{_JOB}/samples/18342/audio"])
-    """The clip."""
+    """URL of the clip."""
     step: int = Field(examples=[12])
     question_key: str = Field(examples=["train#17"])
     question: str = Field(examples=["What is heard?"])
@@ -169,7 +169,7 @@ class SampleView(View):
     answer: str = Field(examples=["a dog"])
     audio: str = Field(examples=["/data/clips/17.wav"])
     text: str = Field(examples=["<answer>a dog</answer>"])
-    """What the model said."""
+    """Text of the completion."""
     rewards: dict[str, float | None] = Field(examples=[{"accuracy": 1.0, "format": 1.0}])
     reward: float | None = Field(examples=[2.0])
     advantage: float | None = Field(examples=[0.7])
@@ -181,12 +181,12 @@ class SampleView(View):
 
 
 class EventView(View):
-    """What happened in a job."""
+    """An event of a job."""
 
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 
     cursor: str = Field(examples=["512"])
-    """Sent as `Last-Event-ID`, a stream begins behind this event. (`id` is that of a command, where it is one.)"""
+    """Send as `Last-Event-ID` to start a stream after this event. (`id`, if present, is the id of a command.)"""
     time: str | None = Field(default=None, examples=[_TIME])
     kind: str | None = Field(default=None, examples=["scaled"])
 
@@ -195,27 +195,27 @@ class LogLine(View):
     """A line of a job's log."""
 
     cursor: str = Field(examples=["90210"])
-    """Sent as `Last-Event-ID`, a stream begins behind this line."""
+    """Send as `Last-Event-ID` to start a stream after this line."""
     text: str = Field(examples=["step 12/200  reward 1.420"])
 
 
 class CheckpointView(View):
-    """A whole checkpoint."""
+    """A complete checkpoint."""
 
     step: int = Field(examples=[100])
     path: str = Field(examples=[f"/data/runs/{_JOB}/checkpoints/step-100"])
-    """On the service's machine: a Hugging Face checkpoint that transformers and vLLM load."""
+    """Path on the service's machine: a Hugging Face checkpoint that transformers and vLLM can load."""
     created_at: datetime = Field(examples=[_TIME])
     bytes: int = Field(examples=[1048576])
     accuracy: float | None = Field(examples=[0.83])
-    """On held-out questions, where that step was evaluated."""
+    """Accuracy on held-out questions, if that step was evaluated."""
 
 
 class UseView(View):
-    """What a job has of a node."""
+    """Resources of a node that a job uses."""
 
     job: str = Field(examples=[_JOB])
-    """`other` for jobs that are not yours to see."""
+    """Job id; `other` for jobs that you may not see."""
     cpus: float = Field(examples=[2.0])
     gpus: float = Field(examples=[1.0])
 
@@ -241,28 +241,28 @@ class ClusterView(View):
     gpus: float = Field(examples=[1.0])
     gpus_used: float = Field(examples=[1.0])
     jobs: dict[JobState, int] = Field(examples=[{"queued": 5, "running": 3}])
-    """How many there are in each state, of all users."""
+    """Number of jobs in each state, over all users."""
 
 
 class HealthView(View):
-    """That the service is there."""
+    """Health of the service."""
 
     status: str = Field(examples=["ok"])
 
 
 class WorkerPage(Page[WorkerView]):
-    """A job's rollout workers; all of them."""
+    """All rollout workers of a job, on one page."""
 
     target: int = Field(examples=[3])
-    """How many there should be."""
+    """Target number of workers."""
 
 
 class ScaleBody(View):
-    """How many rollout workers there should be."""
+    """Target number of rollout workers."""
 
     model_config = ConfigDict(
         extra="forbid", use_attribute_docstrings=True, json_schema_extra={"examples": [{"count": 3}]}
     )
 
     count: int = Field(ge=0, le=4096, strict=True)
-    """0 has none: the job waits."""
+    """Number of workers; with 0 the job waits."""

@@ -1,32 +1,32 @@
-"""Job states and which state may follow which."""
+"""Job states and the allowed transitions."""
 
 from collections.abc import Mapping
 from enum import StrEnum
 
 
 class JobState(StrEnum):
-    """Where a job is in its life."""
+    """State of a job."""
 
     QUEUED = "queued"
-    """Waits for its turn; also after it was preempted."""
+    """Waiting in the queue; also after a preemption."""
     STARTING = "starting"
-    """Given to Ray; its models and workers come up."""
+    """Submitted to Ray; models and workers are loading."""
     RUNNING = "running"
     PAUSED = "paused"
-    """Its driver runs and waits between two steps."""
+    """The driver is running but waits between two steps."""
     RECOVERING = "recovering"
-    """Between a crash, of its driver or of its learner, and its resumption."""
+    """Restarting after a crash of the driver or the learner."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
 
 
 ENDED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
-"""States that nothing follows."""
+"""Final states."""
 
 
 ACTIVE = frozenset({JobState.STARTING, JobState.RUNNING, JobState.PAUSED, JobState.RECOVERING})
-"""States in which a job has, or is about to have, a driver on the cluster; it counts against the limits."""
+"""States in which a job has, or is about to have, a driver on the cluster. Such a job counts against the limits."""
 
 
 _LEAVES_ACTIVE = ENDED | {JobState.QUEUED}
@@ -40,5 +40,5 @@ ALLOWED: Mapping[JobState, frozenset[JobState]] = {
     JobState.RECOVERING: frozenset({JobState.RUNNING, JobState.PAUSED, JobState.RECOVERING}) | _LEAVES_ACTIVE,
     **{state: frozenset() for state in ENDED},
 }
-"""Which states may follow a state. A job is queued again when it was preempted, and recovers again when the driver dies
-that was to replace another."""
+"""States that may follow each state. A job is queued again after a preemption, and `recovering` follows itself when the
+replacement of a driver dies too."""

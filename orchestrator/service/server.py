@@ -1,7 +1,7 @@
-"""The service as one process: the API, the loop that looks after jobs, and what they share.
+"""The service as one process: the API, the supervisor of jobs, and the objects that they share.
 
-Invariants: on a data directory one service runs at a time. Where the loop ends with an error the process does, too: an
-API that takes jobs nobody runs would be worse than none.
+Invariants: at most one service runs on a data directory. If the supervisor ends with an error, the process ends too: an
+API that accepts jobs without running them would be worse than no API.
 """
 
 import asyncio
@@ -12,16 +12,21 @@ import os
 import signal
 import socket
 import sys
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from orchestrator.cluster.local_ray import LocalRay, bring_token
+from audio_qa.errors import InputError
+from orchestrator.cluster.inventory import Cluster
+from orchestrator.cluster.local_ray import LocalRay
+from orchestrator.cluster.ray_start import use_token
 from orchestrator.job.spec import JobSpec
 from orchestrator.places import HOST, PORT, database_of, runs_of
 from orchestrator.schemas.job_state import ACTIVE
@@ -31,43 +36,43 @@ from orchestrator.service.observability.tracing import TracingError, tracing_of_
 from orchestrator.service.store.access import TokenRecord
 from orchestrator.service.store.store import Store, StoreUnavailableError
 from orchestrator.service.supervision.limits import Limits, check_fits
-from orchestrator.service.supervision.retention import keep_tidy
+from orchestrator.service.supervision.retention import remove_old_jobs_hourly
 from orchestrator.service.supervision.supervisor import Supervisor
 
 _DATABASE_SECONDS = 60.0
-"""How long a database is waited for at the start."""
+"""Time to wait for the database at start-up."""
 _STREAM_SECONDS = 5
-"""Open requests get this long to end when the service does."""
+"""Time for open requests to end when the service stops."""
 
 _log = logging.getLogger(__name__)
 
 
-class ServeError(ValueError):
-    """The service cannot be started like this; one line."""
+class ServeError(InputError):
+    """The service cannot start with these settings. One line."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """What `earshot serve` is told."""
+    """Settings of `earshot serve`."""
 
     data_dir: Path
     host: str = HOST
     port: int = PORT
-    """0 takes a free one."""
+    """0 selects a free port."""
     database_url: str | None = None
-    """None: a file in the data directory."""
+    """Default: SQLite in the data directory."""
     ray_address: str | None = None
-    """URL of a cluster's dashboard; None: a Ray on this machine."""
+    """URL of the dashboard of a Ray cluster. Default: a local Ray."""
     autoscaling: bool = False
-    """The cluster starts nodes on demand: what it has now bounds no job."""
+    """The cluster starts nodes on demand: its current size does not limit jobs."""
     python: str = sys.executable
-    """The interpreter with Earshot on the cluster's head node."""
+    """Python interpreter with Earshot on the head node of the cluster."""
     limits: Limits = field(default_factory=Limits)
     preemption: bool = False
     storage: str | None = None
-    """A URL under which the jobs' runs are stored, too."""
+    """URL under which runs are stored. Default: kept locally only."""
     keep_days: float = 0
-    """Jobs that ended longer ago are removed with their run directories; 0 keeps all."""
+    """Days after which ended jobs are deleted with their run directories; 0 keeps all."""
     roots: tuple[Path, ...] = (Path.home(),)
     reward_modules: tuple[str, ...] = ()
     judge_hosts: tuple[str, ...] = ()
@@ -75,38 +80,38 @@ class ServerSettings:
 
 
 async def serve(settings: ServerSettings) -> None:
-    """Until SIGINT or SIGTERM.
+    """Run the service until SIGINT or SIGTERM.
 
     Raises:
-        ServeError, DatabaseUrlError: before anything is started.
-        StoreUnavailableError: the database did not answer at the start.
+        ServeError, DatabaseUrlError: nothing was started.
+        StoreUnavailableError: the database did not answer at start-up.
     """
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise ServeError(f"{settings.data_dir}: the data directory cannot be made: {error.strerror}") from error
-    with _alone(settings.data_dir), listening(settings.host, settings.port) as listener:
+        raise ServeError(f"{settings.data_dir}: cannot create the data directory: {error.strerror}") from error
+    with _locked(settings.data_dir), listening(settings.host, settings.port) as listener:
         store = Store(settings.database_url or database_of(settings.data_dir), runs_of(settings.data_dir))
         async with _opened(store):
             local = _is_loopback(listener)
             if not local and not any(_is_valid(token) for token in await store.list_tokens()):
                 raise ServeError(
-                    f"{settings.host} is to be reached from other machines, and there is no token yet: make one with "
+                    f"{settings.host} is reachable from other machines, but there is no valid token: create one with "
                     "`earshot token create`, or listen on 127.0.0.1"
                 )
             await _serve(settings, store, listener, local=local)
 
 
 async def _serve(settings: ServerSettings, store: Store, listener: socket.socket, *, local: bool) -> None:
-    own = None if settings.ray_address else LocalRay(settings.data_dir)
-    if own is not None:
-        bring_token(settings.data_dir)
-    # Ray takes a second to import, and looks once, then, whether there is a token.
+    local_ray = None if settings.ray_address else LocalRay(settings.data_dir)
+    if local_ray is not None:
+        use_token(settings.data_dir)
+    # Ray takes a second to import, and checks for a token only then.
     from orchestrator.cluster.connection import RayConnection  # noqa: PLC0415
     from orchestrator.cluster.ray_inventory import RayCluster  # noqa: PLC0415
     from orchestrator.service.supervision.ray_runner import RayRunner  # noqa: PLC0415
 
-    connection = RayConnection(settings.ray_address or own or "")
+    connection = RayConnection(settings.ray_address or local_ray or "")
     supervisor = Supervisor(
         store,
         RayRunner(connection, python=settings.python, grows=settings.autoscaling),
@@ -114,18 +119,29 @@ async def _serve(settings: ServerSettings, store: Store, listener: socket.socket
         preemption=settings.preemption,
         storage=settings.storage,
     )
+    app = _app(settings, store, supervisor, RayCluster(connection), local=local)
+    tasks = [supervisor.run()]
+    if settings.keep_days:
+        tasks.append(remove_old_jobs_hourly(store, runs_of(settings.data_dir), settings.keep_days))
+    host, port = listener.getsockname()[:2]
+    _log.info("serving http://%s:%d, data in %s", f"[{host}]" if ":" in host else host, port, settings.data_dir)
+    await _run(app, listener, tasks)
+    if local_ray is not None:
+        await _stop_ray(local_ray, store)
 
+
+def _app(settings: ServerSettings, store: Store, supervisor: Supervisor, cluster: Cluster, *, local: bool) -> FastAPI:
     async def fits(spec: JobSpec, owner: str) -> None:
         check_fits(spec, settings.limits, supervisor.capacity)
 
-    async def ready() -> str | None:
+    async def unready_reason() -> str | None:
         return supervisor.trouble
 
     try:
         tracing = tracing_of_environment()
     except TracingError as error:
         raise ServeError(str(error)) from error
-    app = create_app(
+    return create_app(
         store,
         ApiSettings(
             local=local,
@@ -135,20 +151,20 @@ async def _serve(settings: ServerSettings, store: Store, listener: socket.socket
             judge_keys=settings.judge_keys,
             data_dir=settings.data_dir,
         ),
-        cluster=RayCluster(connection),
-        fits=fits,
-        ready=ready,
+        cluster=cluster,
+        check_fits=fits,
+        unready_reason=unready_reason,
         tracing=tracing,
     )
+
+
+async def _run(app: FastAPI, listener: socket.socket, background: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Serve until a signal arrives or a background task ends; raise the error of a background task."""
     server = _Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=_STREAM_SECONDS))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, server.end)
-    host, port = listener.getsockname()[:2]
-    _log.info("serving http://%s:%d, data in %s", f"[{host}]" if ":" in host else host, port, settings.data_dir)
-    tasks = [asyncio.create_task(supervisor.run())]
-    if settings.keep_days:
-        tasks.append(asyncio.create_task(keep_tidy(store, runs_of(settings.data_dir), settings.keep_days)))
+    tasks = [asyncio.create_task(coroutine) for coroutine in background]
     for task in tasks:
         task.add_done_callback(lambda _: server.end())
     try:
@@ -160,37 +176,35 @@ async def _serve(settings: ServerSettings, store: Store, listener: socket.socket
     for result in results:
         if isinstance(result, Exception):
             raise result
-    if own is not None:
-        await _leave(own, store)
 
 
-async def _leave(own: LocalRay, store: Store) -> None:
-    """End the Ray of the service's own unless a job runs on it."""
+async def _stop_ray(local_ray: LocalRay, store: Store) -> None:
+    """Stop the local Ray unless a job runs on it."""
     try:
         running = [job.id for job in await store.unended() if job.state in ACTIVE]
     except StoreUnavailableError as error:
-        _log.warning("the Ray on this machine is left running: %s", error)
+        _log.warning("leaving the local Ray running: %s", error)
         return
     if running:
-        _log.info("jobs go on without the service, on the Ray on this machine: %s", ", ".join(running))
+        _log.info("jobs continue without the service, on the local Ray: %s", ", ".join(running))
     else:
-        await asyncio.to_thread(own.stop)
+        await asyncio.to_thread(local_ray.stop)
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to whoever runs it: uvicorn raises them again once it has ended, before the rest has."""
+    """A server that leaves signals to its caller: uvicorn would re-raise them on exit, before the rest has ended."""
 
     def capture_signals(self) -> nullcontext[None]:  # type: ignore[override]
         return nullcontext()
 
     def end(self) -> None:
-        """Stop serving; a second time without waiting for open requests."""
+        """Stop serving. A second call does not wait for open requests."""
         self.force_exit = self.should_exit
         self.should_exit = True
 
 
 @contextmanager
-def _alone(data_dir: Path) -> Iterator[None]:
+def _locked(data_dir: Path) -> Iterator[None]:
     with (data_dir / "service.lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -205,13 +219,13 @@ def _alone(data_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket whose connections send what they have at once. Raises ServeError."""
+    """Listen on a socket whose connections send data without delay. Raises ServeError."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
         listener = socket.create_server(address[:2], family=family, backlog=2048)
-        # Its connections inherit it. asyncio sets it on sockets of its own making only; without it a second answer on a
-        # connection waits some 40 ms for the client to acknowledge the first.
+        # Connections inherit it. asyncio sets it only on sockets that it creates; without it the second response on a
+        # connection waits about 40 ms for the client to acknowledge the first.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -230,18 +244,21 @@ def _is_loopback(listener: socket.socket) -> bool:
 
 @asynccontextmanager
 async def _opened(store: Store) -> AsyncIterator[None]:
-    """The store, once its database answers."""
-    deadline = time.monotonic() + _DATABASE_SECONDS
-    while True:
-        try:
-            await store.__aenter__()
-            break
-        except StoreUnavailableError as error:
-            if time.monotonic() > deadline:
-                raise
-            _log.warning("waiting for the database: %s", error)
-            await asyncio.sleep(1)
+    """Open the store once its database answers."""
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(StoreUnavailableError),
+        wait=wait_fixed(1),
+        stop=stop_after_delay(_DATABASE_SECONDS),
+        before_sleep=_log_unavailable,
+        reraise=True,
+    )
+    await retrying(store.__aenter__)
     try:
         yield
     finally:
         await store.__aexit__()
+
+
+def _log_unavailable(state: RetryCallState) -> None:
+    if state.outcome is not None:
+        _log.warning("waiting for the database: %s", state.outcome.exception())

@@ -1,1 +1,1 @@
-"""Runs behind URLs: a run works on a local directory, and what it has done is stored where any node finds it."""
+"""Storage of runs at URLs: a run works on a local directory, and is copied to where every node finds it."""

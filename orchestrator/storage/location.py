@@ -1,6 +1,6 @@
-"""A folder behind a URL, by way of fsspec: s3://, gs://, file:// and whatever else it opens.
+"""A folder at a URL, through fsspec: s3://, gs://, file:// and every other kind that it opens.
 
-Invariant: a file under its name is whole. An object store shows an object with its last byte; elsewhere a file is
+Invariant: a file under its name is complete. An object store shows an object after its last byte; elsewhere a file is
 written under another name and renamed.
 """
 
@@ -10,36 +10,37 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from audio_qa.errors import EarshotError
 from orchestrator.job.spec_file import SpecError
 from orchestrator.job.storage_url import EXAMPLES, check_url
 
 _PACKAGES = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs")}
-"""By scheme: fsspec's package for it, and our extra that installs that."""
+"""By scheme: fsspec's package for it, and our extra that installs the package."""
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "memory"})
 
 
-class StorageError(RuntimeError):
-    """A storage did not do what it was asked for. The message is one line: the URL, and what the store said."""
+class StorageError(EarshotError):
+    """A storage did not carry out a request. The message is one line: the URL, and the store's answer."""
 
 
 class DamagedError(StorageError):
-    """What is stored is not what was put there; asking again does not help."""
+    """A stored file differs from what was put there; retrying does not help."""
 
 
 class Location:
-    """A folder; it need not be there. Every method but `url_of` raises StorageError."""
+    """A folder; it need not exist. Every method but `url_of` raises StorageError."""
 
     def __init__(self, url: str, filesystem: Any, path: str) -> None:
-        """`open_location` makes one. `path` is what `filesystem` calls the folder of `url`."""
+        """Use `open_location`. `path` is the folder of `url` in `filesystem`."""
         self.url, self._filesystem, self._path = url.rstrip("/"), filesystem, path.rstrip("/")
         self._renames = url.partition("://")[0] not in _OBJECT_STORES
 
     def url_of(self, name: str) -> str:
-        """The URL of a file in it."""
+        """Return the URL of a file in it."""
         return f"{self.url}/{name}"
 
     def put(self, file: Path, name: str) -> None:
-        """Store a file, whole or not at all. Raises OSError where there is no such file here."""
+        """Store a file, completely or not at all. Raises OSError if there is no such local file."""
         size, path = file.stat().st_size, f"{self._path}/{name}"
         with self._guarded(name, "stored"):
             if self._renames:
@@ -47,12 +48,12 @@ class Location:
                 self._filesystem.put_file(str(file), f"{path}.part")
                 self._filesystem.mv(f"{path}.part", path)
             else:
-                # No folders are made in an object store: s3fs would make the bucket, whose owner is somebody else.
+                # Create no folders in an object store: s3fs would create the bucket, which is not ours to create.
                 self._filesystem.put_file(str(file), path)
             self._filesystem.invalidate_cache()
             stored = self._filesystem.info(path)["size"]
         if stored != size:
-            raise StorageError(f"{self.url_of(name)!r} has {stored} bytes behind its storing, not {size}")
+            raise StorageError(f"{self.url_of(name)!r} has {stored} bytes after it was stored, not {size}")
 
     def put_text(self, text: str, name: str) -> None:
         """Store a small file."""
@@ -62,13 +63,13 @@ class Location:
             self.put(file, name)
 
     def get(self, name: str, to: Path) -> None:
-        """Fetch a file. What is at `to` is whole only when this returns."""
+        """Fetch a file. The file at `to` is complete only when this returns."""
         with self._guarded(name, "fetched"):
             to.parent.mkdir(parents=True, exist_ok=True)
             self._filesystem.get_file(f"{self._path}/{name}", str(to))
 
     def read(self, name: str) -> bytes | None:
-        """A small file; None if there is none."""
+        """Return the content of a small file; None if it does not exist."""
         with self._guarded(name, "read"):
             try:
                 return bytes(self._filesystem.cat_file(f"{self._path}/{name}"))
@@ -76,10 +77,10 @@ class Location:
                 return None
 
     def names(self, folder: str = "") -> list[str]:
-        """What is directly in a folder, files and folders; empty if it is not there."""
+        """Return the names of the files and folders in a folder; empty if it does not exist."""
         path = f"{self._path}/{folder}".rstrip("/")
         with self._guarded(folder, "listed"):
-            # Another process may have written since it was last listed.
+            # Another process may have written since the last listing.
             self._filesystem.invalidate_cache()
             try:
                 found = self._filesystem.ls(path, detail=False)
@@ -88,7 +89,7 @@ class Location:
         return sorted({name for entry in found if (name := str(entry).rstrip("/").rpartition("/")[2])})
 
     def remove(self, name: str) -> None:
-        """Remove a file, or a folder and all in it; nothing if it is not there."""
+        """Remove a file, or a folder and its content; does nothing if it does not exist."""
         with self._guarded(name, "removed"):
             self._filesystem.invalidate_cache()
             try:
@@ -97,27 +98,27 @@ class Location:
                 return
 
     @contextmanager
-    def _guarded(self, name: str, what: str) -> Iterator[None]:
+    def _guarded(self, name: str, action: str) -> Iterator[None]:
         try:
             yield
-        # Each kind of store raises errors of its own.
+        # Each kind of store raises its own errors.
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise StorageError(f"{self.url_of(name)!r} cannot be {what} ({reason})") from error
+            raise StorageError(f"{self.url_of(name)!r} cannot be {action} ({reason})") from error
 
 
 def open_location(url: str) -> Location:
-    """The folder of a URL; nothing is asked of the store yet.
+    """Return the folder of a URL, without a request to the store.
 
     Raises:
-        SpecError: the URL is none for a storage, or what it takes is not installed.
+        SpecError: the URL does not name a storage, or its package is not installed.
     """
     check_kind(url)
     import fsspec.core  # noqa: PLC0415
 
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
-    # What each kind of store says of its own settings.
+    # Each kind of store raises its own errors about its settings.
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise SpecError(f"storage: {url!r} cannot be opened ({reason}); correct the URL or the access") from error
@@ -125,7 +126,7 @@ def open_location(url: str) -> Location:
 
 
 def check_kind(url: str) -> None:
-    """Raise SpecError unless `url` can name a storage, and what such URLs take is installed here."""
+    """Raise SpecError unless `url` can name a storage, and the package for such URLs is installed."""
     try:
         check_url(url)
     except ValueError as error:
@@ -133,7 +134,7 @@ def check_kind(url: str) -> None:
     scheme = url.partition("://")[0]
     package, extra = _PACKAGES.get(scheme, ("fsspec", "remote"))
     try:
-        # Of optional extras.
+        # An optional extra.
         import fsspec  # noqa: PLC0415
 
         fsspec.get_filesystem_class(scheme)

@@ -1,4 +1,4 @@
-"""What a stored checkpoint consists of. Written behind all its files: a checkpoint without a manifest is none."""
+"""The manifest of a stored checkpoint, written after all its files: checkpoints without a manifest are ignored."""
 
 import json
 from collections.abc import Mapping
@@ -14,33 +14,33 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Of one step's checkpoint."""
+    """The manifest of one step's checkpoint."""
 
     step: int
     accuracy: float | None
-    """On held-out questions, where the step was evaluated: which checkpoint is the best."""
+    """On held-out questions, if the step was evaluated. It decides which checkpoint is the best."""
     files: Files
     """By name in the checkpoint's folder."""
     logs: Files
-    """By name in the run directory: the beginning of a growing file that the checkpoint counts on."""
+    """By name in the run directory: the beginning of a growing file that belongs to the checkpoint."""
 
     @property
     def bytes(self) -> int:
-        """Of the checkpoint's files together."""
+        """Total size of the checkpoint's files."""
         return sum(size for size, _ in self.files.values())
 
     def text(self) -> str:
-        """As JSON."""
+        """Return the manifest as JSON."""
         value = {"format": _FORMAT, "step": self.step, "accuracy": self.accuracy}
         return json_text(value | {"files": self.files, "logs": self.logs}, indent=1) + "\n"
 
 
 def parse(text: bytes) -> Manifest:
-    """What `text` wrote. Raises ValueError for anything else, names that lead out of the folder included."""
+    """Parse the text of a manifest. Raises ValueError if it is malformed, or names a file outside the folder."""
     try:
         value = json.loads(text)
         if value["format"] != _FORMAT:
-            raise ValueError(f"it is of format {value['format']!r}, and {_FORMAT} is known here")
+            raise ValueError(f"its format is {value['format']!r}, but only {_FORMAT} is supported")
         accuracy = value["accuracy"]
         return Manifest(
             int(value["step"]),
@@ -49,12 +49,12 @@ def parse(text: bytes) -> Manifest:
             _files(value["logs"]),
         )
     except (TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"it is no manifest ({type(error).__name__}: {error})") from error
+        raise ValueError(f"it is not a manifest ({type(error).__name__}: {error})") from error
 
 
 def _files(value: Mapping[str, tuple[int, str]]) -> Files:
     for name in value:
-        place = PurePosixPath(name)
-        if place.is_absolute() or ".." in place.parts or not place.parts:
-            raise ValueError(f"it names {name!r}, which is no file in its folder")
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise ValueError(f"it names {name!r}, which is not a file in its folder")
     return {name: (int(size), str(digest)) for name, (size, digest) in value.items()}

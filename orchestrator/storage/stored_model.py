@@ -1,6 +1,6 @@
-"""The model in a stored checkpoint, for whoever needs no more of it.
+"""The model in a stored checkpoint, without its training state.
 
-Invariant: a model in the cache is whole, and is that of the checkpoint as it is stored now.
+Invariant: a model in the cache is complete, and is that of the checkpoint as it is stored now.
 """
 
 import hashlib
@@ -9,17 +9,17 @@ import tempfile
 from pathlib import Path
 
 from orchestrator.job.spec_file import SpecError
-from orchestrator.run.checkpoints import STATE_FOLDER
 from orchestrator.storage import manifest as manifests
 from orchestrator.storage.location import open_location
 from orchestrator.storage.stored_run import fetch_files
+from protocol.checkpoint import STATE_FOLDER
 
 
 def fetch_model(url: str, cache: Path) -> Path:
-    """The folder with the model of `…/checkpoints/step-N` in a storage, fetched if it is not in the cache yet.
+    """Return the folder with the model of `…/checkpoints/step-N` in a storage; fetched unless it is in the cache.
 
     Raises:
-        SpecError: there is no whole checkpoint at `url`.
+        SpecError: there is no complete checkpoint at `url`.
         StorageError: it cannot be fetched, or is damaged.
     """
     storage, _, name = url.rstrip("/").rpartition("/")
@@ -27,7 +27,7 @@ def fetch_model(url: str, cache: Path) -> Path:
     text = location.read(f"{name}/{manifests.NAME}")
     if text is None:
         raise SpecError(
-            f"{url!r} is no stored checkpoint (it has no {manifests.NAME}); name one, as in "
+            f"{url!r} is not a stored checkpoint (it has no {manifests.NAME}); name one, as in "
             "STORAGE/RUN/checkpoints/step-N"
         )
     try:
@@ -40,7 +40,7 @@ def fetch_model(url: str, cache: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
     try:
-        wanted = {file: what for file, what in files.items() if not file.startswith(f"{STATE_FOLDER}/")}
+        wanted = {file: entry for file, entry in files.items() if not file.startswith(f"{STATE_FOLDER}/")}
         fetch_files(location, name, wanted, partial)
         if not folder.is_dir():
             partial.replace(folder)

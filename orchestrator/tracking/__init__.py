@@ -1,1 +1,1 @@
-"""A run's metrics in the tools one compares runs with: TensorBoard always, others where asked for."""
+"""A run's metrics in tools that compare runs: always TensorBoard, others as the job file says."""

@@ -1,4 +1,4 @@
-"""MLflow: one run there for each driver of a run directory, all of one name."""
+"""MLflow: one MLflow run for each driver of a run directory, all with the same name."""
 
 import os
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _LONGEST_PARAMETER = 6000
 
 
 class MlflowRun:
-    """See Tracker. Steps done again stand there twice, the later value behind the earlier one."""
+    """See Tracker. Steps that are done again are logged twice, the later value last."""
 
     name = "mlflow"
 
@@ -39,7 +39,7 @@ class MlflowRun:
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """`{"a": {"b": 1}}` as `a.b`."""
+    """Return `{"a": {"b": 1}}` as pairs of `a.b` and 1."""
     pairs: list[tuple[str, Any]] = []
     for key, value in config.items():
         pairs += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]

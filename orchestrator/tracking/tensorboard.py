@@ -6,14 +6,16 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
+from orchestrator.run.files import TENSORBOARD
+
 
 class TensorBoard:
-    """See Tracker. Written anew by each driver, from the run's first step: so the files hold the run as it is."""
+    """See Tracker. Each driver writes the files again from the first step, so that they match the run."""
 
     name = "tensorboard"
 
     def __init__(self, run_dir: Path) -> None:
-        self._folder = run_dir / "tensorboard"
+        self._folder = run_dir / TENSORBOARD
         shutil.rmtree(self._folder, ignore_errors=True)
         self._writer = self._open(None)
         self._last = -1

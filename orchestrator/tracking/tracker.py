@@ -1,16 +1,16 @@
-"""What the tools have in common, as far as a run needs it."""
+"""The interface of a tracker."""
 
 from collections.abc import Mapping
 from typing import Protocol
 
 
 class Tracker(Protocol):
-    """One run in one tool. Called from one thread."""
+    """One run in one tracking tool. Called from one thread."""
 
     name: str
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """The metrics of a learner step; a step that is not behind the last one is done again, and takes its place."""
+        """Log the metrics of a learner step. A step not after the last one is repeated, and replaces it."""
 
     def close(self) -> None:
-        """Write what is not written yet."""
+        """Write everything that is not yet written."""

@@ -1,4 +1,4 @@
-"""Weights & Biases: one run there for one run directory, however many drivers it took."""
+"""Weights & Biases: one W&B run for one run directory, with any number of drivers."""
 
 from collections.abc import Mapping
 from hashlib import sha256
@@ -11,7 +11,7 @@ from orchestrator.job.sections.tracking import WandbSettings
 
 
 class WeightsAndBiases:
-    """See Tracker. Steps done again are not replaced there: what came first stays."""
+    """See Tracker. Steps that are done again are not replaced: the first values stay."""
 
     name = "wandb"
 
@@ -34,5 +34,5 @@ class WeightsAndBiases:
     def close(self) -> None:
         """See Tracker."""
         self._run.finish()
-        # Its own process writes on behind that: this waits for it.
+        # Its service process continues to write after that: wait for it.
         wandb.teardown()

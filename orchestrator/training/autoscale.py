@@ -1,36 +1,36 @@
-"""When a job should have more rollout workers, or can do with fewer.
+"""Decide how many rollout workers a job should have.
 
-The learner waiting for rollouts asks for more; batches waiting for the learner ask for fewer. Both must last for some
-steps, and behind a decision nothing is decided until it has taken effect and had the time to show: one slow batch, or
-the start of a worker, moves nothing.
+If the learner waits for rollouts, workers are added; if batches wait for the learner, one is removed. Either must last
+for several steps. After a decision, nothing is decided until the workers are there and have had time to show their
+effect. A single slow batch, or the start of a worker, therefore changes nothing.
 """
 
 import math
 from dataclasses import dataclass
 
 WAITS = 0.2
-"""Share of a step's time that the learner waits from which it counts as waiting."""
+"""The learner counts as waiting if it waits for more than this share of a step's time."""
 PATIENCE = 3
-"""Steps in a row that must agree."""
+"""Number of consecutive steps that must agree."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one step showed."""
+    """Measurements of one step."""
 
     waited: float
     """Share of the step's time that the learner waited for its batch, 0 to 1."""
     full: bool
-    """Whether all batches that may be begun ahead were done when the step ended: rollouts outran the learner."""
+    """True if all batches that may run ahead were done at the end of the step: rollouts are faster than the learner."""
     alive: int
-    """Workers that answer questions."""
+    """Number of workers that have an engine and stay."""
     target: int
-    """Workers that are asked for."""
+    """Number of workers that are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScalingDecision:
-    """How many workers there should be, and why, in words."""
+    """The new number of workers, and the reason as a sentence."""
 
     count: int
     reason: str
@@ -44,28 +44,28 @@ class Autoscaler:
         self._waiting: list[float] = []
         self._full = 0
 
-    def decide(self, seen: Observation) -> ScalingDecision | None:
-        """What to do behind a step; None: leave it."""
-        if not self._least <= seen.target <= self._most:
-            count = min(max(seen.target, self._least), self._most)
-            return self._decided(count, f"outside of {self._least} to {self._most}")
-        if seen.alive != seen.target:
+    def decide(self, observed: Observation) -> ScalingDecision | None:
+        """Return the decision after a step; None leaves the number as it is."""
+        if not self._least <= observed.target <= self._most:
+            count = min(max(observed.target, self._least), self._most)
+            return self._decision(count, f"outside of {self._least} to {self._most}")
+        if observed.alive != observed.target:
             # The last decision, or a lost worker's replacement, has not taken effect.
-            self._forget()
+            self._reset()
             return None
-        self._waiting = [*self._waiting, seen.waited] if seen.waited > WAITS else []
-        self._full = self._full + 1 if seen.full else 0
-        if len(self._waiting) >= PATIENCE and seen.target < self._most:
+        self._waiting = [*self._waiting, observed.waited] if observed.waited > WAITS else []
+        self._full = self._full + 1 if observed.full else 0
+        if len(self._waiting) >= PATIENCE and observed.target < self._most:
             share = sum(self._waiting) / len(self._waiting)
-            count = min(self._most, seen.target + max(1, math.floor(seen.target * share)))
-            return self._decided(count, f"the learner waited for rollouts {share:.0%} of the last {PATIENCE} steps")
-        if self._full >= PATIENCE and seen.target > self._least:
-            return self._decided(seen.target - 1, f"rollouts waited for the learner at the last {PATIENCE} steps")
+            count = min(self._most, observed.target + max(1, math.floor(observed.target * share)))
+            return self._decision(count, f"the learner waited for rollouts {share:.0%} of the last {PATIENCE} steps")
+        if self._full >= PATIENCE and observed.target > self._least:
+            return self._decision(observed.target - 1, f"rollouts waited for the learner at the last {PATIENCE} steps")
         return None
 
-    def _decided(self, count: int, reason: str) -> ScalingDecision:
-        self._forget()
+    def _decision(self, count: int, reason: str) -> ScalingDecision:
+        self._reset()
         return ScalingDecision(count, reason)
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._waiting, self._full = [], 0

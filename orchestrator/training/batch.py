@@ -1,11 +1,11 @@
-"""From scored groups to what the learner trains on: who counts, with which advantage, and why not."""
+"""From scored groups to training groups: the advantage of each completion, and which ones count in the loss."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from learner.losses.advantages import advantages, is_zero_variance
-from learner.phase import Counts
+from learner.messages import BatchCounts
 from learner.settings import LearnerSettings
 from orchestrator.questions.ledger import Draw
 from protocol.reward import Score
@@ -14,15 +14,15 @@ from protocol.training import TrainingCompletion, TrainingGroup
 
 
 class Verdict(StrEnum):
-    """What becomes of a group."""
+    """The use of a group, once it is scored."""
 
     TRAIN = "train"
     ZERO_VARIANCE = "zero_variance"
-    """All rewards equal and no KL term, or dynamic sampling: nothing to learn, so the learner is spared it."""
+    """All rewards are equal, and there is no KL term or dynamic sampling is on: not sent to the learner."""
     UNSCORED = "reward"
-    """Fewer than two of its completions could be scored."""
+    """Fewer than two completions could be scored."""
     TRUNCATED = "truncated"
-    """Every completion was cut at the longest length, and such ones are masked."""
+    """Every completion was truncated, and truncated completions are masked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +34,12 @@ class JudgedGroup:
     scores: tuple[Score, ...]
     advantages: tuple[float | None, ...]
     counted: tuple[bool, ...]
-    """Which of the G completions the loss is a mean over: scored, and not masked."""
+    """For each of the G completions, whether it counts in the mean of the loss: scored, and not masked."""
     verdict: Verdict
     zero_variance: bool
 
     def training_group(self) -> TrainingGroup:
-        """The completions that could be scored, with what the learner needs of them."""
+        """Return the group as the learner takes it, without completions that could not be scored."""
         completions = tuple(
             TrainingCompletion(completion.token_ids, completion.logprobs, advantage, counts)
             for completion, advantage, counts in zip(self.group.completions, self.advantages, self.counted, strict=True)
@@ -50,7 +50,7 @@ class JudgedGroup:
 
 
 def judge(draw: Draw, group: Group, scores: Sequence[Score], settings: LearnerSettings) -> JudgedGroup:
-    """Work out the advantages of a group's valid completions, and whether it is worth training on."""
+    """Compute the advantages of a group's valid completions, and decide whether to train on it."""
     loss = settings.loss.choices
     masked = [loss.mask_truncated and c.stop_reason is StopReason.LENGTH for c in group.completions]
     counted = tuple(score.valid and not mask for score, mask in zip(scores, masked, strict=True))
@@ -67,11 +67,11 @@ def judge(draw: Draw, group: Group, scores: Sequence[Score], settings: LearnerSe
     return JudgedGroup(draw, group, tuple(scores), by_completion, counted, verdict, equal)
 
 
-def batch_counts(judged: Iterable[JudgedGroup], settings: LearnerSettings) -> Counts:
-    """What the loss of a batch is divided by.
+def batch_counts(judged: Iterable[JudgedGroup], settings: LearnerSettings) -> BatchCounts:
+    """Count the completions and tokens that the loss of a batch is divided by.
 
-    Groups that teach nothing are in it though the learner is spared them, so that sparing it them changes no update;
-    but with dynamic sampling others were drawn in their place.
+    Zero-variance groups count although they are not sent to the learner, so that leaving them out does not change the
+    update. With dynamic sampling they do not: other questions were drawn instead.
     """
     lengths = [
         len(completion.token_ids)
@@ -81,10 +81,10 @@ def batch_counts(judged: Iterable[JudgedGroup], settings: LearnerSettings) -> Co
         for completion, counts in zip(g.group.completions, g.counted, strict=True)
         if counts
     ]
-    return Counts(len(lengths), sum(lengths))
+    return BatchCounts(len(lengths), sum(lengths))
 
 
 def _spread(values: Sequence[float], scores: Sequence[Score]) -> tuple[float | None, ...]:
-    """One value a score: the next of `values` where it is valid, else None."""
+    """Return one value per score: the next of `values` where the score is valid, else None."""
     following = iter(values)
     return tuple(next(following) if score.valid else None for score in scores)

@@ -1,59 +1,61 @@
-"""What a job is told while it runs, and what its loop asks between two steps: may it go on, is a checkpoint wanted.
+"""Commands to a running job: pause, resume, checkpoint, scale, cancel.
 
-Invariant: a job pauses and writes checkpoints between steps only; a step is never left half done.
+Invariant: a job pauses, and writes checkpoints, between steps only; a step is never interrupted by a command.
 """
 
 import asyncio
 import os
 import signal
 
-from orchestrator.run.commands import Command, CommandKind, Mailbox
+from orchestrator.run.commands import Command, CommandKind
 from orchestrator.run.directory import RunDirectory
+from orchestrator.run.events import EventKind
+from orchestrator.run.mailbox import Mailbox
 from rollout_workers.pool.pool import RolloutPool
 
 _POLL_SECONDS = 0.5
 
 
 class Control:
-    """Of one job; for use on its event loop only."""
+    """Pause and checkpoint requests of one job. For use on its event loop only."""
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
-        self._may_go = asyncio.Event()
-        self._may_go.set()
-        self._checkpoint = False
+        self._running = asyncio.Event()
+        self._running.set()
+        self._checkpoint_requested = False
 
     def pause(self) -> None:
-        """Have the job wait behind the step that is running."""
-        self._may_go.clear()
+        """Pause a running job after the current step."""
+        self._running.clear()
 
     def resume(self) -> None:
-        """Let a job go on that waits, or would."""
-        self._may_go.set()
+        """Resume a paused job, or withdraw a pause that has not taken effect."""
+        self._running.set()
 
-    def ask_for_checkpoint(self) -> None:
-        """Have a checkpoint written behind the step that is running."""
-        self._checkpoint = True
+    def request_checkpoint(self) -> None:
+        """Request a checkpoint after the current step."""
+        self._checkpoint_requested = True
 
-    async def between_steps(self) -> None:
-        """Return when the job may go on; what it does meanwhile is in its events."""
-        if self._may_go.is_set():
+    async def wait_while_paused(self) -> None:
+        """Return once the job is not paused; a pause is recorded in its events."""
+        if self._running.is_set():
             return
-        self._run.append_event("state", state="paused")
-        await self._may_go.wait()
-        self._run.append_event("state", state="running")
+        self._run.append_event(EventKind.STATE, state="paused")
+        await self._running.wait()
+        self._run.append_event(EventKind.STATE, state="running")
 
-    def checkpoint_wanted(self) -> bool:
-        """Whether a checkpoint was asked for since the last time this was called."""
-        wanted, self._checkpoint = self._checkpoint, False
-        return wanted
+    def take_checkpoint_request(self) -> bool:
+        """Return whether a checkpoint was requested since the last call."""
+        requested, self._checkpoint_requested = self._checkpoint_requested, False
+        return requested
 
 
 async def run_commands(mailbox: Mailbox, run: RunDirectory, pool: RolloutPool, control: Control) -> None:
-    """Carry out commands as they come, until cancelled. Each is an event, behind which its effect can be waited for."""
+    """Carry out commands as they arrive, until cancelled. Each one is recorded as an event when it is carried out."""
     while True:
         for command in mailbox.take():
-            run.append_event("command", id=command.id, command=command.kind, count=command.count, by=command.by)
+            run.append_event(EventKind.COMMAND, id=command.id, command=command.kind, count=command.count, by=command.by)
             _carry_out(command, pool, control)
         await asyncio.sleep(_POLL_SECONDS)
 
@@ -62,13 +64,13 @@ def _carry_out(command: Command, pool: RolloutPool, control: Control) -> None:
     match command.kind:
         case CommandKind.SCALE:
             assert command.count is not None
-            pool.scale(command.count, f"asked for{' by ' + command.by if command.by else ''}")
+            pool.scale(command.count, f"requested{' by ' + command.by if command.by else ''}")
         case CommandKind.PAUSE:
             control.pause()
         case CommandKind.RESUME:
             control.resume()
         case CommandKind.CHECKPOINT:
-            control.ask_for_checkpoint()
+            control.request_checkpoint()
         case CommandKind.CANCEL:
-            # As Ctrl-C does: everything the job started is ended in order.
+            # The same as Ctrl-C: everything that the job started is ended in order.
             os.kill(os.getpid(), signal.SIGINT)

@@ -1,146 +1,198 @@
-"""What every loop over learner steps does beside learning: evaluate, save, stop on what is not finite."""
+"""The frame of a training loop: run the steps that are left, evaluate, save, and stop after non-finite updates.
+
+`TrainingLoop.run` is the same for every method; `reinforce.py` and `supervised.py` define one step.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from audio_qa.errors import EarshotError
 from audio_qa.question import Question
 from learner.group import LearnerGroup
+from learner.messages import PhaseSettings
 from orchestrator.display.progress import Progress
-from orchestrator.evaluation.evaluate import evaluate
+from orchestrator.evaluation.evaluate import evaluate_held_out
 from orchestrator.job.spec import JobSpec
 from orchestrator.questions.ledger import Draw
+from orchestrator.questions.solve_rates import SolveRate
+from orchestrator.questions.source import Source
 from orchestrator.run.checkpoints import Checkpoints
 from orchestrator.run.directory import RunDirectory
+from orchestrator.run.events import EventKind
 from orchestrator.training.control import Control
 from orchestrator.training.state import RunState
-from protocol.rollout import FailedQuestion, Group, RolloutRequest, Sampling
 from protocol.training import Learned
 from protocol.weights import Carrier
 from rollout_workers.pool.pool import RolloutPool
 
+NONFINITE_DETAIL = "the update was skipped: a loss or gradient was not finite"
+"""Recorded with the questions of such an update."""
 
-class NonFiniteError(RuntimeError):
-    """Updates in a row were stopped by a loss or a gradient that is not finite."""
+
+class NonFiniteError(EarshotError):
+    """Too many updates in a row were skipped because a loss or a gradient was not finite."""
 
 
-@dataclass(slots=True)
-class Loop(ABC):
-    """One job on parts that are up and running."""
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The running parts of a job, and its questions, as a training loop needs them."""
 
     spec: JobSpec
     train: Sequence[Question]
     held_out: Sequence[Question]
     pool: RolloutPool
     learner: LearnerGroup
-    run: RunDirectory
+    run_dir: RunDirectory
     checkpoints: Checkpoints
     progress: Progress
     state: RunState
     control: Control
-    _being_saved: tuple[int, dict[str, Any]] | None = field(default=None)
+    measured: Mapping[str, SolveRate] = field(default_factory=dict)
+    """By question key, solve rates measured before the job, for its curriculum."""
+
+
+class TrainingLoop(ABC):
+    """The steps of one job on running parts."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.spec, self.train, self.held_out = parts.spec, parts.train, parts.held_out
+        self.pool, self.learner = parts.pool, parts.learner
+        self.run_dir, self.checkpoints, self.progress = parts.run_dir, parts.checkpoints, parts.progress
+        self.state, self.control = parts.state, parts.control
+        self._being_saved: tuple[int, dict[str, Any]] | None = None
+
+    @property
+    @abstractmethod
+    def source(self) -> Source:
+        """The stream that questions are drawn from."""
 
     @abstractmethod
-    async def go(self, folder: str, resume: str | None, ready: Callable[[], Awaitable[None]]) -> None:
-        """All steps that are left.
+    def phase(self) -> PhaseSettings:
+        """Return the learner's settings for the steps."""
+
+    @abstractmethod
+    async def run_step(self, step: int) -> None:
+        """Run one learner step, up to its record in the run directory."""
+
+    async def close(self) -> None:  # noqa: B027 - most loops have nothing to release
+        """Release what the steps hold, also after an error."""
+
+    async def run(self, folder: str, resume: str | None, workers_ready: Callable[[], Awaitable[None]]) -> None:
+        """Run all steps that are left.
 
         Args:
-            folder: the checkpoint the phase starts from.
-            resume: a checkpoint of this phase to go on from.
-            ready: waits for the rollout workers.
+            folder: the checkpoint that the phase starts from.
+            resume: a checkpoint of this phase to resume from.
+            workers_ready: returns once the rollout workers serve with the right weights.
         """
+        spec, state = self.spec, self.state
+        await self.learner.start_phase(folder, self.phase(), resume)
+        await workers_ready()
+        if state.step == 0:
+            await self.evaluate(0)
+        try:
+            for step in range(state.step + 1, spec.steps + 1):
+                await self.control.wait_while_paused()
+                await self.run_step(step)
+                state.step, state.position = step, self.source.position
+                state.weight_version = self.learner.weight_version
+                await self.finish_saving(wait=False)
+                if self.is_due(spec.checkpoint.every, step) or self.control.take_checkpoint_request():
+                    await self.save(step)
+            await self.finish_saving()
+        finally:
+            await self.close()
 
-    async def sync(self) -> None:
-        """Give the rollout workers the learner's weights; those that fail to take them are replaced."""
+    async def sync_weights(self) -> None:
+        """Publish the learner's weights and give them to the rollout workers; workers that fail are replaced."""
         await self.pool.update(await self.learner.publish(self.pool.carrier))
 
     @asynccontextmanager
-    async def learning(self) -> AsyncIterator[None]:
-        """Around the learner's work: rollout workers that share its GPU give it their memory meanwhile."""
+    async def gpu_for_learner(self) -> AsyncIterator[None]:
+        """Free the GPU memory of rollout workers that share a GPU with the learner, inside the block."""
         if self.spec.rollout.weight_sync is not Carrier.CUDA_IPC:
             yield
             return
-        await self.pool.rest()
+        await self.pool.sleep()
         try:
             yield
         finally:
             await self.pool.wake()
 
     async def evaluate(self, step: int) -> dict[str, float | None]:
-        """Evaluate the weights the rollout workers hold; the figures for the step's metrics."""
+        """Evaluate the weights that the rollout workers have; return the figures for the step's metrics."""
         if not self.held_out:
             return {}
         self.progress.phase("evaluating")
-        section = self.spec.evaluation
-        result = await evaluate(
-            self.generate,
-            self.held_out,
-            self.spec.data.prompt,
-            self.spec.rollout.max_tokens,
-            samples=section.samples,
-            temperature=section.temperature,
-            controls=section.controls,
-            seed=self.spec.seed,
-        )
-        self.run.append_event("evaluation", step=step, result=result.as_event())
+        result = await evaluate_held_out(self.pool.generate, self.spec, self.held_out)
+        self.run_dir.append_event(EventKind.EVALUATION, step=step, result=result.as_event())
         self.progress.evaluation(step, result.as_event())
-        self.state.accuracy = result.total.accuracy
         total = result.total
+        self.state.accuracy = total.accuracy
         figures = {"eval/accuracy": total.accuracy, "eval/accuracy_silence": total.silence_accuracy}
-        return (
-            figures
-            if total.shuffled_accuracy is None
-            else figures | {"eval/accuracy_shuffled": total.shuffled_accuracy}
-        )
+        if total.shuffled_accuracy is not None:
+            figures["eval/accuracy_shuffled"] = total.shuffled_accuracy
+        return figures
 
-    async def generate(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Group | FailedQuestion]:
-        """Have the pool answer; the same worker and batch every time where the job is deterministic."""
-        return await self.pool.generate(requests, sampling, by_rule=self.spec.deterministic)
-
-    def due(self, every: int, step: int) -> bool:
-        """Whether something that is done every so many steps, and at the end, is due."""
+    def is_due(self, every: int, step: int) -> bool:
+        """Return whether an action that runs every `every` steps, and at the end, is due."""
         return step == self.spec.steps or bool(every and step % every == 0)
 
-    def fail(self, draw: Draw, step: int, reason: str, detail: str) -> None:
-        """Record a question that nothing was learnt from."""
-        self.state.ledger.failed(draw, reason)
-        self.run.append_event("failed_question", step=step, question=draw.key, reason=str(reason), detail=detail)
+    async def record_step(self, step: int, metrics: dict[str, float | None], learned: Learned) -> None:
+        """Evaluate if that is due, write the step's metrics, and check that its update was finite."""
+        self.state.accuracy = None
+        if self.is_due(self.spec.evaluation.every, step):
+            metrics |= await self.evaluate(step)
+        self.run_dir.append_metrics(metrics)
+        self.progress.step({k: v for k, v in metrics.items() if v is not None}, self.spec.steps)
+        self.check_finite(step, learned)
 
-    def watch_finite(self, step: int, learned: Learned) -> None:
-        """Show what the learner did about trouble; raise NonFiniteError after too many stopped updates in a row."""
+    def record_failure(self, draw: Draw, step: int, reason: str, detail: str) -> None:
+        """Record a question that was not trained on."""
+        self.state.ledger.failed(draw, reason)
+        self.run_dir.append_event(
+            EventKind.FAILED_QUESTION, step=step, question=draw.key, reason=str(reason), detail=detail
+        )
+
+    def check_finite(self, step: int, learned: Learned) -> None:
+        """Report skipped updates and smaller micro-batches.
+
+        Raises NonFiniteError after `learner.max_nonfinite_steps` skipped updates in a row.
+        """
         if learned.metrics.get("learner/cut_smaller"):
-            self.run.append_event(
-                "batch_cut_smaller", step=step, micro_batches=learned.metrics["learner/micro_batches"]
+            self.run_dir.append_event(
+                EventKind.BATCH_CUT_SMALLER, step=step, micro_batches=learned.metrics["learner/micro_batches"]
             )
-            self.progress.message(f"step {step} did not fit into the memory: its batch was cut smaller")
-        stopped = int(learned.metrics.get("learner/nonfinite", 0))
-        if not stopped:
+            self.progress.message(f"step {step} did not fit into memory: its batch was cut into smaller micro-batches")
+        skipped = int(learned.metrics.get("learner/nonfinite", 0))
+        if not skipped:
             self.state.nonfinite_in_row = 0
             return
-        self.state.nonfinite_in_row += stopped
-        self.run.append_event("nonfinite_update", step=step, in_row=self.state.nonfinite_in_row)
-        self.progress.message(f"step {step}: a loss or gradient was not finite; the update was stopped")
+        self.state.nonfinite_in_row += skipped
+        self.run_dir.append_event(EventKind.NONFINITE_UPDATE, step=step, in_row=self.state.nonfinite_in_row)
+        self.progress.message(f"step {step}: a loss or gradient was not finite; the update was skipped")
         if self.state.nonfinite_in_row >= self.spec.learner.max_nonfinite_steps:
             raise NonFiniteError(
-                f"{self.state.nonfinite_in_row} updates in a row, up to step {step}, were stopped because a loss or a "
+                f"{self.state.nonfinite_in_row} updates in a row, up to step {step}, were skipped because a loss or a "
                 "gradient was not finite; the parameters are those of the last finite update: lower the learning rate, "
                 "or look at the completions of these steps in samples.jsonl"
             )
 
     async def save(self, step: int) -> None:
-        """Begin to write the checkpoint of a step; it is whole some steps later."""
+        """Start to write the checkpoint of a step, which takes until some steps later."""
         await self.finish_saving()
         self.progress.phase("saving")
         await self.learner.save(str(self.checkpoints.begin(step)), state=True)
-        self.state.offsets = self.run.offsets()
+        self.state.offsets = self.run_dir.offsets()
         self._being_saved = (step, self.state.to_dict())
 
     async def finish_saving(self, *, wait: bool = True) -> None:
-        """Make the checkpoint that is being written whole, once it is on disk; without `wait`, only if it is by now."""
-        if self._being_saved is None or (not wait and await self.learner.saving()):
+        """Commit the checkpoint that is being written, once it is on disk; without `wait`, only if it is already."""
+        if self._being_saved is None or (not wait and await self.learner.is_saving()):
             return
-        await self.learner.saved()
+        await self.learner.wait_saved()
         (step, job), self._being_saved = self._being_saved, None
-        self.run.append_event("checkpoint", step=step, path=str(self.checkpoints.commit(step, job)))
+        self.run_dir.append_event(EventKind.CHECKPOINT, step=step, path=str(self.checkpoints.commit(step, job)))

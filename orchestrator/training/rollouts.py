@@ -1,17 +1,16 @@
-"""The rollouts of a job, ahead of the learner: questions drawn, answered, scored and judged, a batch for each step.
+"""Rollouts, possibly ahead of the learner: draw questions, generate groups, score and judge them, a batch per step.
 
-Invariant: rollouts of a step begin when the learner has done all but the last few of the steps before it, so few that
-no token of them was sampled with weights more than `max_staleness` versions older than those they are learnt with. With
-0 a step's rollouts begin when the step before is done: strictly on-policy. Batches are handed out in the order of their
-steps, and hold their questions in the order of their draws, whoever was faster.
+Invariant: no token of a batch was sampled with weights more than `max_staleness` versions older than those that are
+trained with it: a step's rollouts start only when few enough earlier steps are left. With 0 they start when the step
+before is done: strictly on-policy. Batches are returned in the order of their steps, and hold their questions in the
+order of their draws, whichever was answered first.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
 
 from audio_qa.answer import is_correct
 from audio_qa.question import Question
@@ -23,27 +22,24 @@ from orchestrator.questions.solve_rates import SolveRate
 from orchestrator.questions.source import QuestionSource, Source, sample_seed
 from orchestrator.training.batch import JudgedGroup, Verdict, judge
 from orchestrator.training.state import RunState
-from protocol.rollout import FailedQuestion, Group, RolloutRequest, Sampling
-
-Generate = Callable[[Sequence[RolloutRequest], Sampling], Awaitable[list[Group | FailedQuestion]]]
-Scorer = Callable[[list[Group]], Any]
-"""Calls the reward actor and returns an awaitable of one tuple of scores a group."""
+from protocol.calls import Generate, ScoreGroups
+from protocol.rollout import Group, RolloutRequest, Sampling
 
 
 @dataclass(slots=True)
 class Batch:
-    """What one step has to learn from."""
+    """The groups of one step, and its questions without a group."""
 
     step: int
     judged: list[JudgedGroup] = field(default_factory=list)
     failed: list[tuple[Draw, str, str]] = field(default_factory=list)
-    """Questions that no group came of, each with a reason in one word and a sentence."""
+    """Questions without a group, each with a one-word reason and a sentence."""
     truncated: list[tuple[Draw, float]] = field(default_factory=list)
-    """Questions whose clip was cut, and by how many seconds."""
+    """Questions whose clip was truncated, and by how many seconds."""
     stale: int = 0
-    """Groups that were too old when the learner took them."""
+    """Number of groups that were too old when the learner took them."""
     unreadable: int = 0
-    """Groups whose clip the learner could not read."""
+    """Number of groups whose clip the learner could not read."""
     generate_seconds: float = 0.0
     reward_seconds: float = 0.0
 
@@ -53,7 +49,7 @@ class Batch:
 
 
 class Rollouts:
-    """Batches of a job, begun ahead. Its coroutines run on the loop of whoever awaits `batch`."""
+    """The batches of a job, started ahead of the learner where `max_staleness` allows it. For one event loop."""
 
     def __init__(
         self,
@@ -61,36 +57,36 @@ class Rollouts:
         train: Sequence[Question],
         state: RunState,
         generate: Generate,
-        score: Scorer,
+        score: ScoreGroups,
         measured: Mapping[str, SolveRate] | None = None,
     ) -> None:
-        """`measured` has solve rates from before the job, for its curriculum."""
+        """`measured` has solve rates measured before the job, for its curriculum."""
         self._spec, self._state = spec, state
         self._generate, self._score = generate, score
         self._questions = {question.key: question for question in train}
         self.source = source_of(spec, train, state, measured or {})
-        # What was in flight when the checkpoint was made is asked again, under the same numbers.
-        self._again = deque(state.ledger.in_flight)
-        self._ahead: deque[asyncio.Task[Batch]] = deque()
-        self._begun = state.step
-        # A batch may take several versions further; the bound is on versions.
+        # Draws that were in flight at the checkpoint are repeated, under the same numbers.
+        self._repeated = deque(state.ledger.in_flight)
+        self._started: deque[asyncio.Task[Batch]] = deque()
+        self._last_started = state.step
+        # A batch may raise the version by more than one; the bound is in versions.
         self._steps_ahead = spec.rollout.max_staleness // spec.learner.loss.updates_per_batch
         self.held: set[Draw] = set()
-        """Draws that are in flight here: of batches that were begun and not handed out."""
+        """Draws in flight: of batches that were started and not returned yet."""
 
     async def batch(self, step: int) -> Batch:
-        """The batch of a step; those that may already begin are begun. Steps must be asked for in order."""
+        """Return the batch of a step, and start those that may run ahead. Call it for each step in order."""
         last = min(step + self._steps_ahead, self._spec.steps)
-        while self._begun < last:
-            self._begun += 1
-            self._ahead.append(asyncio.ensure_future(self._collect(self._begun)))
-        batch = await self._ahead[0]
-        self._ahead.popleft()
+        while self._last_started < last:
+            self._last_started += 1
+            self._started.append(asyncio.ensure_future(self._collect(self._last_started)))
+        batch = await self._started[0]
+        self._started.popleft()
         self.held.difference_update(batch.draws)
         return batch
 
     def observe(self, judged: Sequence[JudgedGroup]) -> None:
-        """Tell the curriculum, if there is one, how the questions of a step were answered."""
+        """Report to the curriculum, if there is one, how the questions of a step were answered."""
         if self._spec.data.curriculum is not None:
             for g in judged:
                 right = sum(is_correct(c.text, g.group.question.answer) for c in g.group.completions)
@@ -98,35 +94,35 @@ class Rollouts:
 
     @property
     def full(self) -> bool:
-        """Whether all batches that may be begun ahead are done, and there is any to be begun: rollouts are faster."""
+        """True if all batches that may run ahead are done, and any may: rollouts are faster than the learner."""
         return self._steps_ahead > 0 and self.ready >= self._steps_ahead
 
     @property
     def ready(self) -> int:
-        """Batches that are done and wait for the learner."""
-        return sum(task.done() for task in self._ahead)
+        """Number of batches that are done and wait for the learner."""
+        return sum(task.done() for task in self._started)
 
     async def stop(self) -> None:
-        """Give up what was begun; its questions stay in flight in the ledger."""
-        for task in self._ahead:
+        """Cancel started batches; their draws stay in flight in the ledger."""
+        for task in self._started:
             task.cancel()
-        await asyncio.gather(*self._ahead, return_exceptions=True)
-        self._ahead.clear()
+        await asyncio.gather(*self._started, return_exceptions=True)
+        self._started.clear()
 
     async def _collect(self, step: int) -> Batch:
-        """The whole batch of a step. With dynamic sampling others are drawn in place of groups that teach nothing."""
+        """Collect the batch of a step. Dynamic sampling draws more questions for groups that are not trained on."""
         spec = self._spec
         wanted, batch = spec.rollout.questions_per_step, Batch(step)
-        await self._round(wanted, batch)
+        await self._draw_to_judge(wanted, batch)
         if spec.learner.loss.choices.dynamic_sampling:
             for _ in range(spec.rollout.max_refills):
                 missing = wanted - sum(g.verdict is Verdict.TRAIN for g in batch.judged)
                 if missing:
-                    await self._round(missing, batch)
+                    await self._draw_to_judge(missing, batch)
         return batch
 
-    async def _round(self, count: int, batch: Batch) -> None:
-        """Draw some questions, have them answered, and judge the answers."""
+    async def _draw_to_judge(self, count: int, batch: Batch) -> None:
+        """Draw `count` questions, generate their groups, score and judge them, and add them to `batch`."""
         spec = self._spec
         draws = self._draw(count)
         requests = [
@@ -154,9 +150,9 @@ class Rollouts:
         batch.reward_seconds += perf_counter() - generated
 
     def _draw(self, count: int) -> list[Draw]:
-        """The next draws: first those that a checkpoint held in flight, then new ones."""
-        again = [self._again.popleft() for _ in range(min(count, len(self._again)))]
-        draws = again + [self._state.ledger.draw(q.key) for q in self.source.draw(count - len(again))]
+        """Return the next draws: first those that were in flight at the checkpoint, then new ones."""
+        repeated = [self._repeated.popleft() for _ in range(min(count, len(self._repeated)))]
+        draws = repeated + [self._state.ledger.draw(q.key) for q in self.source.draw(count - len(repeated))]
         self.held.update(draws)
         return draws
 
@@ -164,10 +160,10 @@ class Rollouts:
 def source_of(
     spec: JobSpec, questions: Sequence[Question], state: RunState, measured: Mapping[str, SolveRate]
 ) -> Source:
-    """Where a job's questions come from, from the place on where its state is.
+    """Return the stream of a job's questions, at the position of its state.
 
     Args:
-        measured: by question key, solve rates from before the job.
+        measured: by question key, solve rates measured before the job.
     """
     section = spec.data.curriculum
     if section is None:

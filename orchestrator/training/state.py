@@ -1,7 +1,7 @@
-"""How far a job is: what a checkpoint holds of it beside the learner's state, so that the job goes on from there.
+"""The orchestrator's part of a checkpoint: everything beside the learner's state that a job needs to resume.
 
-Invariant: a state that is saved and read again accounts for the same questions; a draw that was in flight then is asked
-again under the same number and seed.
+Invariant: a state that is saved and read again accounts for the same questions; a draw that was in flight is repeated
+under the same number and seed.
 """
 
 from collections.abc import Mapping
@@ -17,23 +17,23 @@ class RunState:
     """Counters of the orchestrator, at the end of a step."""
 
     step: int = 0
-    """Learner steps done; 0 behind the warm start."""
+    """Number of learner steps done; 0 after the warm start."""
     position: int = 0
-    """Questions drawn from the training data: where the next one comes from."""
+    """Number of questions drawn from the training data: the position of the next one."""
     weight_version: int = 0
-    """Optimizer steps since the job began, the warm start's included."""
+    """Number of optimizer steps since the job started, including the warm start."""
     ledger: Ledger = field(default_factory=Ledger)
     offsets: dict[str, int] = field(default_factory=dict)
-    """Bytes of the run directory's growing files at the end of the step."""
+    """Sizes of the run directory's growing files at the end of the step, in bytes."""
     accuracy: float | None = None
-    """On held-out questions, where this step was evaluated."""
+    """Accuracy on held-out questions, if this step was evaluated."""
     nonfinite_in_row: int = 0
-    """Updates up to this step that were stopped, one behind the other, by a loss or gradient that is not finite."""
+    """Number of consecutive updates, up to this step, that were skipped for a non-finite loss or gradient."""
     solve_rates: dict[str, SolveRate] = field(default_factory=dict)
-    """By question key, what a curriculum saw in this job."""
+    """By question key, the solve rates of this job, for its curriculum."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return the state as JSON values."""
         return {
             "step": self.step,
             "position": self.position,
@@ -46,7 +46,7 @@ class RunState:
         }
 
     def restore(self, saved: Mapping[str, Any] | None) -> None:
-        """Become what `to_dict` described, or a job that has not begun. Raises LedgerError, KeyError for a bad one."""
+        """Take the values that `to_dict` returned; None resets to a new job. Raises LedgerError, KeyError."""
         fresh = RunState()
         if saved is not None:
             rates = {key: SolveRate(*rate) for key, rate in saved.get("solve_rates", {}).items()}

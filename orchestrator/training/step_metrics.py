@@ -1,4 +1,4 @@
-"""A learner step in numbers, under the names every run writes."""
+"""The metrics of a learner step, under the names that every run writes."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,12 +43,12 @@ def step_metrics(
     watch: Stopwatch,
     beta: float,
 ) -> dict[str, float | None]:
-    """The line of metrics.jsonl for one step. What a step has no value for (no reward, say) is None."""
+    """Return the line of metrics.jsonl for one step. A metric without a value in this step is None."""
     scores = [score for g in judged for score in g.scores if score.valid]
     completions = [completion for g in judged for completion in g.group.completions]
     lengths = [len(c.token_ids) for c in completions]
     updated = not learned or bool(learned.get("learner/updates", 1))
-    # Groups of an update that was stopped failed: nothing was learnt from them.
+    # The groups of a skipped update failed: they were not trained on.
     ended = Counter(Verdict.UNSCORED if g.verdict is Verdict.TRAIN and not updated else g.verdict for g in judged)
     staleness = [learner_version - g.group.weight_version for g in judged]
     generate, learn = batch.generate_seconds, watch.seconds.get("learn", 0.0)
@@ -59,7 +59,7 @@ def step_metrics(
         "reward/mean": _mean([score.total for score in scores]),
         "reward/zero_variance_fraction": _mean([g.zero_variance for g in judged]),
         "loss/policy": learned.get("loss/policy"),
-        # Without a reference there is no KL to speak of, rather than one of 0.
+        # Without a reference model the KL is undefined, not 0.
         "loss/kl": beta * learned["kl/ref"] if learned and beta else None,
         "kl/ref": learned["kl/ref"] if learned and beta else None,
         "completion/length_mean": _mean(lengths),
@@ -76,14 +76,14 @@ def step_metrics(
         "tokens/generated_per_second": sum(lengths) / generate if generate else None,
         "tokens/trained_per_second": learned["tokens/trained"] / learn if learned and learn else None,
         "time/step": watch.total,
-        # Of a batch that was begun ahead, generation and reward went on beside the steps before.
+        # For a batch that started ahead, generation and reward ran during the steps before.
         "time/generate": generate,
         "time/reward": batch.reward_seconds,
         **{f"time/{name}": watch.seconds.get(name, 0.0) for name in ("learner_wait", "learn", "sync")},
     }
     for name in sorted({name for score in scores for name in score.rewards}):
         metrics[f"reward/{name}"] = _mean([score.rewards[name] for score in scores if name in score.rewards])
-    # A step on which nothing was learnt has these too, without a value.
+    # A step without an update has these too, without a value.
     return {"entropy": None, "ratio/mean": None, "ratio/clipped_fraction": None, **learned, **metrics}
 
 
@@ -97,7 +97,7 @@ def supervised_metrics(
     workers_alive: int,
     watch: Stopwatch,
 ) -> dict[str, float | None]:
-    """The line of metrics.jsonl for one supervised step; what there is of reinforcement learning only is None."""
+    """Return the line of metrics.jsonl for one supervised step; metrics of reinforcement learning are None."""
     learn = watch.seconds.get("learn", 0.0)
     names = ("loss/total", "entropy", "grad_norm", "learning_rate", "tokens/trained", "tokens/computed")
     own = {name: value for name, value in learned.items() if name in names or name.startswith("learner/")}

@@ -1,78 +1,74 @@
-"""Supervised training on right answers: a job's steps where its method is supervised, and the warm start of others.
+"""Supervised training on correct answers: the steps of supervised jobs, and the warm start of others.
 
 Invariant: every question drawn is trained on, or recorded as failed because its clip cannot be read.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from audio_qa.prompt import solution_text
 from audio_qa.question import Question
-from learner.phase import TrainingPhase
+from learner.messages import PhaseSettings
 from orchestrator.job.sections.supervised import WarmStartSection
-from orchestrator.questions.source import QuestionSource
-from orchestrator.training.loop import Loop
+from orchestrator.questions.source import QuestionSource, Source
+from orchestrator.run.events import EventKind
+from orchestrator.training.loop import NONFINITE_DETAIL, Parts, TrainingLoop
 from orchestrator.training.step_metrics import Stopwatch, supervised_metrics
 from protocol.training import Learned, SupervisedExample
 
 
-@dataclass(slots=True, kw_only=True)
-class SupervisedLoop(Loop):
-    """One job of supervised fine-tuning. The rollout workers only answer the held-out questions."""
+class SupervisedLoop(TrainingLoop):
+    """The steps of a supervised job. The rollout workers only answer the held-out questions."""
 
-    async def go(self, folder: str, resume: str | None, ready: Callable[[], Awaitable[None]]) -> None:
-        spec, state = self.spec, self.state
-        source = QuestionSource(self.train, seed=spec.seed, shuffle=spec.data.shuffle, position=state.position)
-        await self.learner.begin(folder, TrainingPhase(spec.learner.optimizer, spec.steps), resume)
-        await ready()
-        if state.step == 0:
-            await self.evaluate(0)
-        for step in range(state.step + 1, spec.steps + 1):
-            await self.control.between_steps()
-            await self._step(step, source)
-            state.step, state.position, state.weight_version = step, source.position, self.learner.weight_version
-            await self.finish_saving(wait=False)
-            if self.due(spec.checkpoint.every, step) or self.control.checkpoint_wanted():
-                await self.save(step)
-        await self.finish_saving()
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        spec = parts.spec
+        self._source = QuestionSource(
+            parts.train, seed=spec.seed, shuffle=spec.data.shuffle, position=parts.state.position
+        )
 
-    async def _step(self, step: int, source: QuestionSource) -> None:
+    @property
+    def source(self) -> Source:
+        return self._source
+
+    def phase(self) -> PhaseSettings:
+        return PhaseSettings(self.spec.learner.optimizer, self.spec.steps)
+
+    async def run_step(self, step: int) -> None:
         spec, watch, ledger = self.spec, Stopwatch(), self.state.ledger
-        questions = source.draw(spec.supervised.batch_size)
+        questions = self.source.draw(spec.supervised.batch_size)
         draws = [ledger.draw(question.key) for question in questions]
         self.progress.phase("learning")
         with watch.phase("learn"):
-            learned, unreadable = await show_answers(self, questions)
-        made = learned.metrics.get("learner/nonfinite", 0) == 0
+            learned, unreadable = await learn_answers(self, questions)
+        updated = learned.metrics.get("learner/nonfinite", 0) == 0
         for i, draw in enumerate(draws):
             if i in unreadable:
-                self.fail(draw, step, "audio", unreadable[i])
-            elif made:
+                self.record_failure(draw, step, "audio", unreadable[i])
+            elif updated:
                 ledger.trained(draw)
             else:
-                self.fail(draw, step, "nonfinite", "the update was stopped: a loss or gradient was not finite")
+                self.record_failure(draw, step, "nonfinite", NONFINITE_DETAIL)
         ledger.check(held=())
         metrics = supervised_metrics(
             step=step,
-            epoch=source.epoch,
+            epoch=self.source.epoch,
             questions=len(questions),
             failed=len(unreadable),
             learned=learned.metrics,
             workers_alive=self.pool.alive,
             watch=watch,
         )
-        self.state.accuracy = None
-        if self.due(spec.evaluation.every, step):
+        if self.is_due(spec.evaluation.every, step):
             self.progress.phase("syncing")
-            await self.sync()
-            metrics |= await self.evaluate(step)
-        self.run.append_metrics(metrics)
-        self.progress.step({k: v for k, v in metrics.items() if v is not None}, spec.steps)
-        self.watch_finite(step, learned)
+            await self.sync_weights()
+        await self.record_step(step, metrics, learned)
 
 
-async def show_answers(loop: Loop, questions: Sequence[Question]) -> tuple[Learned, dict[int, str]]:
-    """One supervised step on the right answers, and which of the questions' clips could not be read, and why."""
+async def learn_answers(loop: TrainingLoop, questions: Sequence[Question]) -> tuple[Learned, dict[int, str]]:
+    """Run one supervised step on the correct answers.
+
+    Returns what the learner did, and why a question's clip could not be read, by its place in `questions`.
+    """
     prompt = loop.spec.data.prompt
     unreadable = await loop.learner.prepare([(q, prompt) for q in questions])
     examples = [
@@ -83,20 +79,24 @@ async def show_answers(loop: Loop, questions: Sequence[Question]) -> tuple[Learn
     return await loop.learner.supervise(examples), unreadable
 
 
-async def warm_start(loop: Loop, folder: str, warm: WarmStartSection) -> None:
-    """Supervised steps on right answers to a few training questions, starting from the checkpoint in `folder`."""
+async def warm_start(loop: TrainingLoop, folder: str, warm: WarmStartSection) -> None:
+    """Run supervised steps on a few training questions, starting from the checkpoint in `folder`."""
     spec = loop.spec
-    await loop.learner.begin(folder, TrainingPhase(warm.optimizer, warm.steps))
+    await loop.learner.start_phase(folder, PhaseSettings(warm.optimizer, warm.steps))
     chosen = QuestionSource(loop.train, seed=spec.seed + 1, shuffle=spec.data.shuffle).draw(
         min(warm.questions, len(loop.train))
     )
     source = QuestionSource(chosen, seed=spec.seed, shuffle=True)
     for step in range(1, warm.steps + 1):
         questions = source.draw(warm.batch_size)
-        learned, unreadable = await show_answers(loop, questions)
+        learned, unreadable = await learn_answers(loop, questions)
         for i, problem in unreadable.items():
-            loop.run.append_event("skipped_question", question=questions[i].key, reason="audio", detail=problem)
+            loop.run_dir.append_event(
+                EventKind.SKIPPED_QUESTION, question=questions[i].key, reason="audio", detail=problem
+            )
         loop.progress.phase(f"warm start {step}/{warm.steps}")
-        loop.watch_finite(step, learned)
+        loop.check_finite(step, learned)
         if step == warm.steps or step % 10 == 0:
-            loop.run.append_event("warm_start", step=step, of=warm.steps, loss=learned.metrics.get("loss/total"))
+            loop.run_dir.append_event(
+                EventKind.WARM_START, step=step, of=warm.steps, loss=learned.metrics.get("loss/total")
+            )

@@ -1,4 +1,4 @@
-"""The tensors of one bucket, as views of the memory that carries it."""
+"""The tensors of one bucket, as views of shared memory."""
 
 import warnings
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from protocol.weights import digest
 from rollout_workers.engine.segment import Mapper
 
 with warnings.catch_warnings():
-    # torch warns once in a process of memory that is not to be written, as is meant here.
+    # torch warns once per process about read-only memory, which is intended here.
     warnings.simplefilter("ignore")
     torch.frombuffer(b"\0", dtype=torch.uint8)
 
@@ -18,7 +18,7 @@ Place = tuple[str, str, list[int], int]
 
 
 def tensors(mapper: Mapper, path: str, places: Iterable[Place]) -> list[tuple[str, torch.Tensor]]:
-    """The tensors at some places of a `rollout_workers.engine.segment`, by name; to be read only."""
+    """Return the tensors at some places of a `rollout_workers.engine.segment`, by name. Read only."""
     slots = [(name, getattr(torch, dtype), torch.Size(shape), offset) for name, dtype, shape, offset in places]
     first = min(offset for *_, offset in slots)
     end = max(offset + shape.numel() * dtype.itemsize for _, dtype, shape, offset in slots)
@@ -30,5 +30,5 @@ def tensors(mapper: Mapper, path: str, places: Iterable[Place]) -> list[tuple[st
 
 
 def digest_of(tensor: torch.Tensor) -> str:
-    """`protocol.weights.digest` of a tensor's bytes."""
+    """Return `protocol.weights.digest` of a tensor's bytes."""
     return digest(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)

@@ -1,4 +1,4 @@
-"""How the vLLM engine of a worker is configured."""
+"""The configuration of a worker's vLLM engine."""
 
 import os
 from collections.abc import Iterator
@@ -21,15 +21,15 @@ _CPU_BLOCK_TOKENS = 32
 
 
 def audio_tokens(processor: Any, facts: FamilyFacts) -> int:
-    """The prompt tokens that the longest clip becomes."""
+    """Return the number of prompt tokens of the longest clip."""
     features = processor.feature_extractor
-    samples = int(facts.hears_seconds(features) * features.sampling_rate)
+    samples = int(facts.max_clip_seconds(features) * features.sampling_rate)
     return facts.audio_tokens(mel_frames(samples, features.hop_length))
 
 
 @contextmanager
 def engine_environment(settings: WorkerSettings) -> Iterator[None]:
-    """Set what vLLM reads from the environment; engine processes started inside die with this process."""
+    """Set the environment that vLLM reads; engine processes started inside the block die with this process."""
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # its logits processors have another interface
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     if current_platform.is_cpu():
@@ -37,11 +37,11 @@ def engine_environment(settings: WorkerSettings) -> Iterator[None]:
             "VLLM_CPU_KVCACHE_SPACE": str(settings.cpu_kv_gib),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(settings.threads),
-            # Threads that wait must not spin: engines and learner ranks share the cores.
+            # Waiting threads must not spin: engines and learner ranks share the cores.
             "OMP_WAIT_POLICY": "PASSIVE",
         }
         if settings.tensor_parallel == 1:
-            # AsyncLLM starts an engine process all the same; this keeps vLLM from adding a worker process to it.
+            # AsyncLLM still starts an engine process; this keeps vLLM from adding a worker process to it.
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ[OWNER_VARIABLE] = str(os.getpid())
     try:
@@ -51,7 +51,7 @@ def engine_environment(settings: WorkerSettings) -> Iterator[None]:
 
 
 def engine_args(settings: WorkerSettings, processor: Any, facts: FamilyFacts) -> AsyncEngineArgs:
-    """The arguments of the engine for this machine's device."""
+    """Return the engine's arguments for this machine's device."""
     features = processor.feature_extractor
     vocabulary_size = AutoConfig.from_pretrained(settings.model).get_text_config().vocab_size
     stops = stop_token_ids(settings.model, processor.tokenizer)
@@ -64,14 +64,14 @@ def engine_args(settings: WorkerSettings, processor: Any, facts: FamilyFacts) ->
         distributed_executor_backend="uni" if settings.tensor_parallel == 1 else "mp",
         enable_prefix_caching=True,
         limit_mm_per_prompt={
-            # The length is of the clip that vLLM tries its memory with: Audio Flamingo 3 would take one of 10 minutes.
-            "audio": {"count": 1, "length": int(facts.hears_seconds(features) * features.sampling_rate)},
-            # A vision tower is then not loaded.
+            # Length of the clip with which vLLM profiles its memory; Audio Flamingo 3's default is 10 minutes.
+            "audio": {"count": 1, "length": int(facts.max_clip_seconds(features) * features.sampling_rate)},
+            # Without images a vision tower is not loaded.
             "image": 0,
             "video": 0,
         },
-        # The cache of processed clips is kept in step between two processes by the order of requests, which
-        # concurrent requests and a reset both break. Features are cheap beside answers: do without.
+        # vLLM synchronises its cache of processed clips between two processes by the order of requests, which
+        # concurrent requests and a reset both break. Features are cheap compared with completions: no cache.
         mm_processor_cache_gb=0,
         logprobs_mode="processed_logprobs",
         logits_processors=[banned_tokens.CLASS_NAME],
@@ -87,10 +87,11 @@ def _gpu_args(settings: WorkerSettings) -> dict[str, Any]:
 
 
 def _cpu_args(settings: WorkerSettings, clip_tokens: int) -> dict[str, Any]:
-    """On CPU a request with a seed must be prefilled in one piece: a partial prefill kills the engine.
+    """Return the arguments for CPU.
 
-    Chunking is off, but a prefill is also cut where the encoder has no room for a clip. There is room for one clip of
-    every concurrent sequence.
+    There, a request with a seed must be prefilled in one piece: a partial prefill kills the engine. Chunked prefill is
+    off, but a prefill is also split if the encoder has no room for a clip. There is room for one clip of every
+    concurrent sequence.
     """
     room = settings.max_concurrent * clip_tokens
     return {

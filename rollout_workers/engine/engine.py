@@ -1,8 +1,8 @@
-"""One vLLM engine: every call to vLLM that a worker makes.
+"""One vLLM engine, and all calls to vLLM that a worker makes.
 
-Seeds. A group's completions are drawn from G consecutive seeds that vLLM derives from the request's. So that groups
-with neighbouring seeds share none, a request's seed is hashed first: the G seeds start at a place that depends on
-every bit of it. Nothing else decides a sample: not the batch, the worker or the order of requests.
+Seeds: vLLM samples a group's completions with G consecutive seeds, starting at the request's. To keep groups with
+neighbouring seeds from sharing any, a request's seed is hashed first: the start depends on every bit of it. Nothing
+else decides a sample: neither the batch, nor the worker, nor the order of requests.
 """
 
 import asyncio
@@ -37,20 +37,20 @@ _SHUTDOWN_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class PreparedPrompt:
-    """A question as the engine takes it."""
+    """A prompt as the engine takes it."""
 
     token_ids: tuple[int, ...]
-    """The P prompt tokens, the audio placeholder expanded."""
+    """The P prompt tokens, with the audio placeholder expanded."""
     engine_input: Any
 
 
 class Engine:
-    """A running vLLM engine in processes of its own, which end with this one."""
+    """A running vLLM engine in its own processes, which end with this one."""
 
     def __init__(self, llm: AsyncLLM, settings: WorkerSettings, processor: Any, facts: FamilyFacts) -> None:
         self.processor = processor
-        self.max_seconds = facts.hears_seconds(processor.feature_extractor)
-        """The longest clip the model hears."""
+        self.max_seconds = facts.max_clip_seconds(processor.feature_extractor)
+        """Length of the longest clip that the model takes, in seconds."""
         self.stop_token_ids = stop_token_ids(settings.model, processor.tokenizer)
         self._llm, self._facts = llm, facts
         self._max_context = settings.max_context
@@ -58,9 +58,9 @@ class Engine:
 
     @classmethod
     def start(cls, settings: WorkerSettings) -> Self:
-        """Start the engine and load the model: blocks for some ten seconds or more.
+        """Start the engine and load the model, which blocks for ten seconds or more.
 
-        To be called in a thread that lives as long as the process: the engine is killed when that thread ends.
+        Call it in a thread that lives as long as the process: the engine is killed when that thread ends.
         """
         processor, facts = load_processor(settings.model), facts_of(settings.model)
         adapt()
@@ -71,13 +71,13 @@ class Engine:
     async def prepare(self, prompt_text: str, samples: npt.NDArray[np.float32], max_tokens: int) -> PreparedPrompt:
         """Tokenise a prompt that holds one unexpanded audio placeholder; `samples` are (N,) mono at 16 kHz.
 
-        Raises PromptTooLongError and ClipTooShortError; the engine is not asked.
+        Raises PromptTooLongError and ClipTooShortError, before anything is sent to the engine.
         """
         hop = self.processor.feature_extractor.hop_length
         if not self._facts.audio_tokens(mel_frames(len(samples), hop)):
             raise ClipTooShortError(f"{len(samples)} samples are too few for one audio token")
         text_ids = self.processor.tokenizer(prompt_text)["input_ids"]
-        # Before vLLM sees the text: it refuses a longer one with an error that does not say so by its type.
+        # Before vLLM gets the text: its error for a longer one has no type of its own.
         self._check_length(len(text_ids), max_tokens)
         prompt = {"prompt_token_ids": text_ids, "multi_modal_data": {"audio": samples}}
         (engine_input,) = await self._llm.renderer.render_cmpl_async([prompt])
@@ -88,14 +88,14 @@ class Engine:
     def _check_length(self, prompt_tokens: int, max_tokens: int) -> None:
         if prompt_tokens + max_tokens > self._max_context:
             raise PromptTooLongError(
-                f"{prompt_tokens} prompt tokens and up to {max_tokens} of an answer do not fit into "
+                f"{prompt_tokens} prompt tokens and a completion of up to {max_tokens} do not fit into "
                 f"{self._max_context}; shorten the question or raise the context"
             )
 
     async def submit(self, prompt: PreparedPrompt, sampling: Sampling, seed: int) -> asyncio.Task[Any]:
-        """Hand a prompt to the engine; the task gives vLLM's output, to be read by `completions`.
+        """Submit a prompt to the engine; the task returns vLLM's output, for `completions`.
 
-        Where the task is cancelled, the engine stops working on it.
+        If the task is cancelled, the engine stops working on it.
         """
         self._requests += 1
         request_id = str(self._requests)
@@ -120,14 +120,12 @@ class Engine:
             raise
 
     def completions(self, output: Any, group_size: int) -> tuple[Completion, ...]:
-        """The G completions in `output`.
+        """Return the G completions in `output`.
 
-        Raises UnusableOutputError where some are missing or have tokens without a finite log-probability.
+        Raises UnusableOutputError if some are missing, or have tokens without a finite log-probability.
         """
         if len(output.outputs) != group_size:
-            raise UnusableOutputError(
-                f"the engine gave {len(output.outputs)} completions where {group_size} were asked"
-            )
+            raise UnusableOutputError(f"the engine returned {len(output.outputs)} completions instead of {group_size}")
         return tuple(self._completion(one) for one in output.outputs)
 
     def _completion(self, output: Any) -> Completion:
@@ -139,7 +137,9 @@ class Engine:
             raise UnusableOutputError(f"log-probabilities that are not finite: {logprobs}")
         versions = tuple((int(span.version), span.end - span.start) for span in output.weight_versions or ())
         if sum(tokens for _, tokens in versions) != len(token_ids):
-            raise UnusableOutputError(f"the weights of {len(token_ids)} tokens are not known: {output.weight_versions}")
+            raise UnusableOutputError(
+                f"the weight versions of {len(token_ids)} tokens are unknown: {output.weight_versions}"
+            )
         return Completion(
             token_ids=token_ids,
             logprobs=logprobs,
@@ -150,7 +150,7 @@ class Engine:
 
     @asynccontextmanager
     async def frozen(self) -> AsyncIterator[None]:
-        """Inside, the engine computes nothing: what is submitted waits, what is running stands still."""
+        """Freeze the engine inside the block: submitted requests wait, running requests stop."""
         await self._llm.pause_generation(mode="keep", clear_cache=False)
         try:
             yield
@@ -158,21 +158,21 @@ class Engine:
             await self._llm.resume_generation()
 
     async def meet(self, init_info: Mapping[str, Any]) -> None:
-        """Meet the learner, for a carrier of weights that needs it."""
+        """Join the learner's group, for a carrier that needs one."""
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=dict(init_info)))
 
     async def start_update(self) -> None:
-        """Begin to replace weights. No request may be computed until `finish_update`."""
+        """Start to replace weights. No request may be computed until `finish_update`."""
         await self._llm.start_weight_update()
 
     async def load_stored(self, arrays: Arrays, slots: Sequence[TensorSlot]) -> None:
-        """Load one bucket: an array of bytes for each slot, which must be held until `finish_update` is through."""
+        """Load one bucket: an array of bytes for each slot, which must be kept until `finish_update` has returned."""
         with shared(arrays) as (path, offsets):
             placed = [PlacedTensor(slot, offset) for slot, offset in zip(slots, offsets, strict=True)]
             await self.load_placed(path, placed, Carrier.OBJECT_STORE)
 
     async def load_placed(self, path: str, placed: Sequence[PlacedTensor], carrier: Carrier) -> None:
-        """Load parameters that lie in a file; what is there must stay until `finish_update` is through."""
+        """Load parameters from a file, which must not change until `finish_update` has returned."""
         described = [(p.slot.name, p.slot.dtype, list(p.slot.shape), p.offset) for p in placed]
         digests = {p.slot.name: p.slot.digest for p in placed if p.slot.digest is not None}
         await self.load({"carrier": carrier.value, "info": {"path": path, "slots": described}, "digests": digests})
@@ -182,20 +182,20 @@ class Engine:
         await self._llm.update_weights(WeightTransferUpdateRequest(update_info=dict(piece)))
 
     async def finish_update(self, version: int, *, audio_changed: bool, in_flight: bool) -> int:
-        """Put the update into effect; returns the version the engine says it has now.
+        """Put the update into effect; return the version that the engine reports.
 
         Args:
-            in_flight: the engine is paused with requests that are not done: what they have so far is computed again
-                with the new weights before they go on.
+            in_flight: the engine is paused with unfinished requests: their keys and values so far are computed again
+                with the new weights before they continue.
         """
         await self._llm.finish_weight_update(str(version))
         await self.reset_caches(audio_changed=audio_changed, in_flight=in_flight)
         return await self.version()
 
     async def reset_caches(self, *, audio_changed: bool, in_flight: bool = False) -> None:
-        """Forget what was computed with other weights: keys and values always, the clips' embeddings if they changed.
+        """Drop results of the old weights: keys and values always, the embeddings of clips if the audio part changed.
 
-        Clips' features do not depend on weights, and there is no cache of them (see `engine_config`).
+        Features of clips do not depend on weights, and they are not cached (see `engine.config`).
         """
         if not await self._llm.reset_prefix_cache(reset_running_requests=in_flight):
             raise RuntimeError("the prefix cache is in use: a request is running")
@@ -203,15 +203,15 @@ class Engine:
             await self._llm.reset_encoder_cache()
 
     async def label(self, version: int) -> None:
-        """Say which version the weights are that the engine has."""
+        """Set the version of the engine's weights."""
         await self._llm.update_weight_version(str(version))
 
     async def version(self) -> int:
-        """The version of the weights, asked of the engine's own process: it answers between two steps."""
+        """Return the weight version, from the engine's own process: it answers between two steps."""
         return int(await self._llm.get_weight_version())
 
     async def sleep(self) -> None:
-        """Give the GPU's memory away: weights wait on the CPU, the key-value cache is dropped."""
+        """Free the GPU's memory: weights move to the CPU, the key-value cache is dropped."""
         await self._llm.sleep(level=1, mode="wait")
 
     async def wake(self) -> None:
@@ -226,24 +226,24 @@ class Engine:
 
     def shutdown(self) -> None:
         """End the engine's processes."""
-        # On the CPU it holds nothing that has to be given back, and ending in order takes it five seconds of computing.
+        # On the CPU nothing has to be released, and a graceful end takes five seconds of computation.
         self._llm.shutdown(timeout=0.0 if current_platform.is_cpu() else _SHUTDOWN_SECONDS)
 
     @property
     def sequences(self) -> int:
-        """Completions that were asked for and are not done."""
+        """Number of unfinished completions."""
         return int(self._llm.get_num_unfinished_requests())
 
     @property
     def dead(self) -> bool:
-        """Whether the engine's process has ended by itself."""
+        """True if the engine's process has died."""
         return bool(self._llm.errored)
 
 
 def first_seed(seed: int) -> int:
-    """Where the G consecutive seeds of a group start.
+    """Return the first of a group's G consecutive seeds.
 
-    vLLM gives completion i the seed `first_seed + i`. 2 to the 62 places; the CPU's generator looks at 32 bits of
-    them, so of a million groups of 8 about one in 300 shares a seed with another one, by chance.
+    vLLM gives completion i the seed `first_seed + i`. There are 2^62 starts; the CPU's generator uses 32 bits, so among
+    a million groups of 8, about one in 300 shares a seed with another by chance.
     """
     return int.from_bytes(blake2b(str(seed).encode(), digest_size=8).digest()) >> 2

@@ -1,6 +1,6 @@
-"""What vLLM's classes of the families that Earshot trains need changed, in the worker's process and in the engine's.
+"""Changes to vLLM's model classes of the supported families, in the worker's process and in the engine's.
 
-They are changed in place, before a model is made: vLLM offers no other way to say these things.
+The classes are patched in place before a model is created: vLLM has no other way to configure these points.
 """
 
 import importlib
@@ -13,17 +13,17 @@ from vllm.utils.tensor_schema import TensorShape
 
 
 def adapt() -> None:
-    """Make vLLM's models take what Earshot's checkpoints are. May be called more than once."""
-    _hear_less_than_thirty_seconds()
-    _do_without_torchvision()
+    """Make vLLM's models accept Earshot's checkpoints. May be called more than once."""
+    _accept_shorter_windows()
+    _work_without_torchvision()
     _keep_clips_of_running_requests()
 
 
-def _hear_less_than_thirty_seconds() -> None:
+def _accept_shorter_windows() -> None:
     """Let Qwen2-Audio and Audio Flamingo 3 take as many mel frames as the checkpoint's feature extractor makes.
 
-    Their input checks insist on the 3000 of the published models and would end the engine of a smaller one; the code
-    behind them works with any number.
+    Their input checks require the 3000 frames of the published models and would end the engine of a smaller one; the
+    model code itself works with any number.
     """
     from vllm.model_executor.models import audioflamingo3, qwen2_audio  # noqa: PLC0415
 
@@ -33,11 +33,11 @@ def _hear_less_than_thirty_seconds() -> None:
         checked.__annotations__ |= {"input_features": features, "feature_attention_mask": mask}
 
 
-def _do_without_torchvision() -> None:
-    """Let Qwen2.5-Omni be asked about sound where there is no torchvision.
+def _work_without_torchvision() -> None:
+    """Let Qwen2.5-Omni take audio without torchvision installed.
 
-    vLLM's module takes one function from a module of transformers that cannot be imported without it; the module for
-    Pillow has the same one. And transformers' processor cannot be made without it: ours can.
+    vLLM's module imports one function from a module of transformers that needs torchvision; the module for Pillow has
+    the same one. transformers' processor needs it too, Earshot's does not.
     """
     resizing = "transformers.models.qwen2_vl.image_processing{}_qwen2_vl"
     if not is_torchvision_available():
@@ -52,7 +52,7 @@ def _do_without_torchvision() -> None:
 def _keep_clips_of_running_requests() -> None:
     """Let a request whose prompt was in the prefix cache be computed again from its clip.
 
-    vLLM takes the clip from such a request on its way to the model. When a weight update then has the caches reset with
+    vLLM removes the clip from such a request on its way to the model. If a weight update then resets the caches with
     requests in flight, the encoder needs the clip and ends the engine ("Encoder cache miss").
     """
     from vllm.v1.core.sched import output  # noqa: PLC0415

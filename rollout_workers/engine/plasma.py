@@ -1,8 +1,8 @@
-"""Where arrays of Ray's object store lie on this machine, so that another process can map them without a copy.
+"""Locate arrays of Ray's object store in memory, so that another process can map them without a copy.
 
-The store is one memory file, which has no name any more: its owner, the raylet, is the parent of every worker process
-and holds it open. This is how Ray 2.60 does it on Linux. Where anything is otherwise, nothing is found, and the bytes
-have to be copied (`rollout_workers.engine.segment`).
+The store is one unlinked memory file: its owner, the raylet, is the parent of every worker process and holds it open.
+This is how Ray 2.60 works on Linux. If anything differs, nothing is found, and the bytes are copied
+(`rollout_workers.engine.segment`).
 """
 
 import os
@@ -16,30 +16,30 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, slots=True)
 class _Region:
-    """A mapping of this process."""
+    """A memory mapping of this process."""
 
     low: int
     high: int
     offset: int
-    """Of the file's byte at `low`."""
+    """Offset in the file of the byte at `low`."""
     inode: int
     lasting: bool
-    """Whether it stays as long as this process: the store's memory does, but not the files it grows into when full."""
+    """True if it exists as long as this process, as the store's memory does; files that it grows into do not."""
 
     def holds(self, first: int, end: int) -> bool:
         return self.low <= first and end <= self.high
 
 
 _known: tuple[_Region, Path] | None = None
-"""Where the store was found the last time. Looking for it takes as long as copying 10 MB."""
+"""The store's last location. Searching for it takes as long as copying 10 MB."""
 
 
 def locate(arrays: Sequence[npt.NDArray[np.uint8]]) -> tuple[str, list[int]] | None:
-    """A path to map, and the first byte of each array in it; None where that is not to be found out.
+    """Return a path to map, and the first byte of each array in it; None if it cannot be found.
 
-    Good for as long as the arrays are held. Nothing must be written there.
+    Valid as long as the arrays are held. Do not write there.
     """
-    global _known  # noqa: PLW0603 - of a process there is one
+    global _known  # noqa: PLW0603 - one per process
     spans = [(array.__array_interface__["data"][0], array.nbytes) for array in arrays]
     first, end = min(start for start, _ in spans), max(start + size for start, size in spans)
     if _known is None or not _known[0].holds(first, end) or not _is_open(_known[1], _known[0].inode):
@@ -54,14 +54,14 @@ def locate(arrays: Sequence[npt.NDArray[np.uint8]]) -> tuple[str, list[int]] | N
 
 
 def _find(first: int, end: int) -> tuple[_Region, Path] | None:
-    """The mapping that holds all of these addresses, and where the raylet has its file open."""
+    """Return the mapping that holds all of these addresses, and the path at which the raylet has its file open."""
     region = _region(first, end)
     if region is None:
         return None
     try:
         descriptors = list(Path(f"/proc/{os.getppid()}/fd").iterdir())
     except OSError:
-        return None  # the raylet is another user's
+        return None  # the raylet belongs to another user
     path = next((path for path in descriptors if _is_open(path, region.inode)), None)
     return None if path is None else (region, path)
 
@@ -78,13 +78,13 @@ def _region(first: int, end: int) -> _Region | None:
 
 
 def _is_open(path: Path, inode: int) -> bool:
-    """Whether a file of the store with this inode is held open there."""
+    """Return whether `path` is an open file of the store with this inode."""
     try:
         return path.stat().st_ino == inode and is_store(str(path.readlink()))
     except OSError:
-        return False  # closed just now
+        return False  # just closed
 
 
 def is_store(path: str) -> bool:
-    """Whether a file is one of the store's, by its name."""
+    """Return whether a file belongs to the store, by its name."""
     return Path(path).name.startswith("plasma")

@@ -1,8 +1,8 @@
-"""Memory that carries one bucket of weights from the worker to its engine's processes.
+"""Shared memory that carries one bucket of weights from the worker to its engine's processes.
 
-Where the bytes lie in Ray's object store on this machine, the engine maps them there. Elsewhere they are copied into an
-anonymous memory file: it has no name to leave behind in /dev/shm, does not count against the size of that mount (64 MB
-in a default container) and is gone when the last process that holds it is, however they end.
+If the bytes are in Ray's object store on this machine, the engine maps them there. Otherwise they are copied into an
+anonymous memory file: it leaves no name in /dev/shm, does not count against the size of that mount (64 MB in a default
+container), and disappears with the last process that holds it, for whatever reason that ends.
 """
 
 import mmap
@@ -20,14 +20,14 @@ from rollout_workers.engine.plasma import is_store, locate
 Arrays = Sequence[npt.NDArray[np.uint8]]
 _ALIGNMENT = 64
 _KEPT = 3
-"""Files that stay mapped: a learner takes turns with two, and with one more after a worker hung in the third."""
+"""Number of files that stay mapped: a learner alternates between two, and adds one if a worker hangs in one."""
 
 
 @contextmanager
 def shared(arrays: Arrays) -> Iterator[tuple[str, list[int]]]:
-    """Let another process of this user map some arrays: yields the path it opens, and the first byte of each array.
+    """Let another process of this user map some arrays: yield the path to open, and the first byte of each array.
 
-    Good inside the context only, and for reading only.
+    Valid inside the context only, and read only.
     """
     place = locate(arrays)
     if place is not None:
@@ -39,7 +39,7 @@ def shared(arrays: Arrays) -> Iterator[tuple[str, list[int]]]:
 
 @contextmanager
 def copied(arrays: Arrays) -> Iterator[tuple[str, list[int]]]:
-    """As `shared`, by a copy. A mapping that is made inside stays good for as long as it is held."""
+    """Share a copy of some arrays, as `shared` does. A mapping made inside stays valid as long as it is held."""
     descriptor = os.memfd_create("earshot-weights")
     try:
         offsets, end = [], 0
@@ -55,7 +55,7 @@ def copied(arrays: Arrays) -> Iterator[tuple[str, list[int]]]:
 
 
 def _write(descriptor: int, array: npt.NDArray[np.uint8], start: int) -> None:
-    """Written, not copied into a mapping: the kernel need not clear pages first."""
+    """Write an array to the file. Faster than copying into a mapping, for which the kernel clears pages first."""
     left = array.data
     while left:
         written = os.pwrite(descriptor, left, start)
@@ -63,43 +63,43 @@ def _write(descriptor: int, array: npt.NDArray[np.uint8], start: int) -> None:
 
 
 class Mapper:
-    """Maps what `shared` offers, and the memory files that a learner publishes weights in.
+    """Maps files of `shared`, and the memory files in which a learner publishes weights.
 
-    Ray's store is one file for as long as Ray runs, and a learner's files come again and again: they are mapped as a
-    whole and stay so, for mapping their pages anew takes as long as copying them. They can be read only: who wrote
-    there would change others' objects, and dies of it.
+    Ray's store is one file as long as Ray runs, and a learner reuses its files. Both are mapped as a whole and stay
+    mapped: mapping their pages again takes as long as copying them. Mappings are read-only, since a write would change
+    others' objects: it ends the process instead.
     """
 
     def __init__(self) -> None:
         self._kept: dict[tuple[int, int], mmap.mmap] = {}
-        """By the file's numbers, which no other file has while it is mapped; the newest is last."""
+        """By device and inode, which are unique while the file is mapped; the newest is last."""
 
     def map(self, path: str, first: int, end: int) -> tuple[mmap.mmap, int]:
-        """A mapping with the bytes from `first` to `end`, and the byte that it begins with."""
-        kept = self._kept.get(_numbers(Path(path).stat()))
+        """Return a mapping with the bytes from `first` to `end`, and the offset of its first byte."""
+        kept = self._kept.get(_identity(Path(path).stat()))
         if kept is not None and len(kept) >= end:
             return kept, 0
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            if not _comes_again(str(Path(path).readlink())):
+            if not _is_reused(str(Path(path).readlink())):
                 start = first // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
                 return mmap.mmap(descriptor, end - start, access=mmap.ACCESS_READ, offset=start), start
             mapping = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-            numbers = _numbers(os.fstat(descriptor))
-            self._kept.pop(numbers, None)
-            self._kept[numbers] = mapping
+            identity = _identity(os.fstat(descriptor))
+            self._kept.pop(identity, None)
+            self._kept[identity] = mapping
             if len(self._kept) > _KEPT:
-                # Unmapped once the last tensor in it is gone.
+                # It is unmapped with the last tensor in it.
                 del self._kept[next(iter(self._kept))]
             return mapping, 0
         finally:
             os.close(descriptor)
 
 
-def _numbers(status: os.stat_result) -> tuple[int, int]:
-    """Of a file: inodes alone are those of one file system, and Ray's store is on another than memory files."""
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    """Return device and inode: Ray's store and memory files are on different file systems, with inodes of their own."""
     return status.st_dev, status.st_ino
 
 
-def _comes_again(path: str) -> bool:
+def _is_reused(path: str) -> bool:
     return is_store(path) or Path(path).name.startswith(f"memfd:{MEMORY_FILE}")

@@ -1,12 +1,12 @@
-"""vLLM's side of a weight update, in the engine's processes: whatever carries the bytes, layers are loaded alike.
+"""vLLM's side of a weight update, in the engine's processes: layers are loaded in the same way for every carrier.
 
-Invariant: after an update every parameter that was sent has its new value and every other one the value it had; and
-where the update says what a parameter's bytes must be, no other bytes are loaded.
+Invariant: after an update, every parameter that was sent has its new value and every other parameter its old one. If
+the update has a digest of a parameter, no other bytes are loaded for it.
 
-Layerwise reload gives that for whole layers only. Where vLLM fuses several of the checkpoint's tensors into one layer
-(q, k and v; gate and up; a weight and its bias) and some of them are sent, it fills the rest with uninitialised
-memory. So before an update ends, the missing ones of each touched layer are loaded from the checkpoint that the engine
-started from: they are the ones that are not trained.
+Layerwise reload guarantees that for whole layers only. Where vLLM fuses several of the checkpoint's tensors into one
+layer (q, k and v; gate and up; a weight and its bias) and only some of them are sent, it leaves the rest uninitialised.
+So before an update ends, the missing tensors of each touched layer are loaded from the checkpoint that the engine
+started with: they are the ones that are not trained.
 """
 
 import base64
@@ -43,11 +43,11 @@ _FUSED = {
 
 @dataclass
 class InitInfo(WeightTransferInitInfo):  # type: ignore[misc]  # vLLM is untyped here
-    """How to meet the learner, for the carriers that need it."""
+    """Instructions for joining the learner's group, for carriers that need one."""
 
     carrier: str
     info: dict[str, Any]
-    """As vLLM's own backend for the carrier takes it."""
+    """Fields of vLLM's own backend for the carrier."""
 
 
 @dataclass
@@ -56,15 +56,15 @@ class UpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
 
     carrier: str
     info: dict[str, Any]
-    """As vLLM's own backend for the carrier takes it; for CUDA IPC, `handles` by rank in the place of `ipc_handles`.
-    For shared memory and the object store, `path`, which is mapped, and `slots`: name, dtype, shape and first byte of
+    """Fields of vLLM's own backend for the carrier; for CUDA IPC, `handles` by rank instead of `ipc_handles`. For
+    shared memory and the object store: `path`, which is mapped, and `slots`, the name, dtype, shape and first byte of
     each tensor."""
     digests: dict[str, str] = field(default_factory=dict)
-    """What the bytes of parameters must be, by name."""
+    """Digests of the parameters' bytes, by name."""
 
 
 class TransferEngine(WeightTransferEngine):  # type: ignore[misc]
-    """Loads weights that come by any of `protocol.weights.Carrier`."""
+    """Loads weights that come by any `protocol.weights.Carrier`."""
 
     init_info_cls = InitInfo
     update_info_cls = UpdateInfo
@@ -79,7 +79,7 @@ class TransferEngine(WeightTransferEngine):  # type: ignore[misc]
         self._ever_sent: set[str] = set()
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
-        """Meet the learner; again where the group changed."""
+        """Join the learner's group, also a new one after the members changed."""
         carrier = Carrier(init_info.carrier)
         if carrier in self._backends:
             self._backends.pop(carrier).shutdown()
@@ -92,12 +92,12 @@ class TransferEngine(WeightTransferEngine):  # type: ignore[misc]
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         self.receive_weights(self.parse_update_info(update_info))
-        # vLLM's own method synchronises an accelerator in any case; a CPU has none.
+        # vLLM's own method always synchronises an accelerator; a CPU has none.
         if self.device.type != "cpu":
             torch.accelerator.synchronize()
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
-        """Load one piece. Layers whose tensors are not complete yet keep the mapping alive until they are."""
+        """Load one piece. Layers with missing tensors keep the mapping alive until they are complete."""
         self._digests = update_info.digests
         carrier = Carrier(update_info.carrier)
         if carrier in (Carrier.OBJECT_STORE, Carrier.SHARED_MEMORY):
@@ -112,7 +112,7 @@ class TransferEngine(WeightTransferEngine):  # type: ignore[misc]
     def finish_weight_update(self) -> None:
         self._digests = {}
         if Carrier.CUDA_IPC in self._backends:
-            # Lets go of the learner's buffer, which a GPU would otherwise hold through the next steps.
+            # Releases the learner's buffer, which would otherwise occupy the GPU during the next steps.
             self._backends[Carrier.CUDA_IPC].shutdown()
         self.load_weights(self._unsent_neighbours())
         self._ever_sent |= self._sent
@@ -126,20 +126,20 @@ class TransferEngine(WeightTransferEngine):  # type: ignore[misc]
         self._backends.clear()
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Check and load some tensors. vLLM's own backends call this in the place of a model's method of this name."""
+        """Check and load some tensors. vLLM's own backends call this instead of the model's `load_weights`."""
         pairs = list(weights)
         for name, tensor in pairs:
             expected = self._digests.get(name)
             if expected is not None and expected != digest_of(tensor):
                 raise ValueError(f"the bytes of {name} that arrived are not those that the learner sent")
         self._sent.update(name for name, _ in pairs)
-        # Loaders insist on the model's precision and on finding every name; what they cannot place, they refuse.
+        # Loaders check the model's precision and every name, and refuse tensors that they cannot place.
         self.model.load_weights(pairs)
 
     def _backend(self, carrier: Carrier) -> WeightTransferEngine:
-        """vLLM's receiving side of a carrier, which loads through this object."""
+        """Return vLLM's receiving side of a carrier, which loads through this object."""
         if carrier not in self._backends:
-            # Each imports what only a machine with a GPU has.
+            # Imported here: each needs a machine with a GPU.
             if carrier is Carrier.NCCL:
                 from vllm.distributed.weight_transfer.nccl_engine import (  # noqa: PLC0415
                     NCCLWeightTransferEngine as Backend,
@@ -166,7 +166,7 @@ class TransferEngine(WeightTransferEngine):  # type: ignore[misc]
 
 
 def merged_handles(pickled: Iterable[str]) -> dict[str, Any]:
-    """The learner ranks' handles of one piece, by GPU. They come from this job's own learner, as its tasks do."""
+    """Return the learner ranks' handles of one piece, by GPU. Unpickles: they come from this job's own learner."""
     handles: dict[str, Any] = {}
     for handle in pickled:
         handles |= pickle.loads(base64.b64decode(handle))
@@ -174,16 +174,16 @@ def merged_handles(pickled: Iterable[str]) -> dict[str, Any]:
 
 
 def layer_of(name: str) -> str:
-    """The layer of vLLM's model that a tensor of the checkpoint ends up in, e.g. `….self_attn.qkv_proj`."""
+    """Return the layer of vLLM's model that holds a tensor of the checkpoint, e.g. `….self_attn.qkv_proj`."""
     module, _, _ = name.rpartition(".")
     parent, _, leaf = module.rpartition(".")
     return f"{parent}.{_FUSED.get(leaf, leaf)}"
 
 
 def pack_tied_heads(model: torch.nn.Module) -> None:
-    """Have heads that share the embeddings' weight see its new values.
+    """Update heads that share the embeddings' weight.
 
-    Nothing is sent for such a head, so layerwise reload leaves it alone; but on CPU it computes with a packed copy of
+    Nothing is sent for such a head, so layerwise reload does not touch it; but on CPU it computes with a packed copy of
     the weight.
     """
     tables = [layer for layer in model.modules() if isinstance(layer, VocabParallelEmbedding)]
@@ -195,7 +195,7 @@ def pack_tied_heads(model: torch.nn.Module) -> None:
 
 @contextmanager
 def _quiet_about_unsent_layers() -> Iterator[None]:
-    """vLLM warns of every layer that got no weights: with a frozen audio tower hundreds of lines an update."""
+    """Suppress vLLM's warning for each layer without new weights: hundreds of lines with a frozen audio tower."""
     log = logging.getLogger("vllm.model_executor.model_loader.reload.layerwise")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
-"""What the pool was asked and has not answered: in which order it is asked, how often, and how it ends.
+"""Requests that the pool has not answered yet: their order, their attempts, and their result.
 
-Invariant: an entry's future ends exactly once, with one answer to each of its requests in their order; an answer that
-came is kept, and only what is left is asked again.
+Invariant: an entry's future ends exactly once, with one answer to each of its requests in their order. An answer that
+arrived is kept; only requests without one are sent again.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from protocol.rollout import Answer, FailedQuestion, Failure, NoAnswer, RolloutR
 
 
 class QueueEntry:
-    """Requests that one worker is asked together."""
+    """Requests that are sent to one worker together."""
 
     def __init__(
         self,
@@ -21,32 +21,35 @@ class QueueEntry:
         sampling: Sampling,
         slot: int | None = None,
         *,
-        several: bool = False,
+        is_batch: bool = False,
     ) -> None:
         self.sampling = sampling
         self.slot = slot
-        """The only slot that may answer, for deterministic jobs; None for any."""
+        """The only slot that may answer, in deterministic jobs; None for any."""
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        """Of the list of answers where there are `several`, else of the only one."""
+        """Result: the list of answers if `is_batch`, else the only answer."""
         self.task: asyncio.Task[None] | None = None
-        """While it is with a worker."""
+        """Waits for the worker's answer while a worker has the entry."""
         self.attempts = 0
-        """How often it came back without an answer."""
-        self._requests, self._several = tuple(requests), several
+        """Number of times the entry came back without an answer."""
+        self._requests, self._is_batch = tuple(requests), is_batch
         self._answers: dict[int, Answer] = {}
 
     @property
-    def left(self) -> list[RolloutRequest]:
-        """The requests without an answer."""
+    def unanswered(self) -> list[RolloutRequest]:
+        """Requests without an answer."""
         return [request for i, request in enumerate(self._requests) if i not in self._answers]
 
     @property
     def sequences(self) -> int:
-        """Sequences that an engine decodes for what is left."""
+        """Number of sequences that an engine decodes for the unanswered requests."""
         return (len(self._requests) - len(self._answers)) * self.sampling.group_size
 
-    def take(self, outcomes: Sequence[Answer | NoAnswer]) -> list[NoAnswer]:
-        """Keep what a worker answered to `left`; returns what is no answer. The future ends with the last of them."""
+    def record(self, outcomes: Sequence[Answer | NoAnswer]) -> list[NoAnswer]:
+        """Keep a worker's answers to `unanswered`; return the outcomes that are not answers.
+
+        The future ends with the last answer.
+        """
         places = [i for i in range(len(self._requests)) if i not in self._answers]
         missing = []
         for place, outcome in zip(places, outcomes, strict=True):
@@ -59,11 +62,11 @@ class QueueEntry:
         return missing
 
     def give_up(self, worker: str, cause: str) -> int:
-        """Record what is left as failed; how many that are."""
+        """Record the unanswered requests as failed; return their number."""
         failed = 0
         for i, request in enumerate(self._requests):
             if i not in self._answers:
-                detail = f"asked {self.attempts} times; the last time: {cause}"
+                detail = f"failed in {self.attempts} attempts; the last cause: {cause}"
                 self._answers[i] = FailedQuestion(request.question, Failure.RETRIES, detail, worker)
                 failed += 1
         self._end()
@@ -72,53 +75,53 @@ class QueueEntry:
     def _end(self) -> None:
         if not self.future.done():
             answers = [self._answers[i] for i in range(len(self._requests))]
-            self.future.set_result(answers if self._several else answers[0])
+            self.future.set_result(answers if self._is_batch else answers[0])
 
 
 class RequestQueue:
-    """Entries that wait for a worker, first come first served; what comes back goes to the front."""
+    """Entries that wait for a worker, first come first served; returned entries go to the front."""
 
     def __init__(self) -> None:
-        self._any: deque[QueueEntry] = deque()
-        self._of_slot: dict[int, deque[QueueEntry]] = {}
+        self._shared: deque[QueueEntry] = deque()
+        self._by_slot: dict[int, deque[QueueEntry]] = {}
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def __iter__(self) -> Iterator[QueueEntry]:
-        for line in (self._any, *self._of_slot.values()):
-            yield from (entry for entry in line if not entry.future.done())
+        for queue in (self._shared, *self._by_slot.values()):
+            yield from (entry for entry in queue if not entry.future.done())
 
     @property
-    def long(self) -> int:
-        """At most so many that any worker may answer wait: those that nobody wants any more may be among them."""
-        return len(self._any)
+    def shared_length(self) -> int:
+        """Upper bound of the entries that any worker may answer: cancelled ones may still be among them."""
+        return len(self._shared)
 
     def append(self, entry: QueueEntry) -> None:
-        self._line(entry.slot).append(entry)
+        self._queue(entry.slot).append(entry)
 
     def put_back(self, entries: Sequence[QueueEntry]) -> None:
-        """Let entries that were asked already be the next ones, in their order."""
+        """Return entries to the front, in their order."""
         for entry in reversed(entries):
-            self._line(entry.slot).appendleft(entry)
+            self._queue(entry.slot).appendleft(entry)
 
     def first(self, slot: int | None = None) -> QueueEntry | None:
-        """The next entry of a slot, or of those that any may answer; it stays in the queue."""
-        line = self._any if slot is None else self._of_slot.get(slot)
-        while line:
-            if not line[0].future.done():
-                return line[0]
-            line.popleft()  # whoever asked does not want it any more
+        """Return the next entry of a slot, or of the shared queue; it stays in the queue."""
+        queue = self._shared if slot is None else self._by_slot.get(slot)
+        while queue:
+            if not queue[0].future.done():
+                return queue[0]
+            queue.popleft()  # cancelled by its caller
         return None
 
     def pop(self, slot: int | None = None) -> QueueEntry:
-        return self._line(slot).popleft()
+        return self._queue(slot).popleft()
 
     def release(self, slot: int) -> None:
-        """Let any worker answer what waits for a slot that is no more."""
-        for entry in reversed(self._of_slot.pop(slot, ())):
+        """Let any worker answer the entries of a slot that no longer exists."""
+        for entry in reversed(self._by_slot.pop(slot, ())):
             entry.slot = None
-            self._any.appendleft(entry)
+            self._shared.appendleft(entry)
 
-    def _line(self, slot: int | None) -> deque[QueueEntry]:
-        return self._any if slot is None else self._of_slot.setdefault(slot, deque())
+    def _queue(self, slot: int | None) -> deque[QueueEntry]:
+        return self._shared if slot is None else self._by_slot.setdefault(slot, deque())

@@ -1,1 +1,1 @@
-"""How new weights get from the learner to the workers: one interface, a file for each carrier."""
+"""Weight transfer from the learner to the workers: one interface, and a file for each carrier."""

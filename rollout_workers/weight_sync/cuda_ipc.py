@@ -1,9 +1,10 @@
-"""Weights within a GPU that a learner rank and an engine share: the engine reads the learner's memory in place.
+"""CUDA IPC: weights within a GPU that a learner rank and an engine share. The engine reads the learner's memory.
 
-Its two sides ran on a GPU without an engine around them (`benchmarks.weight_sync_gpu`), and never in a job.
+Both sides ran on a GPU without an engine around them (`benchmarks.weight_sync_gpu`), but never in a job.
 
-The learner packs its weights into one buffer again and again; each piece is loaded by all workers before the next is
-packed, so a piece costs the GPU no more than that buffer. While the learner learns, engines sleep (`rest`, `wake`).
+The learner packs its weights into one buffer, piece by piece. All workers load a piece before the next one is packed,
+so that an update needs no more GPU memory than the buffer. The engines sleep during the learner's steps (`sleep`,
+`wake`).
 """
 
 from protocol.weights import Carrier, WeightUpdate
@@ -11,7 +12,7 @@ from rollout_workers.weight_sync.in_step import LEARNER, Failures, InStepSync, R
 
 
 class CudaIpcSync(InStepSync):
-    """Hands over the learner's memory, piece by piece."""
+    """Shares the learner's memory, piece by piece."""
 
     carrier = Carrier.CUDA_IPC
 
@@ -19,7 +20,7 @@ class CudaIpcSync(InStepSync):
         digests = {s.name: s.digest for bucket in update.buckets for s in bucket.slots if s.digest is not None}
         failures: Failures = {}
         while True:
-            piece, failed = await self.part("pack weights", {LEARNER: self._sender.next_piece()})
+            piece, failed = await self.part("pack weights", {LEARNER: self._learner.next_piece()})
             if failed:
                 return dict.fromkeys(receivers, failed[LEARNER])
             if piece[LEARNER] is None:

@@ -1,7 +1,7 @@
-"""What the carriers between GPUs share: all workers take an update in step, part by part, each part with a deadline.
+"""The base of the carriers between GPUs: all workers take an update in step, part by part, each part with a deadline.
 
-A worker that does not get ready in time is left out before a byte moves, since a collective would make all others wait
-for it. A failed part ends a worker's share in the update: its weights are undefined from the first part on.
+A worker that is not ready in time is left out before any bytes move, since in a collective all others would wait for
+it. A worker that fails in any part is left out of the rest: its weights are undefined from the first part on.
 """
 
 import asyncio
@@ -11,12 +11,12 @@ from typing import Any
 
 from protocol.weights import Carrier, WeightUpdate
 from rollout_workers.errors import ElsewhereError, WorkerLostError
-from rollout_workers.weight_sync.sync import WeightSender
+from rollout_workers.weight_sync.sync import WeightSource
 from rollout_workers.worker.handle import WeightReceiver
 
 Receivers = Mapping[str, WeightReceiver]
 Failures = dict[str, WorkerLostError]
-"""By name of the worker."""
+"""By the worker's name."""
 LEARNER = "the learner"
 
 
@@ -25,26 +25,26 @@ class InStepSync(ABC):
 
     carrier: Carrier
 
-    def __init__(self, sender: WeightSender, *, seconds: float) -> None:
+    def __init__(self, learner: WeightSource, *, seconds: float) -> None:
         """`seconds` is the deadline of each part."""
-        self._sender, self._seconds = sender, seconds
+        self._learner, self._seconds = learner, seconds
 
-    def spread(self, update: WeightUpdate, receivers: Receivers) -> dict[str, Awaitable[int]]:
+    def distribute(self, update: WeightUpdate, receivers: Receivers) -> dict[str, Awaitable[int]]:
         whole = asyncio.ensure_future(self._update(update, receivers))
-        return {name: _own(whole, name) for name in receivers}
+        return {name: _outcome_of(whole, name) for name in receivers}
 
-    async def join(self, update: WeightUpdate, receiver: WeightReceiver) -> int:
-        """By the object store: one worker alone has no group to meet."""
+    async def deliver(self, update: WeightUpdate, receiver: WeightReceiver) -> int:
+        """Deliver by the object store: a group for one worker alone does not pay off."""
         if update.carrier is not Carrier.OBJECT_STORE:
             raise ElsewhereError(f"weight version {update.version} is in the learner's GPUs")
         return await receiver.update(update)
 
     @abstractmethod
     async def carry(self, update: WeightUpdate, receivers: Receivers) -> Failures:
-        """Bring the bytes to workers that are ready for them."""
+        """Bring the bytes to workers that are ready; return the failures."""
 
     async def part(self, what: str, calls: Mapping[str, Coroutine[Any, Any, Any]]) -> tuple[dict[str, Any], Failures]:
-        """Make calls at the same time: their results, and who failed or took too long."""
+        """Make calls concurrently; return the results, and the failures of those that raised or missed the deadline."""
         results: dict[str, Any] = {}
         failures: Failures = {}
 
@@ -55,7 +55,7 @@ class InStepSync(ABC):
             except TimeoutError:
                 failures[name] = WorkerLostError(f"could not {what} within {self._seconds:.0f} s")
             except Exception as error:
-                # Also of the learner's, whose loss the loop finds by itself: here its workers must not wait for it.
+                # Also an error of the learner, whose loss the training loop finds: the workers must not wait for it.
                 failures[name] = WorkerLostError(f"could not {what}: {error}")
 
         await asyncio.gather(*(one(name, call) for name, call in calls.items()))
@@ -70,8 +70,8 @@ class InStepSync(ABC):
         return versions | failures | failed
 
 
-async def _own(whole: asyncio.Future[dict[str, int | WorkerLostError]], name: str) -> int:
-    # Shielded: whoever stops waiting for one worker must not stop the others' update.
+async def _outcome_of(whole: asyncio.Future[dict[str, int | WorkerLostError]], name: str) -> int:
+    # Shielded: a caller that stops waiting for one worker must not cancel the others' update.
     outcome = (await asyncio.shield(whole))[name]
     if isinstance(outcome, WorkerLostError):
         raise outcome

@@ -1,9 +1,10 @@
-"""Weights from GPU to GPU: one packed NCCL broadcast to all engines, through vLLM's own receiving side.
+"""NCCL: one packed broadcast from the first learner rank to all engines, received by vLLM's own backend.
 
-Never run yet: written against vLLM 0.32's interfaces, on a machine without a GPU.
+Not run yet: written against vLLM 0.32's interfaces, on a machine without a GPU.
 
-A group has the first learner rank as number 0 and behind it each worker's ranks, one a GPU of its tensor-parallel
-engine. An NCCL group cannot change: where a worker came, left or was replaced, all meet again on a new port.
+In a group, the first learner rank is rank 0, followed by each worker's ranks: one for each GPU of its tensor-parallel
+engine. The members of an NCCL group are fixed: after a worker joined, left or was replaced, a new group is made on a
+new port.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,24 +14,24 @@ from typing import Any
 from protocol.weights import Carrier, WeightUpdate
 from rollout_workers.errors import WorkerLostError
 from rollout_workers.weight_sync.in_step import LEARNER, Failures, InStepSync, Receivers
-from rollout_workers.weight_sync.sync import WeightSender
+from rollout_workers.weight_sync.sync import WeightSource
 from rollout_workers.worker.handle import WeightReceiver
 
 
 @dataclass(frozen=True, slots=True)
 class GroupPlan:
-    """Who has which number in a group."""
+    """The ranks of a group."""
 
     members: int
     offsets: Mapping[str, int]
-    """The number of each worker's first rank."""
+    """First rank of each worker, by name."""
 
     @classmethod
     def of(cls, workers: Sequence[str], ranks_each: int) -> "GroupPlan":
         return cls(1 + ranks_each * len(workers), {name: 1 + ranks_each * i for i, name in enumerate(workers)})
 
     def init_info(self, worker: str, address: str, port: int) -> dict[str, Any]:
-        """How a worker's engine joins, in the words of vLLM's NCCLWeightTransferInitInfo."""
+        """Return how a worker's engine joins, as fields of vLLM's NCCLWeightTransferInitInfo."""
         return {
             "master_address": address,
             "master_port": port,
@@ -41,7 +42,7 @@ class GroupPlan:
 
 
 def update_info(update: WeightUpdate) -> dict[str, Any]:
-    """What is about to be broadcast, in the words of vLLM's NCCLWeightTransferUpdateInfo."""
+    """Return the tensors of a broadcast, as fields of vLLM's NCCLWeightTransferUpdateInfo."""
     slots = [slot for bucket in update.buckets for slot in bucket.slots]
     return {
         "names": [slot.name for slot in slots],
@@ -51,15 +52,15 @@ def update_info(update: WeightUpdate) -> dict[str, Any]:
 
 
 class NcclSync(InStepSync):
-    """Broadcasts over a group that is made again where its members changed."""
+    """Broadcasts over a group, which is made anew when its members have changed."""
 
     carrier = Carrier.NCCL
 
-    def __init__(self, sender: WeightSender, *, ranks_each: int, seconds: float) -> None:
-        super().__init__(sender, seconds=seconds)
+    def __init__(self, learner: WeightSource, *, ranks_each: int, seconds: float) -> None:
+        super().__init__(learner, seconds=seconds)
         self._ranks_each = ranks_each
         self._group: dict[str, WeightReceiver] = {}
-        """A worker that was replaced is another receiver under the same name."""
+        """By name. A replacement is another receiver under the same name."""
 
     async def carry(self, update: WeightUpdate, receivers: Receivers) -> Failures:
         if self._group != dict(receivers):
@@ -69,25 +70,27 @@ class NcclSync(InStepSync):
         digests = {s.name: s.digest for bucket in update.buckets for s in bucket.slots if s.digest is not None}
         piece = {"carrier": Carrier.NCCL.value, "info": update_info(update), "digests": digests}
         calls = {name: receiver.load(piece) for name, receiver in receivers.items()}
-        _, failures = await self.part("receive a broadcast", calls | {LEARNER: self._sender.broadcast()})
+        _, failures = await self.part("receive a broadcast", calls | {LEARNER: self._learner.broadcast()})
         if failures:
-            # Whoever broke off left the group's members at different places in it.
+            # After a failure, the members are at different places of the broadcast.
             self._group = {}
         failures.pop(LEARNER, None)
         return failures
 
     async def _meet(self, receivers: Receivers) -> Failures:
-        """Make a group of the learner and these; if it cannot be made, that is every worker's failure."""
+        """Make a group of the learner and all receivers; if that fails, it is the failure of every worker."""
         self._group = {}
         plan = GroupPlan.of(list(receivers), self._ranks_each)
-        address, port = await self._sender.address()
+        address, port = await self._learner.address()
         calls = {
             name: receiver.meet({"carrier": Carrier.NCCL.value, "info": plan.init_info(name, address, port)})
             for name, receiver in receivers.items()
         }
-        _, failures = await self.part("meet", calls | {LEARNER: self._sender.meet(address, port, plan.members)})
+        _, failures = await self.part("meet", calls | {LEARNER: self._learner.meet(address, port, plan.members)})
         if failures:
             first, cause = next(iter(failures.items()))
-            return {name: WorkerLostError(f"no group for weights was made: {first} {cause}") for name in receivers}
+            return {
+                name: WorkerLostError(f"the group for weights could not be made: {first} {cause}") for name in receivers
+            }
         self._group = dict(receivers)
         return {}

@@ -1,9 +1,8 @@
-"""Weights in memory of the learner's machine, which its workers map: most have them when the learner's call returns.
+"""Shared memory: the workers of the learner's machine map the weights, and most have them when `publish` returns.
 
-A worker is asked once to take an update there, and hears of the later ones by itself
-(`rollout_workers.worker.subscription`).
-Where it cannot hear the learner, for it is on another machine, it takes the object store, now and later; where none
-hears it, the learner publishes there at once.
+The first update of a worker is delivered by a call; later ones reach it by announcement
+(`rollout_workers.worker.subscription`). A worker on another machine takes every update from the object store. If all
+workers are on other machines, the learner publishes there in the first place.
 """
 
 import asyncio
@@ -12,21 +11,21 @@ from weakref import WeakSet
 
 from protocol.weights import Carrier, WeightUpdate
 from rollout_workers.errors import ElsewhereError, WeightsUnavailableError
-from rollout_workers.weight_sync.sync import WeightSender
+from rollout_workers.weight_sync.sync import WeightSource
 from rollout_workers.worker.handle import WeightReceiver
 
 
 class SharedMemorySync:
-    """Shared memory within the learner's machine, the object store beyond."""
+    """Shared memory on the learner's machine, the object store elsewhere."""
 
-    def __init__(self, sender: WeightSender) -> None:
-        self._sender = sender
-        # A worker that is replaced is another receiver, under the same name.
+    def __init__(self, learner: WeightSource) -> None:
+        self._learner = learner
+        # By receiver: a replacement is another receiver under the same name.
         self._near: WeakSet[WeightReceiver] = WeakSet()
         self._far: WeakSet[WeightReceiver] = WeakSet()
         self._last: WeakSet[WeightReceiver] = WeakSet()
         self._copy: WeightUpdate | None = None
-        """The last update, in the object store."""
+        """The last update in the object store, if a worker needed it."""
         self._one_copy = asyncio.Lock()
 
     @property
@@ -34,11 +33,11 @@ class SharedMemorySync:
         all_far = len(self._last) > 0 and all(receiver in self._far for receiver in self._last)
         return Carrier.OBJECT_STORE if all_far else Carrier.SHARED_MEMORY
 
-    def spread(self, update: WeightUpdate, receivers: Mapping[str, WeightReceiver]) -> dict[str, Awaitable[int]]:
+    def distribute(self, update: WeightUpdate, receivers: Mapping[str, WeightReceiver]) -> dict[str, Awaitable[int]]:
         self._last, self._copy = WeakSet(receivers.values()), None
-        return {name: self._give(update, name, receiver) for name, receiver in receivers.items()}
+        return {name: self._deliver_nearest(update, name, receiver) for name, receiver in receivers.items()}
 
-    async def join(self, update: WeightUpdate, receiver: WeightReceiver) -> int:
+    async def deliver(self, update: WeightUpdate, receiver: WeightReceiver) -> int:
         if update.carrier is Carrier.OBJECT_STORE:
             return await receiver.update(update)
         try:
@@ -49,26 +48,26 @@ class SharedMemorySync:
         self._near.add(receiver)
         return version
 
-    async def _give(self, update: WeightUpdate, name: str, receiver: WeightReceiver) -> int:
+    async def _deliver_nearest(self, update: WeightUpdate, name: str, receiver: WeightReceiver) -> int:
         if name in update.held_by and receiver in self._near:
             return update.version
         if receiver not in self._far:
             try:
-                return await self.join(update, receiver)
+                return await self.deliver(update, receiver)
             except ElsewhereError:
                 pass
-        return await self.join(await self._stored(update), receiver)
+        return await self.deliver(await self._stored(update), receiver)
 
     async def _stored(self, update: WeightUpdate) -> WeightUpdate:
-        """The same in the object store: the learner has nothing else to do while an update is spread."""
+        """Return the same update in the object store. The learner is idle while an update is distributed."""
         if update.carrier is Carrier.OBJECT_STORE:
             return update
         async with self._one_copy:
             if self._copy is None:
                 try:
-                    self._copy = await self._sender.publish(Carrier.OBJECT_STORE)
+                    self._copy = await self._learner.publish(Carrier.OBJECT_STORE)
                 except Exception as error:
-                    # The learner is lost, as the loop finds by itself: its next publication serves everyone.
+                    # The learner is lost, as the training loop finds: its next publication serves all workers.
                     raise WeightsUnavailableError(f"version {update.version} was not stored: {error}") from error
             if self._copy.version != update.version:
                 raise WeightsUnavailableError(f"the learner has version {self._copy.version}, not {update.version}")

@@ -1,7 +1,7 @@
-"""The interface that the pool brings weights to its workers by, and the carrier of any machine.
+"""The interface by which the pool brings weights to its workers, and the carrier that works on any machine.
 
-Invariant: whatever carries the bytes, a worker either has the whole update, or its outcome is an error; what happens to
-one worker changes no other's outcome, as far as the carrier allows.
+Invariant: with every carrier, a worker has the whole update or its outcome is an error; a failing worker does not
+change the outcome of others, as far as the carrier allows.
 """
 
 from collections.abc import Awaitable, Mapping
@@ -11,53 +11,53 @@ from protocol.weights import Carrier, WeightUpdate
 from rollout_workers.worker.handle import WeightReceiver
 
 
-class WeightSender(Protocol):
-    """The learner, as the carriers between GPUs need it. Each call is made on all its ranks."""
+class WeightSource(Protocol):
+    """The learner, as carriers call it. Each call is made on all ranks."""
 
     async def publish(self, carrier: Carrier) -> WeightUpdate:
-        """The weights as they are now, ready to be carried."""
+        """Publish the current weights for a carrier."""
 
     async def address(self) -> tuple[str, int]:
-        """The first rank's host, and a port that is free there now."""
+        """Return the first rank's host, and a port that is currently free there."""
 
     async def meet(self, address: str, port: int, members: int) -> None:
-        """Have the first rank join a group of so many members as number 0; returns once all are there."""
+        """Have the first rank join a group of `members` as rank 0; return once all have joined."""
 
     async def broadcast(self) -> None:
         """Send the weights to the group."""
 
     async def next_piece(self) -> Mapping[str, Any] | None:
-        """The next lot of weights in a GPU's memory, good until the next call; None behind the last."""
+        """Return the next piece of the weights in a GPU's memory, valid until the next call; None after the last."""
 
 
 class WeightSync(Protocol):
-    """A way to bring weights to workers."""
+    """A carrier: brings one learner's weights to workers."""
 
     @property
     def carrier(self) -> Carrier:
-        """How the learner is to publish the next update."""
+        """Carrier by which the learner has to publish the next update."""
 
-    def spread(self, update: WeightUpdate, receivers: Mapping[str, WeightReceiver]) -> dict[str, Awaitable[int]]:
-        """Begin to give an update to workers, by name; for each, an awaitable of the version that it has then.
+    def distribute(self, update: WeightUpdate, receivers: Mapping[str, WeightReceiver]) -> dict[str, Awaitable[int]]:
+        """Start to deliver an update to workers, by name; return for each an awaitable of the version it then has.
 
-        An awaitable raises WorkerLostError or WorkerFailedError where the worker's weights are undefined, and
-        WeightsUnavailableError where it has those it had.
+        An awaitable raises WorkerLostError or WorkerFailedError if the worker's weights are undefined, and
+        WeightsUnavailableError if it keeps those that it has.
         """
 
-    async def join(self, update: WeightUpdate, receiver: WeightReceiver) -> int:
-        """Give an update to one worker that comes late.
+    async def deliver(self, update: WeightUpdate, receiver: WeightReceiver) -> int:
+        """Deliver an update to one worker that joins; return the version that it then has.
 
-        Raises likewise, and ElsewhereError where this worker has to have it published in the object store.
+        Raises the same errors, and ElsewhereError if the worker needs the update in the object store.
         """
 
 
 class ObjectStoreSync:
-    """Ray's object store, and shared memory from there to the engine: each worker fetches for itself."""
+    """Ray's object store: each worker fetches the bytes itself, and shares them with its engine."""
 
     carrier = Carrier.OBJECT_STORE
 
-    def spread(self, update: WeightUpdate, receivers: Mapping[str, WeightReceiver]) -> dict[str, Awaitable[int]]:
+    def distribute(self, update: WeightUpdate, receivers: Mapping[str, WeightReceiver]) -> dict[str, Awaitable[int]]:
         return {name: receiver.update(update) for name, receiver in receivers.items()}
 
-    async def join(self, update: WeightUpdate, receiver: WeightReceiver) -> int:
+    async def deliver(self, update: WeightUpdate, receiver: WeightReceiver) -> int:
         return await receiver.update(update)

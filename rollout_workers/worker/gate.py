@@ -1,4 +1,4 @@
-"""Keeps generation and weight updates apart, so that a group is made with one version of the weights."""
+"""Separate generation and weight updates, so that a group is generated with one version of the weights."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 
 class EngineGate:
-    """Many may generate at once, or one may update. An update that waits lets nobody else begin."""
+    """Lets many generate at once, or one update. A waiting update blocks new generation."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Condition()
@@ -15,7 +15,7 @@ class EngineGate:
 
     @property
     def closed(self) -> bool:
-        """Whether an update is running or waits to."""
+        """True while an update is running or waiting."""
         return self._updating
 
     @asynccontextmanager
@@ -32,7 +32,7 @@ class EngineGate:
 
     @asynccontextmanager
     async def updating(self) -> AsyncIterator[None]:
-        """Enter once all that were generating have ended."""
+        """Enter once all running generation has ended."""
         async with self._changed:
             await self._changed.wait_for(lambda: not self._updating)
             self._updating = True

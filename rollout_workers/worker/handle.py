@@ -1,7 +1,7 @@
-"""What the pool holds of a worker, and the Ray actor behind it.
+"""The pool's handle of a worker, and the handle of a worker that is a Ray actor.
 
-Invariant: a call ends with the worker's answer, with WorkerFailedError or WeightsUnavailableError for what it raised,
-or with WorkerLostError where there is nobody left to answer. Deadlines are the caller's.
+Invariant: a call ends with the worker's answer, with WorkerFailedError or WeightsUnavailableError for an error that it
+raised, or with WorkerLostError if the worker is dead. The caller sets deadlines.
 """
 
 import asyncio
@@ -18,53 +18,53 @@ from protocol.rollout import RolloutRequest, Sampling, WorkerSettings, WorkerSta
 from protocol.weights import WeightUpdate
 from rollout_workers.errors import WeightsUnavailableError, WorkerFailedError, WorkerLostError
 from rollout_workers.limits import RolloutLimits
-from rollout_workers.packed import Outcome, outcomes, packed
+from rollout_workers.packed import Outcome, pack_requests, unpack_outcomes
 from rollout_workers.worker.worker import RolloutWorker
 
 
 class WeightReceiver(Protocol):
-    """What brings new weights to a worker."""
+    """The calls that bring new weights to a worker."""
 
     async def update(self, update: WeightUpdate) -> int:
-        """Take an update, by whatever carries it; the version that the worker has then, for checking."""
+        """Take an update by its carrier; return the version that the worker has then."""
 
     async def meet(self, init_info: Mapping[str, Any]) -> None:
-        """Get ready for a carrier that needs both sides to meet first."""
+        """Join the learner's group, for a carrier that needs one."""
 
     async def begin_update(self) -> None:
-        """The first of three parts of an update whose pieces the caller hands over one by one."""
+        """Start an update whose pieces are loaded one by one: `begin_update`, `load` for each, `finish_update`."""
 
     async def load(self, piece: Mapping[str, Any]) -> None: ...
 
     async def finish_update(self, update: WeightUpdate) -> int:
-        """Put the pieces into effect; the version that the worker has then."""
+        """Put the pieces into effect; return the version that the worker has then."""
 
 
 class WorkerHandle(WeightReceiver, Protocol):
-    """One worker, from when it is asked for to its end."""
+    """One worker, from the request for its resources to its end."""
 
     async def placed(self) -> None:
-        """Return once the cluster has given it a process: at once, or when there is room for it."""
+        """Return once the cluster has started its process: when there is room for it."""
 
     async def start(self) -> WorkerStatus:
-        """Load the model; return once it has generated a token."""
+        """Load the model; return once the engine has generated a token."""
 
     async def generate(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Outcome]:
-        """One answer to each request, in order. Where this is cancelled, the worker stops working on them."""
+        """Return one outcome for each request, in order. If this is cancelled, the worker stops working on them."""
 
     async def heartbeat(self) -> WorkerStatus:
-        """A sign of life, of the engine's too."""
+        """Return the worker's status: a sign of life, also of its engine."""
 
-    async def rest(self) -> None:
-        """Give the GPU's memory to whoever shares it; nothing may be asked before `wake`."""
+    async def sleep(self) -> None:
+        """Free the GPU's memory for the learner. Do not send requests before `wake`."""
 
     async def wake(self) -> None: ...
 
     async def stop(self) -> None:
-        """End in order."""
+        """End the worker gracefully."""
 
     def kill(self) -> None:
-        """End at once, in whatever state it is."""
+        """End the worker at once, whatever state it is in."""
 
 
 class ActorHandle:
@@ -74,7 +74,7 @@ class ActorHandle:
         self._actor = actor
         self._killed = False
         self._process: int | None = None
-        """A descriptor of the actor's process, if it is on this machine: unlike its number, it is not given again."""
+        """Descriptor of the actor's process, if it is on this machine. Unlike a process id it is never reused."""
 
     async def placed(self) -> None:
         try:
@@ -87,13 +87,13 @@ class ActorHandle:
     async def start(self) -> WorkerStatus:
         status: WorkerStatus = await self._call("start")
         if status.node == ray.get_runtime_context().get_node_id():
-            # It may have died since, as the next call will say; or the kernel has no such thing, and Ray ends it alone.
+            # It may have died since, as the next call reports; or the kernel has no pidfd, and only Ray ends it.
             with contextlib.suppress(OSError):
                 self._process = os.pidfd_open(status.pid)
         return status
 
     async def generate(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Outcome]:
-        return outcomes(await self._call("answer", packed(requests, sampling)))
+        return unpack_outcomes(await self._call("generate_packed", pack_requests(requests, sampling)))
 
     async def update(self, update: WeightUpdate) -> int:
         return await self._call("update", update)  # type: ignore[no-any-return]
@@ -113,8 +113,8 @@ class ActorHandle:
     async def heartbeat(self) -> WorkerStatus:
         return await self._call("heartbeat")  # type: ignore[no-any-return]
 
-    async def rest(self) -> None:
-        await self._call("rest")
+    async def sleep(self) -> None:
+        await self._call("sleep")
 
     async def wake(self) -> None:
         await self._call("wake")
@@ -126,18 +126,18 @@ class ActorHandle:
         self._killed = True
         ray.kill(self._actor)
         if self._process is not None:
-            # A stopped process does not hear Ray, which would give it 5 s and may itself be ended before.
+            # Ray waits 5 s for a stopped process, and may itself be ended before.
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._process, signal.SIGKILL)
             os.close(self._process)
             self._process = None
 
-    def _begin(self, method: str, *arguments: Any) -> Any:
-        """Make a call; a reference to its result."""
+    def _submit(self, method: str, *arguments: Any) -> Any:
+        """Start a call; return a reference to its result."""
         return getattr(self._actor, method).remote(*arguments)
 
     async def _call(self, method: str, *arguments: Any) -> Any:
-        reference = self._begin(method, *arguments)
+        reference = self._submit(method, *arguments)
         try:
             return await reference
         except RayTaskError as error:
@@ -148,7 +148,7 @@ class ActorHandle:
         except RayError as error:
             raise WorkerLostError(f"died in {method!r}: {_first_line(error)}") from error
         except asyncio.CancelledError:
-            # Nobody waits for it any more: the worker need not go on with it.
+            # The caller no longer waits: the worker can stop working on it.
             if not self._killed:
                 ray.cancel(reference)
             raise
@@ -163,18 +163,18 @@ def _first_line(error: BaseException | None) -> str:
 
 
 def _last_line(error: BaseException | None) -> str:
-    """Of an error with its traceback: what was raised."""
+    """Return the last line of an error with its traceback: the error that was raised."""
     return _lines(error)[-1]
 
 
 def start_actor(
     name: str, settings: WorkerSettings, limits: RolloutLimits, *, num_cpus: float, num_gpus: float
 ) -> WorkerHandle:
-    """A RolloutWorker that Ray is asked for; its engine is not started yet. Needs a running Ray."""
+    """Request a RolloutWorker actor from a running Ray; `start` starts its engine."""
     actor = ray.remote(RolloutWorker).options(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
-        # A restarted actor would have no engine, and a retried request could be answered twice: the pool does both.
+        # The pool restarts and retries: a restarted actor would have no engine, a retried request two answers.
         max_restarts=0,
         max_task_retries=0,
         max_concurrency=1000,

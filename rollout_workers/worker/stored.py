@@ -1,4 +1,4 @@
-"""The bytes of an update that is in Ray's object store."""
+"""Fetch the bytes of an update from Ray's object store."""
 
 import numpy as np
 import ray
@@ -11,11 +11,11 @@ from rollout_workers.limits import FETCH_SECONDS
 
 
 def fetch(update: WeightUpdate) -> list[Arrays]:
-    """The bytes of an update, in this machine's part of the object store: an array for each slot of each bucket.
+    """Return the bytes of an update, in this machine's part of the object store: an array for each slot of each bucket.
 
-    Raises WeightsUnavailableError where they cannot be had.
+    Raises WeightsUnavailableError if they cannot be fetched.
     """
-    # References that are nested in a message are not resolved; the arrays are views of Ray's store.
+    # Ray does not resolve references nested in a message; the arrays are views of its store.
     references = [bucket.data for bucket in update.buckets]
     try:
         found = ray.get(references, timeout=FETCH_SECONDS)

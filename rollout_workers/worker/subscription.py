@@ -1,8 +1,8 @@
-"""A worker's end of the socket on which it hears of new weights in its machine's memory.
+"""A worker's end of the socket on which the learner announces new weights in this machine's memory.
 
-Once connected it takes whatever is announced, without being asked: a message through Ray takes as long as copying tens
-of megabytes. The pool asks all the same where it does not know that a worker has an update (`take`), which waits for
-what is under way and raises what went wrong with it.
+Once connected, the worker takes every announced update by itself: a message through Ray takes as long as copying tens
+of megabytes. Where the pool does not know that a worker has an update, it calls `take`, which waits for the announced
+one and raises its error.
 """
 
 import asyncio
@@ -16,50 +16,50 @@ from rollout_workers.errors import ElsewhereError, WeightsUnavailableError
 from rollout_workers.limits import FETCH_SECONDS
 
 Replace = Callable[[Announcement, str, Sequence[PlacedTensor]], Awaitable[None]]
-"""Replaces a worker's weights by those in the file at a path, which is good until this returns."""
+"""Replaces a worker's weights by those in the file at a path, which is valid until this returns."""
 
 
 class Subscription:
-    """What a worker has heard of and taken, of one learner at a time. For one event loop."""
+    """The announcements that a worker received and took, from one learner at a time. For one event loop."""
 
     def __init__(self, name: str, replace: Replace) -> None:
         self._name, self._replace = name, replace
         self._socket: socket.socket | None = None
         self._address = ""
-        self._heard, self._done = 0, 0
-        """Numbers of announcements: the last that came, and the last that was taken or failed."""
+        self._received, self._done = 0, 0
+        """Numbers of the last announcement received, and of the last one taken or failed."""
         self._version = 0
-        """Of the last that was taken."""
+        """Version of the last update taken."""
         self._failure: BaseException | None = None
-        """Of the last that was done."""
+        """Error of the last announcement that was handled."""
         self._work: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
 
     async def take(self, update: WeightUpdate) -> None:
-        """Have an update that the learner announces.
+        """Wait until an announced update is taken, and connect to its learner first if necessary.
 
         Raises:
             ElsewhereError: the learner is not on this machine.
-            WeightsUnavailableError: it is gone, says nothing, or announces other weights by now.
-            Exception: what replacing the weights raised.
+            WeightsUnavailableError: the learner is gone, silent, or has announced other weights by now.
+            Exception: raised while the weights were replaced.
         """
         if self._socket is None or self._address != update.address:
             self._connect(update)
         try:
             async with asyncio.timeout(FETCH_SECONDS):
-                await self._until(lambda: self._heard >= update.announced)
+                await self._wait_for(lambda: self._received >= update.announced)
         except TimeoutError as error:
             raise WeightsUnavailableError(
                 f"the learner did not announce version {update.version} within {FETCH_SECONDS:.0f} s"
             ) from error
-        await self._until(lambda: self._done >= update.announced)
+        await self._wait_for(lambda: self._done >= update.announced)
         if self._failure is not None:
             raise self._failure
         if self._version != update.version:
             raise WeightsUnavailableError(f"the learner has version {self._version} by now, not {update.version}")
 
     def close(self) -> None:
-        """Hear of nothing any more."""
+        """Disconnect from the learner."""
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
@@ -75,25 +75,25 @@ class Subscription:
         except PermissionError as error:
             raise ElsewhereError(f"weight version {update.version} is another user's: {error}") from error
         except OSError as error:
-            raise WeightsUnavailableError(f"the learner is gone that announced weights: {error}") from error
+            raise WeightsUnavailableError(f"the learner that announced the weights is gone: {error}") from error
         self._socket, self._address = connected, update.address
-        self._heard = self._done = 0
-        asyncio.get_running_loop().add_reader(connected, self._hear, connected)
+        self._received = self._done = 0
+        asyncio.get_running_loop().add_reader(connected, self._receive, connected)
 
-    def _hear(self, connected: socket.socket) -> None:
+    def _receive(self, connected: socket.socket) -> None:
         try:
-            heard = receive(connected)
+            received = receive(connected)
         except BlockingIOError:
             return
         except OSError:
-            heard = None
-        if heard is None:
+            received = None
+        if received is None:
             self.close()
             return
-        announcement, descriptor = heard
-        self._heard = announcement.number
+        announcement, descriptor = received
+        self._received = announcement.number
         self._notify()
-        # The learner tells of one at a time, but another learner's may come while this one's is taken.
+        # A learner announces one at a time, but another learner's may arrive while this one is taken.
         self._work = asyncio.create_task(self._take(connected, announcement, descriptor, self._work))
 
     async def _take(
@@ -110,12 +110,12 @@ class Subscription:
             placed = described(descriptor, announcement)
             await self._replace(announcement, f"/proc/{os.getpid()}/fd/{descriptor}", placed)
         except Exception as error:
-            # Told to whoever asks for these weights, as the pool does where it hears nothing from here.
+            # Raised by `take`, which the pool calls where it gets no reply.
             failure = error
         finally:
             os.close(descriptor)
         if self._socket is not connected:
-            return  # nobody waits for this any more
+            return  # from an earlier learner
         self._failure, self._done = failure, announcement.number
         if failure is None:
             self._version = announcement.version
@@ -129,9 +129,9 @@ class Subscription:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _until(self, true: Callable[[], bool]) -> None:
-        """Wait for something. Raises WeightsUnavailableError where the learner goes before."""
-        while not true():
+    async def _wait_for(self, condition: Callable[[], bool]) -> None:
+        """Wait for a condition. Raises WeightsUnavailableError if the learner disconnects first."""
+        while not condition():
             if self._socket is None:
-                raise WeightsUnavailableError("the learner is gone that announced weights")
+                raise WeightsUnavailableError("the learner that announced the weights is gone")
             await self._changed.wait()

@@ -1,4 +1,4 @@
-"""Judging answers: against the published code's own regular expressions, and on MMAU's real questions."""
+"""Judgement of answers, against the published code's regular expressions, and on MMAU's real questions."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from support.shared_files import shared_file
 from audio_qa.answer import extract_answer, format_ok, is_correct, mmau_correct
 from audio_qa.prompt import PromptTemplate, solution_text
 
-# Texts made of the pieces that matter, in any order.
+# Texts made of the relevant parts, in any order.
 pieces = st.sampled_from(["<answer>", "</answer>", "<think>", "</think>", " ", "\n", "a", "2", "</answer", "<", "\t"])
 tagged_texts = st.lists(pieces, max_size=12).map("".join)
 
@@ -149,7 +149,7 @@ def test_mmau_matches_words(prediction: str, right: bool) -> None:
     assert mmau_correct(prediction, "Man", ["Man", "Woman", "Child"]) is right
 
 
-def test_words_the_answer_shares_with_wrong_choices_are_no_fault() -> None:
+def test_words_shared_with_wrong_choices_do_not_count_against_the_answer() -> None:
     assert mmau_correct("a dog barks", "dog barks", ["dog barks", "dog howls"])
 
 
@@ -173,7 +173,7 @@ def test_on_mmau_a_wrong_choice_is_wrong_unless_its_words_are_the_answers(mmau: 
     wrong = [(item, choice) for item in mmau for choice in item["choices"] if choice != item["answer"]]
     accepted = [(item, choice) for item, choice in wrong if mmau_correct(choice, item["answer"], item["choices"])]
     containing = [(item, choice) for item, choice in wrong if words(choice) >= words(item["answer"])]
-    # Of the 25 wrong choices with every word of the answer, 13 have another word too, which gives them away; the
-    # other 12 ("first: neutral, second: frustration" for the reverse) no match of word sets can tell from the answer.
+    # Of the 25 wrong choices with every word of the answer, 13 have another word too, which identifies them; the
+    # other 12 ("first: neutral, second: frustration" for the reverse) have the same words as the answer.
     assert (len(wrong), len(containing), len(accepted)) == (2958, 25, 12)
     assert accepted == [(item, choice) for item, choice in containing if words(choice) == words(item["answer"])]

@@ -1,4 +1,4 @@
-"""Clips from real files: what the model hears is what the file holds, and a bad file says so."""
+"""Clips from real files: samples match the file, and a bad file is a clear error."""
 
 import pickle
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_a_tone_keeps_its_pitch_and_loudness(tmp_path: Path, extension: str, rat
     spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle))))
     assert np.argmax(spectrum) * SAMPLE_RATE / len(middle) == pytest.approx(FREQUENCY, abs=2)
     lossy = extension in ("ogg", "mp3")
-    # Vorbis keeps only the lows of the sixth channel, a subwoofer's: there, five channels of six hold the tone.
+    # Vorbis keeps only the lows of the sixth channel, a subwoofer's: there, five of six channels have the tone.
     share = 5 / 6 if extension == "ogg" and channels == 6 and rate >= 44_100 else 1
     assert np.sqrt(2 * np.mean(middle**2)) == pytest.approx(AMPLITUDE * share, rel=0.05 if lossy else 0.002)
 
@@ -83,7 +83,9 @@ def test_a_clip_that_is_too_long_is_refused_with_both_lengths(tmp_path: Path) ->
     seconds=st.floats(0.02, 1.5),
     limit=st.floats(0.01, 1.6),
 )
-def test_a_cut_clip_is_the_beginning_of_the_whole(tmp_path: Path, rate: int, seconds: float, limit: float) -> None:
+def test_a_truncated_clip_is_the_beginning_of_the_whole(
+    tmp_path: Path, rate: int, seconds: float, limit: float
+) -> None:
     path = write_tone(tmp_path / "clip.wav", seconds=seconds, rate=rate)
     whole = load_audio(path, max_seconds=None, too_long="refuse")
     cut = load_audio(path, max_seconds=limit, too_long="truncate")
@@ -170,7 +172,7 @@ def test_samples_that_are_not_finite_are_refused(tmp_path: Path, value: float, c
 
 
 @pytest.mark.parametrize("extension", ["flac", "ogg", "mp3"])
-def test_a_file_cut_off_in_transfer_is_refused(tmp_path: Path, extension: str) -> None:
+def test_a_file_truncated_in_transfer_is_refused(tmp_path: Path, extension: str) -> None:
     path = write_tone(tmp_path / f"tone.{extension}", seconds=3)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(AudioError) as caught:

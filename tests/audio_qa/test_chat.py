@@ -1,4 +1,4 @@
-"""How a question becomes a prompt about one clip, and what must never be sampled."""
+"""Prompts with exactly one clip, and the tokens that must never be sampled."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,7 @@ QUESTION = Question("d", 0, "q", "/clip.wav", "What is heard?", ("a dog", "a cat
 
 
 class Processor:
-    """Renders its template with the parts of the user's turn."""
+    """A processor that renders its template with the parts of the user's turn."""
 
     def __init__(self, template: str, audio_token: str = "<sound>") -> None:
         self.template, self.audio_token = template, audio_token
@@ -53,6 +53,6 @@ def test_a_prompt_without_its_clip_is_refused(template: str) -> None:
 
 @pytest.mark.parametrize("token", ["<sound>", "<|AUDIO|>"])
 def test_an_audio_token_is_banned_also_where_it_is_an_ordinary_one(token: str) -> None:
-    """And special tokens, and rows that are no token; not where a turn ends."""
+    """Special tokens and rows without a token are banned, too; stop tokens are not."""
     assert banned_token_ids(Tokenizer(token), 6, [2]) == (0, 1, 4, 5)
     assert banned_token_ids(Tokenizer("b"), 6, [2]) == (0, 4, 5)

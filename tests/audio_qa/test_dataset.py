@@ -1,4 +1,4 @@
-"""Reading and writing datasets: what is wrong is found at once and named with its line."""
+"""Reading and writing datasets: errors are found immediately and named with their line."""
 
 import json
 import pickle
@@ -92,12 +92,12 @@ def test_blank_lines_a_byte_order_mark_and_odd_line_separators_do_no_harm(home: 
         ({"choices": ["a dog", ""]}, "a choice is blank"),
         ({"choices": ["a dog"]}, "at least 2"),
         ({"choices": []}, "at least 2"),
-        ({"choices": ["a dog", "a cat", "a dog"]}, "'a dog' stands there twice"),
+        ({"choices": ["a dog", "a cat", "a dog"]}, "'a dog' is listed twice"),
         ({"answer": "A dog"}, "'A dog' is not among the choices; the nearest is 'a dog'"),
         ({"answer": 0}, "'answer' is a number"),
         ({"task": 3}, "'task' is a number"),
         ({"difficulty": None}, "'difficulty' is null"),
-        ({"id": "q0"}, "'q0' stands in line 1 already"),
+        ({"id": "q0"}, "'q0' is already used in line 1"),
         ({"audio": "clips/b.wav"}, "clips/b.wav.*no such file"),
     ],
 )
@@ -121,7 +121,7 @@ def test_what_is_wrong_is_named_with_its_line(home: Path, changes: dict[str, Any
         (b"1" * 10_000, "not JSON"),
     ],
 )
-def test_a_line_that_is_no_object_is_named(home: Path, line: bytes, problem: str) -> None:
+def test_a_line_that_is_not_an_object_is_named(home: Path, line: bytes, problem: str) -> None:
     path = home / "train.jsonl"
     path.write_bytes(json.dumps(record()).encode() + b"\n\n" + line + b"\n")
     with pytest.raises(DatasetError, match=problem) as caught:
@@ -143,7 +143,7 @@ def test_the_error_survives_the_way_between_processes(home: Path) -> None:
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
-def test_a_broken_audio_file_is_found_unless_nobody_looks(home: Path) -> None:
+def test_a_broken_audio_file_is_found_unless_audio_is_not_checked(home: Path) -> None:
     (home / "clips" / "bad.wav").write_text("no sound")
     path = write(home, record(audio="clips/bad.wav"))
     with pytest.raises(DatasetError, match=r"line 1: audio .*bad\.wav.*not readable as audio"):

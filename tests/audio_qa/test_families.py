@@ -1,4 +1,4 @@
-"""What both sides know of an architecture, against the lengths of published models."""
+"""Facts of model families, against the lengths of published models."""
 
 from types import SimpleNamespace
 
@@ -20,5 +20,5 @@ def test_a_clip_needs_more_than_two_frames(samples: int, tokens: int) -> None:
 @pytest.mark.parametrize(("model_type", "chunk_length"), [("qwen2_audio", 30), ("qwen2_5_omni", 300)])
 def test_no_more_than_thirty_seconds_are_heard(model_type: str, chunk_length: int) -> None:
     facts = FACTS[model_type]
-    assert facts.hears_seconds(SimpleNamespace(chunk_length=chunk_length)) == 30
-    assert facts.hears_seconds(SimpleNamespace(chunk_length=2)) == 2
+    assert facts.max_clip_seconds(SimpleNamespace(chunk_length=chunk_length)) == 30
+    assert facts.max_clip_seconds(SimpleNamespace(chunk_length=2)) == 2

@@ -1,4 +1,4 @@
-"""The paper's prompts, word for word."""
+"""The paper's prompts, verbatim."""
 
 import pytest
 

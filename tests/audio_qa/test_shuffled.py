@@ -1,4 +1,4 @@
-"""The shuffled-audio control: nobody is asked with a clip that sounds as their own."""
+"""The shuffled-audio control: no question gets a clip that sounds like its own."""
 
 import shutil
 from collections import Counter
@@ -46,7 +46,7 @@ def clip(path: Path, seed: int, beginning: float = 0.0) -> str:
     return str(path)
 
 
-def test_clips_are_told_apart_by_what_they_sound_like(tmp_path):
+def test_clips_are_distinguished_by_their_sound(tmp_path):
     a, b = clip(tmp_path / "a.wav", 1, beginning=0.4), clip(tmp_path / "b.wav", 2, beginning=0.4)
     copy, flac = str(shutil.copy(a, tmp_path / "copy.wav")), str(tmp_path / "a.flac")
     soundfile.write(flac, *soundfile.read(a, dtype="int16"), subtype="PCM_16")

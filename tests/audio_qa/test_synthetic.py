@@ -1,4 +1,4 @@
-"""The synthetic benchmark: the same from the same seed, and nothing but the sound tells the answer."""
+"""The synthetic benchmark: reproducible by seed, and only the sound reveals the answer."""
 
 from collections import Counter
 from pathlib import Path
@@ -67,12 +67,12 @@ def test_a_narrower_train_split_shares_no_clip_and_leaves_the_held_out_questions
     assert not clip_hashes(train) & clip_hashes(held_out)
     assert clip_hashes(held_out) == clip_hashes(load_split(many, "heldout"))
     assert narrow.name != many.name
-    # In another order it is the same benchmark, and of all types it is the one without a choice.
+    # The order of types does not matter, and all types make the same benchmark as none.
     assert make_benchmark(tmp_path, seed=3, train=600, heldout=200, categories=names[::-1]) == narrow
     assert make_benchmark(many.parent, seed=3, train=600, heldout=200, categories=CATEGORIES) == many
 
 
-def test_an_interrupted_making_leaves_nothing(tmp_path, monkeypatch):
+def test_an_interrupted_generation_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_args, **_options):
         raise KeyboardInterrupt
 
@@ -102,7 +102,7 @@ def test_every_answer_of_a_type_is_as_likely(many):
 
 
 def learnt_from_text(train, held_out, feature) -> float:
-    """Accuracy of the best guess by a feature of the text alone, learnt on one split and tried on the other."""
+    """Return the accuracy of the best guess by a feature of the text, learnt on one split, tested on the other."""
     seen: dict[object, Counter] = {}
     for q in train:
         for place, choice in enumerate(q.choices):
@@ -152,7 +152,7 @@ def test_scenes_are_whole_and_never_clip(scene):
 
 
 def loudest(wave) -> float:
-    """Frequency of the strongest partial, Hz."""
+    """Return the frequency of the strongest partial, in Hz."""
     return float(np.abs(np.fft.rfft(wave)).argmax() * 16_000 / len(wave))
 
 
@@ -163,7 +163,7 @@ def test_a_note_has_its_pitch():
 
 
 def test_speakers_differ_in_pitch():
-    """The pitch of a voice is the distance of its partials: the cepstrum has its peak there."""
+    """Pitch is the distance of partials, at which the cepstrum has its peak."""
 
     def pitch(speaker: str) -> float:
         wave = vowel("a", speaker, 0.4, np.random.default_rng(0)).astype(np.float64)
@@ -175,8 +175,8 @@ def test_speakers_differ_in_pitch():
     assert 290 < pitch("child") < 390
 
 
-def test_sources_are_told_apart():
-    """Spectra of two takes of a sound are nearer to each other than to any other sound's, for most pairs."""
+def test_sounds_can_be_distinguished():
+    """For most pairs, spectra of two takes of a sound are nearer to each other than to any other sound."""
 
     def spectrum(wave) -> np.ndarray:
         bands = np.abs(np.fft.rfft(wave, 4096))[:2048].reshape(64, 32).mean(axis=1)

@@ -21,7 +21,7 @@ STEPS = max(20, int(SECONDS))
 QUESTIONS, GROUP = 6, 4
 BETWEEN = (3.0, 7.0)
 LONGEST_SILENCE = 180.0
-"""No deadline of the job is longer than this with its back-offs: so long it may be without a step."""
+"""Longest time without a step: no deadline of the job with its back-offs is longer."""
 LIMITS = {
     "start_seconds": 150,
     "request_seconds": 30,
@@ -49,12 +49,12 @@ def nodes():
 
 
 def shared_memory() -> set[str]:
-    """Segments that are not the object stores' own."""
+    """Return the shared-memory segments that do not belong to the object stores."""
     return {path.name for path in Path("/dev/shm").iterdir() if "plasma" not in path.name}
 
 
 def command(process: psutil.Process) -> str:
-    """Empty for one that has ended."""
+    """Return the command line; empty for a process that has ended."""
     try:
         return " ".join(process.cmdline())
     except psutil.Error:
@@ -62,7 +62,7 @@ def command(process: psutil.Process) -> str:
 
 
 def of_the_job(since: float) -> list[str]:
-    """Workers, engines, ranks and reward actors that were started since then, whoever is their parent by now."""
+    """Return workers, engines, ranks and reward actors started since then, whatever their parent is now."""
     titles = ("RolloutWorker", "VLLM", "EngineCore", "LearnerActor", "RewardActor")
     started = [p for p in psutil.process_iter(["create_time", "status"]) if p.info["create_time"] > since]
     found = [(p.info["status"], command(p)) for p in started]
@@ -70,7 +70,7 @@ def of_the_job(since: float) -> list[str]:
 
 
 class Disturber:
-    """Kills and stops what belongs to one job."""
+    """Kill and stop processes of one job."""
 
     def __init__(self, run: RunDirectory, seed: int) -> None:
         self._run, self._random = run, random.Random(seed)
@@ -201,7 +201,7 @@ def test_what_happened_is_shown(disturbed):
 
 
 def test_nothing_is_left_behind(disturbed):
-    """When the job's own driver has ended, with the cluster still up."""
+    """Checks run after the job's driver has ended, with the cluster still up."""
     _, _, _, seen = disturbed
     assert not seen["left"]
     assert not seen["segments"]

@@ -23,7 +23,7 @@ def test_three_jobs_run_on_and_five_wait(service, job):
     service.start("--max-running", "3")
     jobs = [service.submit(endless) for _ in range(8)]
     running, waiting = jobs[:3], jobs[3:]
-    # From before the first driver is asked for to when all three have made steps.
+    # From before the first driver is requested until all three jobs have made steps.
     moments = random.Random(7)
     for _ in range(KILLS):
         time.sleep(moments.uniform(0, 3))

@@ -18,7 +18,7 @@ from orchestrator.schemas.job_state import JobState
 from orchestrator.service.store.credentials import token_hash
 from orchestrator.service.store.database import sqlite_url
 from orchestrator.service.store.store import Store
-from orchestrator.service.supervision.run_view import RunWatch
+from orchestrator.service.supervision.run_watch import RunWatch
 from orchestrator.service.telemetry.columns import Metrics
 
 EARLIER = Path(__file__).with_name("version_0_1")
@@ -26,7 +26,7 @@ EARLIER = Path(__file__).with_name("version_0_1")
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
-    """A copy of the earlier run, which tests may change."""
+    """Return a copy of the earlier run, which tests may change."""
     shutil.copytree(EARLIER / "run", tmp_path / "run")
     return RunDirectory(tmp_path / "run")
 
@@ -74,7 +74,7 @@ def test_an_earlier_run_is_resumed(run: RunDirectory):
     state = resume(run, new, dump_spec(new))
     assert (state.step, state.position, state.weight_version) == (3, 6, 5)
     assert state.ledger.counts()["trained"] == 6
-    assert state.solve_rates["synthetic/train:25"].asked == 4
+    assert state.solve_rates["synthetic/train:25"].total == 4
     assert read_spec(run.job_file).steps == 5
 
 

@@ -1,4 +1,4 @@
-"""The compose file, read: pinned, real commands, no secret in it. `up` is run with a docker that only takes notes."""
+"""The compose file is pinned, has real commands and no secret. `up` runs with a fake docker that records calls."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def test_the_parts_are_there() -> None:
 
 @pytest.mark.parametrize("name", ["compose.yaml", "compose.gpu.yaml"])
 def test_it_is_what_compose_files_are(name: str) -> None:
-    # What Compose itself does with variables before it looks at the document.
+    # Compose substitutes variables before it parses the document.
     text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (COMPOSE / name).read_text())
     document = yaml.safe_load(text)
     PyCompose.from_json(json.dumps(document)).validate()
@@ -106,7 +106,7 @@ def test_nothing_listens_beyond_this_machine_and_nothing_gains_rights() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the script beside a docker that notes its arguments and hands out numbered tokens."""
+    """Create a copy of the script next to a fake docker that records its arguments and issues numbered tokens."""
     (tmp_path / "bin").mkdir()
     docker = tmp_path / "bin" / "docker"
     docker.write_text('#!/bin/sh\necho "$@" >>"$NOTES"\ncase "$*" in *token*) echo "token-$(wc -l <"$NOTES")";; esac\n')
@@ -117,7 +117,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def up(folder: Path, *arguments: str) -> tuple[str, list[str]]:
-    """What it prints, and what it told docker."""
+    """Run `up`; return its output and the calls of docker."""
     notes = folder / "notes"
     notes.unlink(missing_ok=True)
     environment = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "NOTES": str(notes)}

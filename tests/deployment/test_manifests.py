@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: valid, of one piece, and with commands and paths that are there. None is applied here."""
+"""The Kubernetes manifests are valid and consistent, with commands and paths that exist. None is applied here."""
 
 import shlex
 import shutil
@@ -56,7 +56,7 @@ def one(manifests: list[Manifest], kind: str, name: str = "earshot") -> Manifest
 
 
 def pods(manifests: list[Manifest]) -> list[dict[str, Any]]:
-    """Every pod's template."""
+    """Yield every pod template."""
     return [
         value["template"]
         for m in manifests
@@ -92,7 +92,7 @@ def test_ray_kinds_are_valid(manifests: list[Manifest]) -> None:
 
 @cache
 def crd_schema(path: Path) -> dict[str, Any]:
-    """Of version v1; strict: a key that is not in it is an error, as for `kubectl apply`."""
+    """Validate against the CRD's v1 schema; unknown keys are errors, as for `kubectl apply`."""
     with path.open(encoding="utf-8") as file:
         crd = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     (schema,) = (v["schema"]["openAPIV3Schema"] for v in crd["spec"]["versions"] if v["name"] == "v1")
@@ -101,7 +101,7 @@ def crd_schema(path: Path) -> dict[str, Any]:
             each.setdefault("additionalProperties", False)
         if each.get("x-kubernetes-int-or-string"):
             each["type"] = ["integer", "string"]
-    # Of metadata a CRD says no more than that it is an object.
+    # For metadata a CRD only says that it is an object.
     schema["properties"]["metadata"] = {"type": "object"}
     result: dict[str, Any] = schema
     return result
@@ -119,7 +119,7 @@ def test_the_schemas_find_mistakes() -> None:
 
 
 def test_images_are_pinned_and_pods_are_restricted(manifests: list[Manifest]) -> None:
-    """The rules of the pod security standard `restricted`, to which the namespace holds all pods."""
+    """Check the pod security standard `restricted`, which the namespace enforces for all pods."""
     (namespace,) = of_kind(manifests, "Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     assert pods(manifests)
@@ -247,7 +247,7 @@ def test_ray_knows_what_kuberay_tells_it(manifests: list[Manifest]) -> None:
             if group != HEAD:
                 limits = groups[group]["template"]["spec"]["containers"][0]["resources"]["limits"]
                 assert told["--num-gpus"] == limits["nvidia.com/gpu"]
-                # Ray waits 30 s for what has to leave a node, if nobody says otherwise; the images say 5.
+                # Ray drains a node for 30 s by default; the images set 5.
                 assert made.grace_seconds > 30
 
 

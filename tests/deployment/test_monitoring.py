@@ -1,4 +1,4 @@
-"""Rules and dashboard name metrics that the service exports, with the labels that these have, and are up to date."""
+"""Rules and dashboard use metrics that the service exports, with their labels, and are up to date."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ _METRIC = re.compile(r"\bearshot_[a-z0-9_]+")
 
 
 def expressions() -> Iterator[str]:
-    """Every PromQL expression of the generated files."""
+    """Yield every PromQL expression of the generated files."""
     for alert in ALERTS:
         yield alert.expression
     for value in walk(json.loads((DEPLOY / "grafana" / "earshot.json").read_text(encoding="utf-8"))):
@@ -33,7 +33,7 @@ def expressions() -> Iterator[str]:
 
 
 async def exported(home: Path) -> dict[str, set[str]]:
-    """Names of series that a service with a running job exports, and their labels."""
+    """Return the names of the series that a service with a running job exports, and their labels."""
     LOOP_FAILURES.labels("job")
     async with service(home) as made:
         _, run = await made.running()

@@ -1,5 +1,5 @@
-"""The manifests' own commands, run for real on one machine: nodes come and go under a job, the service is upgraded, the
-head is lost. `machine.py` says what stands in for what; neither KubeRay nor Kubernetes has a part in it.
+"""The manifests' own commands run on one machine: nodes join and leave during a job, the service is upgraded, the head
+is lost. `machine.py` lists the substitutions; neither KubeRay nor Kubernetes is involved.
 """
 
 import json
@@ -29,7 +29,7 @@ STEPS, QUESTIONS = 160, 4
 
 @pytest.fixture(scope="module")
 def machine(request: pytest.FixtureRequest, benchmark_home: Path, tiny_folder: Path) -> Iterator[Machine]:
-    """A head, a learner pod and a rollout pod, each a Ray node; the service with its database; a user's token."""
+    """Start a head, a learner pod and a rollout pod, each a Ray node, and the service with its database."""
     folder = Path(tempfile.mkdtemp(prefix="earshot-", dir="/tmp"))
     password, ray_token, tracker_key = (secrets.token_hex(length) for length in (16, 32, 20))
     known = {"earshot-ray-token/auth_token": ray_token, "earshot-database/url": database(request, folder, password)}
@@ -52,7 +52,7 @@ def machine(request: pytest.FixtureRequest, benchmark_home: Path, tiny_folder: P
 
 
 def database(request: pytest.FixtureRequest, folder: Path, password: str) -> str:
-    """PostgreSQL where there is one; it asks for no password, and gets one."""
+    """Return PostgreSQL's URL if it is installed, with a password that it ignores."""
     try:
         url: str = request.getfixturevalue("postgres").new_database()
     except pytest.skip.Exception:
@@ -61,13 +61,13 @@ def database(request: pytest.FixtureRequest, folder: Path, password: str) -> str
 
 
 def nodes(machine: Machine) -> dict[str, dict[str, Any]]:
-    """The nodes that are alive, by id; empty while the cluster does not answer."""
+    """Return the nodes that are alive, by id; empty while the cluster does not answer."""
     found = machine.cluster()
     return {node["id"]: node for node in found["nodes"] if node["alive"]}
 
 
 def submit(machine: Machine) -> str:
-    """Of `test_service.py`'s size: the id of a job that has made its first steps."""
+    """Submit a job of `test_service.py`'s size and return its id after its first steps."""
     inputs = machine.data / "inputs"
     job = {
         "name": "rehearsal",
@@ -94,7 +94,7 @@ def workers(machine: Machine, job: str) -> list[str]:
 
 
 def hold(machine: Machine, job: str) -> None:
-    """Pause the job: what takes machines their time shall take it no steps."""
+    """Pause the job, so that slow machines cost it no steps."""
     machine.post(f"/jobs/{job}/pause")
     machine.until(job, "paused")
 
@@ -105,7 +105,7 @@ def go_on(machine: Machine, job: str) -> None:
 
 
 def check_ended(machine: Machine, job: str, attempts: int) -> None:
-    """That a job did each of its steps once, and that its questions add up."""
+    """Check that a job did each step once, and that its questions add up."""
     record = machine.until(job, "succeeded")
     assert (record["attempt"], record["restarts"]) == (attempts, attempts - 1)
     run = machine.run(job)
@@ -136,7 +136,7 @@ def test_nodes_come_and_go_under_a_job(machine: Machine) -> None:
     assert new in [worker["node"] for worker in machine.get(f"/jobs/{job}/workers")["items"]]
     go_on(machine, job)
 
-    # It is taken away in the middle of a step or two; the job goes on with what it has.
+    # It is removed during a step; the job continues with the remaining workers.
     pod.stop()
     machine.wait(lambda: any(e["kind"] == "worker_lost" and e["node"] == new for e in machine.run(job).events()))
     machine.wait(lambda: new not in nodes(machine), 60)
@@ -145,7 +145,7 @@ def test_nodes_come_and_go_under_a_job(machine: Machine) -> None:
     hold(machine, job)
     machine.wait(lambda: workers(machine, job) == ["pending", "serving"])
 
-    # Another joins, this one as a bare machine does.
+    # Another one joins, as a bare machine does.
     assert json.loads(machine.join())["role"] == "worker"
     machine.wait(lambda: workers(machine, job) == ["serving", "serving"])
     go_on(machine, job)
@@ -153,7 +153,7 @@ def test_nodes_come_and_go_under_a_job(machine: Machine) -> None:
     kinds = [event["kind"] for event in machine.run(job).events()]
     assert kinds.count("worker_lost") == 1 and "reward_restarted" not in kinds
 
-    # Nothing runs any more: the autoscaler may have all of them.
+    # Nothing is running any more: the autoscaler may remove all of them.
     machine.wait(lambda: not any(node["uses"] for node in nodes(machine).values()))
     machine.wait(lambda: len(machine.asked_of_the_autoscaler()["idle"]) >= 3)
     assert json.loads(machine.leave())["ended"]["role"] == "worker"
@@ -162,12 +162,12 @@ def test_nodes_come_and_go_under_a_job(machine: Machine) -> None:
 
 @pytest.fixture(scope="module")
 def job(machine: Machine) -> str:
-    """One that runs."""
+    """Return a worker that is running."""
     return submit(machine)
 
 
 class Listener:
-    """Somebody who follows a job's events, from an id on, until told or until the service ends."""
+    """Follow a job's events from an id on, until stopped or until the service ends."""
 
     def __init__(self, machine: Machine, job: str, last: str = "0") -> None:
         self.got: list[dict[str, Any]] = []
@@ -200,7 +200,7 @@ def test_a_new_service_takes_over(machine: Machine, job: str) -> None:
     driver = psutil.Process([e for e in run.events() if e["kind"] == "attempt"][-1]["pid"])
     machine.wait(lambda: listener.got != [])
 
-    # `Recreate` has the old pod end first. Where one were started beside it all the same, it would not serve.
+    # `Recreate` stops the old pod first. A second one started next to it would not serve.
     early = machine.serve()
     refused = early.wait(60)
     assert refused == 2 and "a service runs on this data directory" in early.said()
@@ -208,7 +208,7 @@ def test_a_new_service_takes_over(machine: Machine, job: str) -> None:
     assert old.stop() == 0
     machine.wait(listener.ended, 30)
     done = steps(machine, job)
-    machine.wait(lambda: steps(machine, job) > done + 2)  # nobody serves
+    machine.wait(lambda: steps(machine, job) > done + 2)  # no service is running
 
     machine.serve()
     machine.answers()
@@ -228,7 +228,7 @@ def test_a_job_goes_on_when_the_head_is_lost(machine: Machine, job: str) -> None
     (head,) = (pod for name, pod in machine.pods.items() if name.startswith(HEAD))
     before = nodes(machine)
 
-    # Driver, GCS, dashboard: all that runs in the pod. While it is away nothing is concluded.
+    # Driver, GCS and dashboard run in the pod. While it is down, no job is declared lost.
     head.kill()
     url = f"http://127.0.0.1:{machine.ports['8420']}/readyz"
     machine.wait(lambda: httpx.get(url, timeout=30).status_code == 503)
@@ -237,7 +237,7 @@ def test_a_job_goes_on_when_the_head_is_lost(machine: Machine, job: str) -> None
     # KubeRay makes another pod of the same command, and pods whose Ray has ended are started again.
     machine.add(HEAD)
     record = machine.until(job, "recovering")
-    assert "went away with its Ray cluster" in record["cause"]
+    assert "was lost with its Ray cluster" in record["cause"]
     machine.until(job, "running", seconds=600)
     assert not nodes(machine).keys() & before.keys()
     check_ended(machine, job, attempts=2)
@@ -246,7 +246,7 @@ def test_a_job_goes_on_when_the_head_is_lost(machine: Machine, job: str) -> None
 
 
 def bytes_of(path: Path) -> bytes:
-    """What the file holds; nothing if it is gone by now, as the ones that Ray writes aside and then renames are."""
+    """Return the file's content; empty if it no longer exists, like temporary files that Ray renames."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -254,7 +254,7 @@ def bytes_of(path: Path) -> bytes:
 
 
 def test_no_secret_is_anywhere(machine: Machine) -> None:
-    """Behind all that happened above: logs of the service, drivers and Ray, run directories, what the API shows."""
+    """No secret is in the logs of service, drivers and Ray, in run directories, or in the API's answers."""
     (service,) = (pod for name, pod in machine.pods.items() if name.startswith("service") and pod.runs())
     jobs = [job["id"] for job in machine.get("/jobs")["items"]]
     shown = [machine.text("/metrics"), machine.text("/v1/jobs"), machine.text("/v1/cluster")]
@@ -271,7 +271,7 @@ def test_no_secret_is_anywhere(machine: Machine) -> None:
 
 
 def test_everything_ends(machine: Machine) -> None:
-    """Last: each pod as Kubernetes ends it."""
+    """Runs last: each pod is stopped as Kubernetes would."""
     for pod in reversed([pod for pod in machine.pods.values() if pod.runs()]):
         pod.stop()
     assert [line for pod in machine.pods.values() for line in pod.left()] == []

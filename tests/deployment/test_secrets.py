@@ -1,5 +1,5 @@
-"""No secret in a log, a view, a database or a backup: a service with secrets in its environment, whose users send
-theirs, in headers and where they do not belong. `test_rehearsal.py` looks likewise behind whole jobs.
+"""No secret is in a log, a view, a database or a backup: a service with secrets in its environment, whose users send
+theirs in headers and in wrong places. `test_rehearsal.py` checks the same after whole jobs.
 """
 
 import json
@@ -17,7 +17,7 @@ import pytest
 from support.postgres import postgres, small_spec
 
 from deploy.generate import files
-from orchestrator.cluster.local_ray import KEPT_BACK
+from orchestrator.cluster.ray_start import HIDDEN_FROM_JOBS
 from orchestrator.service.store.database import sqlite_url
 
 __all__ = ["postgres"]
@@ -27,7 +27,7 @@ NO_CLUSTER = "http://127.0.0.1:1"
 
 
 class Place:
-    """A service on a data directory, with secrets in its environment."""
+    """Run a service on a data directory, with secrets in its environment."""
 
     def __init__(self, home: Path, database_url: str, password: str) -> None:
         self.home, self.data, self.log = home, home / "data", home / "service.log"
@@ -57,7 +57,7 @@ class Place:
             )
 
     def url(self, process: subprocess.Popen[bytes]) -> str:
-        """Once it answers."""
+        """Wait until it answers."""
         deadline = time.monotonic() + 60
         while not (found := re.search(r"serving http://[\d.]+:(\d+)", self.log.read_text())):
             assert process.poll() is None and time.monotonic() < deadline, self.log.read_text()
@@ -69,7 +69,7 @@ class Place:
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     password = secrets.token_hex(16)
     try:
-        # It asks for no password, and gets one.
+        # It needs no password, and gets one.
         url = request.getfixturevalue("postgres").new_database().replace("earshot@", f"earshot:{password}@")
     except pytest.skip.Exception:
         url = sqlite_url(tmp_path / "earshot.db")
@@ -77,7 +77,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 
 def requests_of(place: Place, url: str) -> list[httpx.Response]:
-    """All that somebody may do to give a secret away."""
+    """Do everything that could leak a secret."""
     spec: dict[str, Any] = json.loads(small_spec().model_dump_json(exclude={"cluster"}))
     remote = {**spec, "data": {"train": f"https://ada:{place.password}@example.org/train.jsonl"}}
     # Events and logs in parts: as streams they would not end.
@@ -91,7 +91,7 @@ def requests_of(place: Place, url: str) -> list[httpx.Response]:
         assert client.get("/v1/jobs", headers={"Authorization": f"Bearer {place.wrong}"}).status_code == 401
         assert client.get("/v1/jobs", headers={"Authorization": f"Basic {place.token}"}).status_code == 401
         answers += [client.get("/v1/jobs", params={"access_token": place.token}), client.get(f"/{place.token}")]
-        # What is refused is told to who sent it, and kept nowhere.
+        # A refused value is reported to its sender and stored nowhere.
         assert client.post("/v1/jobs", json=remote).status_code == 422
         assert client.post("/v1/jobs", json={**spec, "api_key": place.secrets["WANDB_API_KEY"]}).status_code == 422
     return answers
@@ -116,7 +116,7 @@ def test_a_service_shows_and_keeps_no_secret(place: Place) -> None:
 
 
 def test_no_secret_gets_into_what_is_generated(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = (*KEPT_BACK, "RAY_AUTH_TOKEN", "WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD")
+    names = (*HIDDEN_FROM_JOBS, "RAY_AUTH_TOKEN", "WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD")
     values = {name: secrets.token_hex(16) for name in names}
     for name, value in values.items():
         monkeypatch.setenv(name, value)

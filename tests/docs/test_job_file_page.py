@@ -1,4 +1,4 @@
-"""docs/job-file.md is what docs/generate_job_file.py writes from the models."""
+"""docs/reference/job-file.md is what docs/generate_job_file.py writes from the models."""
 
 import runpy
 from pathlib import Path
@@ -8,5 +8,5 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 def test_the_page_is_up_to_date():
     page = runpy.run_path(str(DOCS / "generate_job_file.py"))["page"]()
-    written = (DOCS / "job-file.md").read_text(encoding="utf-8")
+    written = (DOCS / "reference" / "job-file.md").read_text(encoding="utf-8")
     assert written == page, "out of date: run `.venv/bin/python docs/generate_job_file.py`"

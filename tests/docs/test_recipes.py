@@ -1,4 +1,4 @@
-"""Every recipe in examples/ can be planned, has its rewards, and a section that tells when to use it."""
+"""Every recipe in examples/ can be planned, has its rewards, and has a section about when to use it."""
 
 from pathlib import Path
 
@@ -11,10 +11,11 @@ from orchestrator.training.rollouts import source_of
 from orchestrator.training.state import RunState
 from protocol.rollout import Completion, Group, StopReason
 from reward.actor import RewardActor
+from reward.registry import NAMES
 
 ROOT = Path(__file__).parents[2]
 RECIPES = [path for path in sorted((ROOT / "examples").glob("*.yaml")) if path.name != "demo.yaml"]
-PAGE = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "use" / "rewards-and-recipes.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -28,14 +29,20 @@ def test_it_is_planned_as_a_dry_run_plans_it(path):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_its_page_says_when_to_use_it_and_when_not(path):
     sections = [section for section in PAGE.split("\n## ")[1:] if f"examples/{path.name}" in section]
-    assert len(sections) == 1, f"docs/recipes.md has {len(sections)} sections about {path.name}"
+    assert len(sections) == 1, f"the page has {len(sections)} sections about {path.name}"
     assert "**Use it**" in sections[0]
     assert "**Not**" in sections[0]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_has_every_built_in_reward(name):
+    table = PAGE.split("\n## ")[0]
+    assert f"`{name}`" in table, f"docs/use/rewards-and-recipes.md says nothing about the reward {name}"
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_its_rewards_are_recorded_by_name(path, monkeypatch):
-    """Everything but the judge, who is asked over HTTP, scores a group."""
+    """All rewards score a group; the judge, which is asked over HTTP, is replaced."""
     spec = read_spec(path)
     answer = "" if spec.data.unlabelled else "a dog"
     question = Question("d", 0, "q", "/clip.wav", "What is heard?", ("a dog", "a cat"), answer)

@@ -22,7 +22,7 @@ EARSHOT = Path(sys.executable).parent / "earshot"
 
 @pytest.fixture(scope="session")
 def job_file(tiny_folder, benchmark_home) -> Callable[..., Path]:
-    """Writes a small job on a copy of the benchmark into a folder; `changes` are put over its sections."""
+    """Write a small job on a copy of the benchmark into a folder; `changes` override its sections."""
 
     def write(folder: Path, **changes: Any) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,12 +56,12 @@ FAULTS = [
     {"point": "save", "learn_calls": 1},
     {"point": "step", "learn_calls": 1},
 ]
-"""Where a learner rank is killed, one behind the other."""
+"""Points at which a learner rank is killed, sequentially."""
 
 
 @pytest.fixture(scope="session")
 def repeated(job_file, tmp_path_factory) -> dict[str, dict[str, Any]]:
-    """A deterministic job with everything on, whose three steps are one epoch: left alone, and killed in every way.
+    """A deterministic job with every feature on, whose three steps are one epoch: undisturbed, and killed in every way.
 
     The other one loses a rank at each of the `FAULTS`, then all its processes at once, and is resumed into the next
     epoch.
@@ -106,7 +106,7 @@ def repeated(job_file, tmp_path_factory) -> dict[str, dict[str, Any]]:
 
 
 def recoveries(run: RunDirectory) -> int:
-    """How often a job has begun to start new learner ranks."""
+    """Return how often a job has started new learner ranks."""
     return sum(e["kind"] == "state" and e["state"] == "recovering" for e in run.events())
 
 
@@ -123,7 +123,7 @@ def earshot(*arguments: object, timeout: float = 600) -> subprocess.CompletedPro
 
 
 def start_earshot(*arguments: object, stderr: Path, command: Sequence[object] = (EARSHOT,)) -> subprocess.Popen[str]:
-    """Start the command in a process group of its own, as a shell does."""
+    """Start the command in its own process group, as a shell does."""
     with stderr.open("w") as log:
         return subprocess.Popen(
             [*map(str, command), *map(str, arguments)],
@@ -135,12 +135,12 @@ def start_earshot(*arguments: object, stderr: Path, command: Sequence[object] = 
 
 
 def interrupt(process: subprocess.Popen[str]) -> None:
-    """Ctrl-C: the terminal sends SIGINT to the whole process group."""
+    """Send SIGINT to the whole process group, as a terminal does on Ctrl-C."""
     os.killpg(process.pid, signal.SIGINT)
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """Leave nothing of a command that a failed test left running: its Ray and engines would slow all other tests."""
+    """Kill what a failed test left running: its Ray and engines would slow down all other tests."""
     if process.poll() is None:
         for member in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
             member.kill()

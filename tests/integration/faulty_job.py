@@ -1,7 +1,7 @@
-"""`earshot run` with learner ranks that are killed in the middle of things: python faulty_job.py FAULTS.json run JOB …
+"""`earshot run` with learner ranks that are killed at given points: python faulty_job.py FAULTS.json run JOB …
 
 FAULTS.json is a list of {"point": …, "learn_calls": n}: in the n-th batch that a rank's process learns from, at that
-point, the process kills itself with SIGKILL. Each fault happens once, and one behind the other.
+point, the process kills itself with SIGKILL. Each fault happens once, in sequence.
 """
 
 import json
@@ -15,18 +15,18 @@ from learner.actor import LearnerActor
 
 
 class FaultyLearnerActor(LearnerActor):
-    """Sent to Ray by value, for it lies in `__main__`."""
+    """A learner actor that Ray pickles by value, since it is defined in `__main__`."""
 
     faults = Path(sys.argv[1])
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self.learn_calls = 0
-        import learner.policy
-        import learner.shared_memory
         import torch
 
-        import learner.checkpoint
+        import learner.checkpoint.checkpoint
+        import learner.model.policy
+        import learner.weight_sync.shared_memory
 
         def wrap(module, name, around):
             inner = getattr(module, name)
@@ -53,10 +53,10 @@ class FaultyLearnerActor(LearnerActor):
                 self.at("publish")
             return inner(file, placed)
 
-        wrap(learner.policy, "score_tokens", forward)
+        wrap(learner.model.policy, "score_tokens", forward)
         wrap(torch.optim.AdamW, "step", step)
-        wrap(learner.checkpoint, "save_file", save)
-        wrap(learner.shared_memory._File, "tensor", publish)
+        wrap(learner.checkpoint.checkpoint, "save_file", save)
+        wrap(learner.weight_sync.shared_memory._File, "tensor", publish)
 
     def call(self, method, *arguments):
         self.learn_calls += method == "learn"

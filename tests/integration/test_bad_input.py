@@ -1,4 +1,4 @@
-"""What a user gets wrong ends with one clear line, exit code 2, and nothing written or started."""
+"""Bad input ends with one line on stderr and exit code 2; nothing is written or started."""
 
 import json
 
@@ -125,7 +125,7 @@ def test_one_line_exit_code_2_and_nothing_written(job_file, tiny_folder, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_directory_in_use_is_not_written_over(job_file, tmp_path):
+def test_a_run_directory_in_use_is_not_overwritten(job_file, tmp_path):
     job = job_file(tmp_path / "job")
     used = tmp_path / "run"
     used.mkdir()

@@ -11,11 +11,11 @@ from orchestrator.run.directory import RunDirectory
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 STEPS = 120
-"""Twice as many as go by while three engines load and two more."""
+"""Twice the number of steps that pass while three engines load, and then two more."""
 
 
 class Job:
-    """A job that runs in a process of its own, and what is known of it so far."""
+    """A job in its own process, and the events seen so far."""
 
     def __init__(self, process, home):
         self.process, self.home, self.run = process, home, RunDirectory(home)
@@ -42,7 +42,7 @@ class Job:
 
 @pytest.fixture(scope="module")
 def scaled(job_file, tmp_path_factory):
-    """A job that was scaled 1 → 4 → 0 → 2, paused and told to write a checkpoint; and what was seen meanwhile."""
+    """Run a job that is scaled 1 → 4 → 0 → 2, paused and asked for a checkpoint, and record what happens."""
     folder = tmp_path_factory.mktemp("scaled")
     job = job_file(
         folder,
@@ -66,7 +66,7 @@ def scaled(job_file, tmp_path_factory):
 
         running.tell("scale", 0)
         running.wait(lambda: len(running.events("worker_left")) == 4)
-        # What was answered already is still learnt from.
+        # Groups that were already generated are still trained on.
         running.wait(lambda: running.run.metrics()[-1]["workers/alive"] == 0)
         seen["idle at"] = running.steps()
 
@@ -108,14 +108,14 @@ def test_no_step_learns_from_weights_older_than_the_bound(scaled):
 
 
 def test_nobody_waits_for_a_worker_that_loads(scaled):
-    """An engine takes several seconds to load, beside three others more; steps take less."""
+    """An engine takes several seconds to load, more next to three others; steps take less."""
     _, running, seen = scaled
     assert seen["steps while three load"] >= 2
     started = {e["worker"]: e for e in running.events("worker_started")}
     scaled_up = next(e for e in running.events("scaled") if e["target"] == 4)
     for worker in ("rollout-1", "rollout-2", "rollout-3"):
         assert started[worker]["time"] > scaled_up["time"]
-    # Each took the newest weights before it was given work.
+    # Each worker took the newest weights before its first request.
     assert started["rollout-3"]["weight_version"] > 2
 
 

@@ -21,8 +21,8 @@ from audio_qa.question import Question
 from learner.checkpoint.export import write_checkpoint
 from learner.families.registry import family_of
 from learner.group import LearnerGroup
+from learner.messages import BatchCounts, PhaseSettings
 from learner.model.loading import load_processor
-from learner.phase import Counts, TrainingPhase
 from learner.settings import LearnerSettings, OptimizerSettings
 from protocol.rollout import Group, RolloutRequest, Sampling, WorkerSettings
 from protocol.training import TrainingCompletion, TrainingGroup
@@ -32,7 +32,7 @@ from rollout_workers.weight_sync.shared_memory import SharedMemorySync
 
 TOLERANCE = 1e-4
 CARRIERS = {1.0: Carrier.SHARED_MEMORY, 0.7: Carrier.OBJECT_STORE}
-"""How new weights come at each temperature."""
+"""The carrier used at each temperature."""
 TEMPERATURES = tuple(CARRIERS)
 pytestmark = pytest.mark.timeout(300)
 
@@ -93,12 +93,12 @@ def moved_a_little(folder: str, other: str) -> WeightUpdate:
 
 @dataclass
 class Played:
-    """What happened at one temperature."""
+    """The results at one temperature."""
 
     gaps: list[float] = field(default_factory=list)
-    """Between the engine's and the learner's log-probabilities, before and after each update."""
+    """Largest differences between the engine's and the learner's log-probabilities, before and after each update."""
     moved: list[float] = field(default_factory=list)
-    """How far an update moved the log-probabilities of what was sampled before it."""
+    """Largest change of the log-probabilities of earlier samples by an update."""
     groups: list[Group] = field(default_factory=list)
     odd_metrics: dict[str, float] = field(default_factory=dict)
     odd_scores: list[tuple[float, ...]] = field(default_factory=list)
@@ -109,14 +109,14 @@ def requests(questions: list[Question], seed: int) -> list[RolloutRequest]:
 
 
 async def rounds(pool, learner, folder, questions, temperature, carrier) -> Played:
-    """Three updates, each on what was sampled before it."""
+    """Apply three updates, each on what was sampled before it."""
     sampling = Sampling(group_size=4, max_tokens=10, temperature=temperature)
     optimizer = OptimizerSettings(learning_rate=3e-3, schedule="constant")
-    await learner.begin(folder, TrainingPhase(optimizer, 3, temperature=temperature, max_tokens=10))
+    await learner.start_phase(folder, PhaseSettings(optimizer, 3, temperature=temperature, max_tokens=10))
     await pool.update(await learner.publish(carrier))
     played, before = Played(), None
     for seed in range(3):
-        groups = await pool.generate(requests(questions, seed), sampling, by_rule=False)
+        groups = await pool.generate(requests(questions, seed), sampling)
         assert all(isinstance(g, Group) for g in groups), groups
         assert {g.weight_version for g in groups} == {learner.weight_version}
         batch = training(groups)
@@ -125,37 +125,37 @@ async def rounds(pool, learner, folder, questions, temperature, carrier) -> Play
             played.moved.append(largest_gap(before, await learner.score(training(before))))
         before = groups
         played.groups += groups
-        await learner.learn(batch, Counts(16, sum(len(c.token_ids) for g in batch for c in g.completions)))
+        await learner.learn(batch, BatchCounts(16, sum(len(c.token_ids) for g in batch for c in g.completions)))
         await pool.update(await learner.publish(carrier))
     await special_tokens(learner, played, folder)
     return played
 
 
 async def special_tokens(learner, played: Played, folder: str) -> None:
-    """One step on a completion that holds what can never be sampled: audio and chat markers."""
+    """Take a step on a completion that holds tokens that can never be sampled: audio and chat markers."""
     processor, group = load_processor(folder), played.groups[0]
     special = processor.tokenizer.convert_tokens_to_ids([processor.audio_token, "<|im_start|>"])
     completions = tuple(
         TrainingCompletion(ids, (-1.0,) * len(ids), a) for ids, a in (((10, *special, 11), 1.0), ((10, 12), -1.0))
     )
     odd = TrainingGroup(group.question, group.template, group.prompt_token_ids, completions, 0)
-    played.odd_metrics = (await learner.learn([odd], Counts(2, 6))).metrics
+    played.odd_metrics = (await learner.learn([odd], BatchCounts(2, 6))).metrics
     played.odd_scores = await learner.score([odd])
 
 
 async def agree(pool, learner, folder, questions, played: Played) -> list[Group]:
-    """Ask the engine, and a learner of the checkpoint in `folder`."""
-    await learner.begin(folder, TrainingPhase(OptimizerSettings(), 1))
-    groups = await pool.generate(requests(questions, 9), Sampling(group_size=4, max_tokens=10), by_rule=False)
+    """Score with the engine and with a learner of the checkpoint in `folder`."""
+    await learner.start_phase(folder, PhaseSettings(OptimizerSettings(), 1))
+    groups = await pool.generate(requests(questions, 9), Sampling(group_size=4, max_tokens=10))
     played.gaps.append(largest_gap(groups, await learner.score(training(groups))))
     return groups
 
 
 async def play(folder: str, other: str, questions) -> tuple[Played, dict[float, Played]]:
-    """A small update from outside, and then the rounds at all temperatures, on one worker and one rank."""
+    """Apply a small external update, then the rounds at all temperatures, on one worker and one rank."""
     pool = RolloutPool(WorkerSettings(model=folder, max_context=256, threads=1))
     learner = LearnerGroup(LearnerSettings(threads=1, beta=0, timeout_seconds=120))
-    pool.carry_with(SharedMemorySync(learner))
+    pool.use_weight_sync(SharedMemorySync(learner))
     first = Played()
     try:
         await asyncio.gather(pool.start(1), learner.start())

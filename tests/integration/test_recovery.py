@@ -1,4 +1,4 @@
-"""Jobs that lose their learner ranks, or the whole machine, go on from the last checkpoint as if nothing happened."""
+"""Jobs that lose their learner ranks or the whole machine resume from the last checkpoint with identical results."""
 
 from collections import Counter
 from itertools import pairwise
@@ -30,9 +30,9 @@ def folders(repeated) -> tuple[Path, Path]:
 
 
 def test_what_is_killed_changes_nothing(repeated):
-    """SIGKILL of a rank in mid-forward, -publish, -backward, -save and -step, and then of the whole job.
+    """SIGKILL of a rank during forward, publish, backward, save and step, and then of the whole job.
 
-    The same bytes as of the run that was left alone.
+    The bytes are those of the undisturbed run.
     """
     alone, killed = folders(repeated)
     assert steps(alone, 3) == steps(killed, 3)

@@ -1,4 +1,4 @@
-"""Every tiny variant of the paper's rows, really run: fewer steps and questions, on a model of random weights."""
+"""Every tiny variant of the paper's rows is run: fewer steps and questions, on a model with random weights."""
 
 import json
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 @pytest.fixture(scope="module")
 def shrunken(tiny_folder, tmp_path_factory):
-    """The tiny recipes at a size that takes minutes; everything else is as they have it."""
+    """Write the tiny recipes with sizes that take minutes; everything else is unchanged."""
     folder = tmp_path_factory.mktemp("recipes")
     for name in NAMES:
         job = yaml.safe_load((examples_folder() / "tiny" / f"{name}.yaml").read_text())
@@ -56,4 +56,4 @@ def test_all_rows_run_and_a_second_call_runs_none_again(shrunken, tmp_path, monk
     again = earshot(*command, timeout=300)
     assert again.returncode == 0, again.stderr[-3000:]
     assert sorted((p, p.stat().st_mtime_ns) for p in (home / "seed-0").rglob("*")) == before
-    assert again.stderr.count("done before") == len(NAMES)
+    assert again.stderr.count("already complete") == len(NAMES)

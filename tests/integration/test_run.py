@@ -1,4 +1,4 @@
-"""`earshot run` on the real parts: what a run leaves behind, that it repeats itself, and that it stops."""
+"""`earshot run` on the real parts: the files of a run, reproducibility, and stopping."""
 
 import json
 import time
@@ -65,7 +65,7 @@ def test_every_step_has_every_metric(finished):
         assert m["ratio/mean"] == pytest.approx(1, abs=1e-4)
         assert m["grad_norm"] > 0
     assert metrics[-1].keys() > {"eval/accuracy", "eval/accuracy_silence"}
-    # The reference is the model at the start: no KL before the first step, some behind it.
+    # The reference is the model at the start: no KL before the first step, some after it.
     assert metrics[0]["kl/ref"] == pytest.approx(0, abs=1e-6)
     assert metrics[-1]["kl/ref"] > 1e-5
 
@@ -105,7 +105,7 @@ def test_transformers_loads_the_checkpoint(finished, tiny_folder):
 
 
 def test_vllm_loads_the_checkpoint_and_evaluates_it_alike(finished, benchmark_home):
-    """Engines that load the last checkpoint answer as those did that were sent its weights."""
+    """Engines that load the last checkpoint answer like those that received its weights."""
     checkpoint = Path(finished["run_dir"]) / "checkpoints" / "step-3"
     result = earshot(
         "evaluate",
@@ -154,7 +154,7 @@ def test_a_job_may_only_evaluate(job_file, tmp_path):
     assert [e["state"] for e in events if e["kind"] == "state"] == ["starting", "running", "succeeded"]
     predictions = lines(home / "predictions.jsonl")
     assert [item["model_prediction"] for item in predictions] == [a["prediction"] for a in result["answers"]]
-    # What it left is compared as the result of `earshot evaluate` is; and there is nothing to go on with.
+    # Its result compares like that of `earshot evaluate`, and there is nothing to resume.
     assert json.loads(earshot("compare", home / "evaluation.json", home / "evaluation.json", "--json").stdout)
     again = earshot("run", "--resume", "--run-dir", home)
     assert again.returncode == 2
@@ -202,7 +202,7 @@ def test_a_clip_lost_in_mid_run_is_recorded_and_ctrl_c_leaves_nothing(job_file, 
         data={"shuffle": False},
         evaluation={"questions": 5},
         rollout={"workers": 1, "questions_per_step": 20, "group_size": 2, "max_refills": 1},
-        # Random weights are never right: every group has equal rewards, and others are drawn in its place.
+        # Random weights are never right: every group has equal rewards, and others are drawn instead.
         learner={"beta": 0, "loss": {"algorithm": "dapo"}},
         reward={"functions": {"accuracy": 1.0}},
     )

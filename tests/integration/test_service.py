@@ -1,4 +1,4 @@
-"""The service as it is used: the real command, a real Ray, real drivers of a tiny model; and each of them is killed."""
+"""The real command, a real Ray and real drivers of a tiny model, each of which is killed."""
 
 import json
 import os
@@ -24,7 +24,7 @@ STEPS = 60
 
 
 class Service:
-    """`earshot serve` on one data directory, started as often as it is killed."""
+    """`earshot serve` on one data directory, restarted after each kill."""
 
     def __init__(self, data_dir: Path, root: Path) -> None:
         self.data_dir, self._root = data_dir, root
@@ -34,7 +34,7 @@ class Service:
         self.url = ""
 
     def start(self, *options: str) -> None:
-        """Returns when the API answers."""
+        """Return once the API answers."""
         before = len(self.log()) if self._log.exists() else 0
         command = [EARSHOT, "serve", "--port", "0", "--data-dir", self.data_dir, "--root", self._root]
         with self._log.open("ab") as log:
@@ -58,13 +58,13 @@ class Service:
         self._process.wait(timeout=10)
 
     def stop(self) -> int:
-        """As a service manager does; the exit code."""
+        """Stop it as a service manager does; return the exit code."""
         assert self._process is not None
         self._process.terminate()
         return self._process.wait(timeout=60)
 
     def end(self) -> None:
-        """Leave nothing, however the test went."""
+        """Stop every process, however the test ended."""
         if self._process is not None:
             end(self._process)
         LocalRay(self.data_dir).stop()
@@ -73,7 +73,7 @@ class Service:
         return "".join(line for line in self._log.open() if '"message": "request"' not in line)
 
     def said(self) -> str:
-        """The end of what the service, its drivers and their events say."""
+        """Return the ends of the logs and events of service and drivers."""
         files = sorted(path for name in ("driver.log", "events.jsonl") for path in self.data_dir.glob(f"runs/*/{name}"))
         return "\n\n".join([self.log()[-2000:], *(f"{path}\n{path.read_text()[-1500:]}" for path in files)])
 
@@ -111,12 +111,12 @@ class Service:
             time.sleep(0.2)
 
     def processes(self) -> list[int]:
-        """Whatever runs on the data directory."""
+        """Return the processes that use the data directory."""
         found = psutil.process_iter(["cmdline"])
         return [p.pid for p in found if str(self.data_dir) in " ".join(p.info["cmdline"] or ())]
 
     def driver(self, job: str) -> psutil.Process:
-        """Of the current attempt."""
+        """Return the driver process of the current attempt."""
         return psutil.Process([e for e in self.run(job).events() if e["kind"] == "attempt"][-1]["pid"])
 
 
@@ -134,7 +134,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 @pytest.fixture
 def job(benchmark_home: Path, tiny_folder: Path, tmp_path: Path) -> dict[str, Any]:
-    """A minute of work, most of it the start, with everything under the service's root."""
+    """A job of about a minute, with all files under the service's root."""
     shutil.copytree(benchmark_home, tmp_path / "data")
     shutil.copytree(tiny_folder, tmp_path / "tiny")
     return {
@@ -171,7 +171,7 @@ def test_jobs_outlive_service_and_driver(service: Service, job: dict[str, Any]) 
     (use,) = service.get("/cluster")["nodes"][0]["uses"]
     assert use["job"] == first
 
-    # Its driver is killed: another goes on from the last checkpoint.
+    # Its driver is killed: another one resumes from the last checkpoint.
     service.wait(lambda: any(event["kind"] == "checkpoint" for event in service.run(first).events()))
     driver.kill()
     assert "killed by signal 9" in service.until(first, "recovering", seconds=60)["cause"]
@@ -234,7 +234,7 @@ def test_jobs_give_way_and_outlive_ray(service: Service, job: dict[str, Any]) ->
     service.until(low, "running")
     service.wait(lambda: len(service.run(low).metrics()) > 2)
 
-    # A job of higher priority takes its place.
+    # A job of higher priority preempts it.
     high = service.submit({**job, "steps": 10_000}, priority=1)
     assert high in service.until(low, "queued")["cause"]
     events = service.run(low).events()
@@ -242,13 +242,13 @@ def test_jobs_give_way_and_outlive_ray(service: Service, job: dict[str, Any]) ->
     assert "checkpoint" in [event["kind"] for event in events[asked:]]
     service.until(high, "running")
 
-    # Ray is killed under it: the service starts another, and the job goes on there.
+    # Ray is killed: the service starts another one, and the job continues there.
     os.kill(json.loads((service.data_dir / "ray.json").read_text())["pid"], signal.SIGKILL)
     assert service.until(high, "recovering")["attempt"] == 1
     record = service.until(high, "running")
     assert (record["attempt"], record["restarts"]) == (2, 1)
 
-    # The job that gave way goes on from its checkpoint.
+    # The preempted job resumes from its checkpoint.
     service.cancel(high)
     service.until(high, "cancelled", seconds=60)
     record = service.until(low, "running")

@@ -1,4 +1,4 @@
-"""A job whose machine is lost goes on elsewhere from a server that speaks S3, as if nothing had happened."""
+"""A job whose machine is lost resumes elsewhere from an S3 server, with identical results."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def test_a_job_that_lost_its_disk_ends_as_one_that_did_not(job_file, tmp_path, m
         shutil.rmtree(home)
         taken = earshot("run", job, "--run-dir", f"{storage}/lost", timeout=120)
         assert taken.returncode == 2
-        assert "holds a run already" in taken.stderr
+        assert "already holds a run" in taken.stderr
         resumed = earshot("run", "--resume", "--run-dir", f"{storage}/lost", "--json", timeout=900)
         assert resumed.returncode == 0, resumed.stderr[-3000:]
 
@@ -60,8 +60,8 @@ def test_a_job_that_lost_its_disk_ends_as_one_that_did_not(job_file, tmp_path, m
         assert "fetched" in kinds
         assert "storage_failed" not in kinds
         stored = stored_at(f"{storage}/lost")
-        assert stored.begun() == sorted(stored.whole())
-        assert STEPS in stored.whole()
+        assert stored.started() == sorted(stored.manifests())
+        assert STEPS in stored.manifests()
         assert stored._location.read("metrics.jsonl") == (home / "metrics.jsonl").read_bytes()
         done = earshot("run", "--resume", "--run-dir", f"{storage}/lost", timeout=120)
         assert done.returncode == 2

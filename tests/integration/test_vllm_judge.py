@@ -1,4 +1,4 @@
-"""The judge against a real vLLM server: the tiny model, which says what the request lets it say."""
+"""The judge against a real vLLM server: the tiny model, whose output the request constrains."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What the README promises of the service, on a real Ray: submit, follow, scale from 1 to 3 and back, cancel another.
+"""The README's lines about the service, on a real Ray: submit, follow, scale from 1 to 3 and back, cancel another.
 
 Three times on one job: with the README's lines of curl, with the command and with the client.
 """
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def file(job: dict[str, Any], tmp_path: Path) -> Path:
-    """In the place of examples/demo.yaml, whose base takes minutes to make."""
+    """Return a job to use instead of examples/demo.yaml, whose model takes minutes to build."""
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(job | {"steps": 100_000, "checkpoint": {"every": 0}}))
     return path
@@ -67,7 +67,7 @@ def test_with_curl_the_command_and_the_client(service: Service, file: Path) -> N
         assert json.loads(curl(scale.replace('"count": 3', f'"count": {count}'), first).stdout)["count"] == count
         until_serving(service, first, count)
     followed = curl(follow, first, "--max-time 3")
-    assert followed.returncode == 28, followed.stderr  # it goes on until the job ends, or curl is told to stop
+    assert followed.returncode == 28, followed.stderr  # it runs until the job ends, or curl is stopped
     scaled = [json.loads(line[6:]) for line in followed.stdout.splitlines() if line.startswith("data: {")]
     assert [event["target"] for event in scaled if event["kind"] == "scaled"] == [1, 3, 1]
     other = json.loads(curl(submit).stdout)["id"]

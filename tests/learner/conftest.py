@@ -23,14 +23,14 @@ ANSWERS = (("two", "one"), ("one", "rising falling", "", "two"), ("flute", "a"),
 
 
 @pytest.fixture(scope="session", autouse=True)
-def whole_floats():
-    """A GPU's convolutions would round float32 inputs to 10 bits: here it is asked whether functions are the same."""
+def full_precision():
+    """Disable TF32, which rounds the inputs of a GPU's convolutions to 10 bits: the tests compare functions."""
     torch.backends.cudnn.allow_tf32 = False
 
 
 @pytest.fixture(scope="session", params=DEVICES)
 def device(request) -> str:
-    """Where a model is computed; nothing is computed uncompiled on a GPU because it was compiled too often before."""
+    """The device of a model. Exceeding the recompilation limit is an error instead of a fall-back to eager mode."""
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     return str(request.param)
 
@@ -50,13 +50,13 @@ def questions(tmp_path_factory) -> list[Question]:
     """Four questions about clips of four lengths."""
     folder: Path = tmp_path_factory.mktemp("clips")
     rng = np.random.default_rng(0)
-    made = []
+    questions = []
     for i, seconds in enumerate(CLIP_SECONDS):
         path = folder / f"{i}.wav"
         soundfile.write(path, rng.standard_normal(int(seconds * 16_000)) * 0.1, 16_000)
         choices = ("one", "two", "three", "four")
-        made.append(Question("clips", i, str(i), str(path), "How many sounds are heard?", choices, "two"))
-    return made
+        questions.append(Question("clips", i, str(i), str(path), "How many sounds are heard?", choices, "two"))
+    return questions
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +66,7 @@ def encoder(tiny_folder, processor) -> PromptEncoder:
 
 @pytest.fixture(scope="session")
 def groups(questions, encoder, processor) -> list[TrainingGroup]:
-    """Groups of different sizes, an empty completion among them, with made-up advantages."""
+    """Groups of different sizes, including an empty completion, with random advantages."""
     rng = np.random.default_rng(1)
     tokenizer = processor.tokenizer
     made = []
@@ -88,16 +88,16 @@ def rendered(processor, questions):
 
 @pytest.fixture
 def make_rank(alone, tiny_folder, groups):
-    """Makes a rank in this process, at the beginning of a phase, with the groups' clips read."""
-    from learner.phase import TrainingPhase
+    """Create ranks in this process, at the start of a phase, with the groups' clips read."""
+    from learner.messages import PhaseSettings
     from learner.rank import LearnerRank
 
     made = []
 
     def make(phase=None, resume=None, folder=tiny_folder, **settings):
-        phase = phase or TrainingPhase(STEADY, total_steps=4, max_tokens=10, beta=settings.get("beta", 0.0))
+        phase = phase or PhaseSettings(STEADY, total_steps=4, max_tokens=10, beta=settings.get("beta", 0.0))
         rank = LearnerRank(0, 1, LearnerSettings.model_validate({"threads": 1, "beta": phase.beta, **settings}))
-        rank.begin(str(folder), phase, resume)
+        rank.start_phase(str(folder), phase, resume)
         assert rank.prepare([(g.question, g.template) for g in groups]) == {}
         made.append(rank)
         return rank

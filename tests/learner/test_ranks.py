@@ -1,6 +1,6 @@
-"""The update is the same however the batch is cut, on one rank or two, under every ZeRO stage.
+"""The update is the same for any split of the batch, on one or two ranks, under every ZeRO stage.
 
-Every run also checks that what is published is what is saved.
+Every run also checks that published weights equal saved weights.
 """
 
 import asyncio
@@ -14,27 +14,27 @@ from safetensors.torch import load_file
 
 from learner.errors import LearnerError
 from learner.group import LearnerGroup
+from learner.messages import BatchCounts, PhaseSettings
 from learner.metrics import step_metrics
-from learner.phase import Counts, TrainingPhase
 from learner.settings import LearnerSettings, OptimizerSettings
 from protocol.training import SupervisedExample, TrainingGroup
 from protocol.weights import digest
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
-# A large epsilon keeps Adam's step in proportion to the gradient: with the usual 1e-8 the first step is its sign,
-# and rounding alone decides it where a gradient is nearly zero.
+# A large epsilon keeps Adam's step proportional to the gradient: with the usual 1e-8 the first step is the sign of the
+# gradient, which rounding decides for gradients near zero.
 OPTIMIZER = OptimizerSettings(learning_rate=1e-2, schedule="constant", adam_epsilon=1e-2, weight_decay=0.01)
-PHASE = TrainingPhase(OPTIMIZER, total_steps=2, beta=0.04)
-CUT = {"tokens/computed", "learner/micro_batches", "learner/shared_fraction"}
-"""What does depend on the cut."""
+PHASE = PhaseSettings(OPTIMIZER, total_steps=2, beta=0.04)
+DEPENDS_ON_SPLIT = {"tokens/computed", "learner/micro_batches", "learner/shared_fraction"}
+"""Metrics that do depend on the split."""
 TOLERANCE = 2e-6
 """Largest difference of any parameter after two steps of about 1e-3 each, float32."""
 
 
-def unshared(update) -> dict[str, torch.Tensor]:
-    """The tensors in shared memory, as a rollout worker reads them."""
-    from support.memory_reader import Reader  # the ranks' processes import this file, and do not find that one
+def read_shared_memory(update) -> dict[str, torch.Tensor]:
+    """Read the tensors in shared memory as a rollout worker does."""
+    from support.memory_reader import Reader  # the ranks' processes import this file, but cannot import that one
 
     from rollout_workers.engine.bucket import digest_of
 
@@ -46,11 +46,11 @@ def unshared(update) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in found.items()}
 
 
-COUNTS = Counts(sequences=11, tokens=40)
+COUNTS = BatchCounts(sequences=11, tokens=40)
 
 
 def unpacked(put) -> dict[str, torch.Tensor]:
-    """The tensors in some buckets, by name."""
+    """Return the tensors in some buckets, by name."""
     tensors = {}
     for placed in put:
         for slot, data in zip(placed.bucket.slots, ray.get(placed.bucket.data), strict=True):
@@ -61,7 +61,7 @@ def unpacked(put) -> dict[str, torch.Tensor]:
 
 
 class Rank:
-    """A process of a world that stays up: every run in it makes a LearnerRank of its own."""
+    """A process of a persistent process group. Every run in it creates a new LearnerRank."""
 
     def __init__(self, rank: int, ranks: int) -> None:
         self.rank, self.ranks = rank, ranks
@@ -76,67 +76,67 @@ class Rank:
 
         return LearnerRank(0, 1, LearnerSettings()).address()
 
-    def train(self, model: str, groups, folder: str, phase: TrainingPhase, settings: LearnerSettings):
+    def train(self, model: str, groups, folder: str, phase: PhaseSettings, settings: LearnerSettings):
         from learner.rank import LearnerRank
 
         rank = LearnerRank(self.rank, self.ranks, settings)
-        rank.begin(model, phase)
-        tallies = []
+        rank.start_phase(model, phase)
+        stats = []
         for _ in range(phase.total_steps):
             assert rank.prepare([(g.question, g.template) for g in groups]) == {}
-            tallies.append(rank.learn(groups, COUNTS))
+            stats.append(rank.learn(groups, COUNTS))
         Path(folder).mkdir(exist_ok=True)
         rank.save(folder, state=False)
-        rank.saved()
+        rank.wait_saved()
         published = unpacked(rank.publish(checksums=True))
-        shared = rank.share(7, checksums=True)
-        assert (shared is None) == (self.rank > 0), "the first rank shares for all"
+        shared = rank.publish_shared_memory(7, checksums=True)
+        assert (shared is None) == (self.rank > 0), "the first rank publishes for all"
         self.memory = rank._shared
         rank.engine.close()
-        return tallies, published, shared
+        return stats, published, shared
 
-    def let_go(self) -> None:
-        """Give back the memory that the last run shared."""
+    def release(self) -> None:
+        """Free the shared memory of the last run."""
         self.memory.close()
 
     def halves(self, model: str, groups, folder: str, settings: LearnerSettings, *, second: bool):
-        """The first step and a checkpoint, or the second step from that checkpoint; the weights behind it."""
+        """Take the first step and save, or take the second step from that checkpoint. Return the weights after it."""
         from learner.model.weights import weights_of
         from learner.rank import LearnerRank
 
         rank = LearnerRank(self.rank, self.ranks, settings)
-        rank.begin(model, PHASE, folder if second else None)
+        rank.start_phase(model, PHASE, folder if second else None)
         rank.prepare([(g.question, g.template) for g in groups])
         rank.learn(groups, COUNTS)
         if not second:
             rank.save(folder, state=True)
-            rank.saved()
+            rank.wait_saved()
         weights = weights_of(rank._family, rank._model)
-        with rank.engine.whole([p for w in weights for p in w.parameters]):
+        with rank.engine.gathered([p for w in weights for p in w.parameters]):
             values = {w.name: w.value().clone() for w in weights}
         rank.engine.close()
         return values
 
     def gathered(self, model: str, settings: LearnerSettings, bucket_bytes: int) -> tuple[int, int, int]:
-        """Under ZeRO-3: the most bytes gathered at once while publishing, those published, and the largest weight's."""
+        """Publish under ZeRO-3. Return the peak of gathered bytes, the published bytes, and the largest weight's."""
         from learner.model.weights import numel, weights_of
         from learner.rank import LearnerRank
         from learner.weight_sync import publish
 
         rank = LearnerRank(self.rank, self.ranks, settings)
-        rank.begin(model, PHASE)
-        most, inner = 0, rank.engine.whole
+        rank.start_phase(model, PHASE)
+        most, inner = 0, rank.engine.gathered
         parameters = list(rank._model.parameters())
 
         @contextmanager
         def watched(wanted):
             nonlocal most
             with inner(wanted):
-                # What lies on this rank, whoever gathered it: beyond its own share, only what was asked for.
+                # Full parameters on this rank: beyond its own share, only the requested ones.
                 most = max(most, sum(p.numel() * p.element_size() for p in parameters if p.numel() == p.ds_numel))
                 yield
 
-        rank.engine.whole = watched
+        rank.engine.gathered = watched
         persistent = sum(p.numel() * p.element_size() for p in parameters if p.numel() == p.ds_numel)
         put = publish.publish(rank.engine, rank._family, rank._model, bucket_bytes)
         published = sum(slot.nbytes for placed in put for slot in placed.bucket.slots)
@@ -147,7 +147,7 @@ class Rank:
 
 @pytest.fixture(scope="module")
 def worlds(cluster):
-    """Worlds of one and of two processes, each met over gloo."""
+    """Process groups of one and of two processes over gloo."""
     made = {}
     for size in (1, 2):
         made[size] = [ray.remote(Rank).options(num_cpus=1).remote(rank, size) for rank in range(size)]
@@ -161,23 +161,25 @@ def worlds(cluster):
 
 @pytest.fixture(scope="module")
 def train(worlds, tiny_folder, groups, tmp_path_factory):
-    """Two steps from the same checkpoint; the parameters after them and the steps' metrics."""
+    """Return a function that takes two steps from the same checkpoint: the parameters after them, and the metrics."""
 
     def run(phase=PHASE, ranks=1, **settings):
         folder = tmp_path_factory.mktemp("trained") / "after"
         chosen = LearnerSettings(threads=1, beta=phase.beta, ranks=ranks, **settings)
         calls = [rank.train.remote(str(tiny_folder), groups, str(folder), phase, chosen) for rank in worlds[ranks]]
         answers = ray.get(calls, timeout=120)
-        metrics = [step_metrics(step) for step in zip(*(tallies for tallies, *_ in answers), strict=True)]
+        metrics = [step_metrics(step) for step in zip(*(stats for stats, *_ in answers), strict=True)]
         saved = {name: value for path in folder.glob("*.safetensors") for name, value in load_file(path).items()}
         published = {name: value for _, share, _ in answers for name, value in share.items()}
         shared = answers[0][2]
         assert shared.audio_changed
-        in_memory = unshared(shared)
-        ray.get(worlds[ranks][0].let_go.remote(), timeout=60)
+        in_memory = read_shared_memory(shared)
+        ray.get(worlds[ranks][0].release.remote(), timeout=60)
         assert in_memory.keys() == published.keys()
         assert all(torch.equal(in_memory[name], published[name]) for name in published)
-        assert set(saved) - set(published) == {"audio_tower.embed_positions.weight"}, "all that trains, and no more"
+        assert set(saved) - set(published) == {"audio_tower.embed_positions.weight"}, (
+            "exactly the trainable weights are published"
+        )
         assert all(torch.equal(saved[name], published[name]) for name in published)
         return saved, metrics
 
@@ -206,18 +208,18 @@ def whole(train):
     ],
     ids=lambda settings: ",".join(f"{k}={v}" for k, v in settings.items()),
 )
-def test_the_update_does_not_depend_on_the_cut(train, whole, settings):
+def test_the_update_does_not_depend_on_the_split(train, whole, settings):
     parameters, metrics = train(**settings)
     expected, expected_metrics = whole
     assert parameters.keys() == expected.keys()
     difference = max(float((parameters[name] - expected[name]).abs().max()) for name in expected)
     assert difference < TOLERANCE, f"largest difference {difference:.1e}"
     for ours, theirs in zip(metrics, expected_metrics, strict=True):
-        for name in theirs.keys() - CUT:
+        for name in theirs.keys() - DEPENDS_ON_SPLIT:
             assert ours[name] == pytest.approx(theirs[name], rel=2e-4, abs=1e-6), name
 
 
-def test_the_update_moved_every_part(tiny_folder, whole):
+def test_the_update_changes_every_part(tiny_folder, whole):
     before, (after, _) = load_file(tiny_folder / "model.safetensors"), whole
     for part in ("audio_tower.conv1", "multi_modal_projector", "language_model.model", "language_model.lm_head"):
         moved = max(float((after[n] - before[n]).abs().max()) for n in before if n.startswith(part))
@@ -227,7 +229,7 @@ def test_the_update_moved_every_part(tiny_folder, whole):
 
 @pytest.mark.parametrize("zero_stage", [0, 2])
 def test_gradients_are_clipped(train, tiny_folder, whole, zero_stage):
-    small = TrainingPhase(OPTIMIZER.model_copy(update={"max_grad_norm": 1e-3}), total_steps=2, beta=0.04)
+    small = PhaseSettings(OPTIMIZER.model_copy(update={"max_grad_norm": 1e-3}), total_steps=2, beta=0.04)
     clipped, metrics = train(phase=small, zero_stage=zero_stage)
     before = load_file(tiny_folder / "model.safetensors")
     head = "language_model.lm_head.weight"
@@ -235,7 +237,7 @@ def test_gradients_are_clipped(train, tiny_folder, whole, zero_stage):
     assert (clipped[head] - before[head]).abs().max() < (whole[0][head] - before[head]).abs().max() / 5
 
 
-def test_a_prompt_read_differently_is_refused(tiny_folder, groups):
+def test_a_prompt_encoded_differently_is_refused(tiny_folder, groups):
     group = groups[0]
     wrong = TrainingGroup(
         group.question, group.template, group.prompt_token_ids[:-1], group.completions, group.weight_version
@@ -245,8 +247,8 @@ def test_a_prompt_read_differently_is_refused(tiny_folder, groups):
         learner = LearnerGroup(LearnerSettings(threads=1, beta=0))
         try:
             await learner.start()
-            await learner.begin(str(tiny_folder), TrainingPhase(OPTIMIZER, 1))
-            await learner.learn([wrong], Counts(2, 10))
+            await learner.start_phase(str(tiny_folder), PhaseSettings(OPTIMIZER, 1))
+            await learner.learn([wrong], BatchCounts(2, 10))
         finally:
             await learner.stop()
 
@@ -261,12 +263,12 @@ def test_supervised_steps_learn_their_targets(tiny_folder, questions):
         learner = LearnerGroup(LearnerSettings(threads=1, beta=0))
         try:
             await learner.start()
-            # The ranks write checkpoints into the run directory.
-            await learner.check_sees(str(tiny_folder / "config.json"))
-            with pytest.raises(LearnerError, match=r"/nowhere/job\.yaml is not to be seen on [\d.]+, where"):
-                await learner.check_sees("/nowhere/job.yaml")
+            # The ranks write checkpoints into the run directory, so they must be able to read its files.
+            await learner.check_file_visible(str(tiny_folder / "config.json"))
+            with pytest.raises(LearnerError, match=r"/nowhere/job\.yaml does not exist on [\d.]+, where"):
+                await learner.check_file_visible("/nowhere/job.yaml")
             optimizer = OptimizerSettings(learning_rate=1e-3, schedule="constant")
-            await learner.begin(str(tiny_folder), TrainingPhase(optimizer, 30))
+            await learner.start_phase(str(tiny_folder), PhaseSettings(optimizer, 30))
             return [(await learner.supervise(examples)).metrics["loss/total"] for _ in range(30)]
         finally:
             await learner.stop()
@@ -278,7 +280,7 @@ def test_supervised_steps_learn_their_targets(tiny_folder, questions):
 
 @pytest.mark.parametrize("zero_stage", [0, 3])
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)], ids=["2 ranks, then 1", "1 rank, then 2"])
-def test_another_number_of_ranks_goes_on(worlds, whole, tiny_folder, groups, tmp_path, zero_stage, first, then):
+def test_another_number_of_ranks_resumes(worlds, whole, tiny_folder, groups, tmp_path, zero_stage, first, then):
     folder = tmp_path / "step-1"
     folder.mkdir()
     for ranks, second in ((first, False), (then, True)):
@@ -296,7 +298,7 @@ def test_publishing_under_zero_3_gathers_a_bucket_at_a_time(worlds, tiny_folder)
     settings = LearnerSettings(threads=1, beta=PHASE.beta, ranks=2, zero_stage=3)
     answers = ray.get([r.gathered.remote(str(tiny_folder), settings, limit) for r in worlds[2]], timeout=120)
     total = sum(published for _, published, _ in answers)
-    for most, published, largest in answers:
-        assert 0 < most <= max(limit, largest), "never more than one bucket"
-        assert most < total / 8
+    for peak, published, largest in answers:
+        assert 0 < peak <= max(limit, largest), "never more than one bucket"
+        assert peak < total / 8
         assert published < 0.7 * total, "the ranks take turns"

@@ -1,3 +1,5 @@
+"""Learning-rate schedules."""
+
 import pytest
 
 from learner.schedule import Schedule, learning_rate

@@ -1,4 +1,4 @@
-"""Reward functions a user might write, well and badly, as a real module that reward processes import."""
+"""Good and bad custom reward functions, in a real module that reward processes import."""
 
 import sys
 from collections.abc import Iterator
@@ -62,7 +62,7 @@ constant = 3
 
 @pytest.fixture(scope="session")
 def rewards_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory on the module path, which reward processes inherit, with modules to take rewards from."""
+    """A directory on the module path, which reward processes inherit, with modules of reward functions."""
     home = tmp_path_factory.mktemp("rewards")
     (home / "house_rewards.py").write_text(MODULE)
     (home / "broken_rewards.py").write_text("raise OSError('no disk')\n")

@@ -27,18 +27,18 @@ def said(thinking: str, answer: str) -> str:
     [
         (SOUNDS, "It barks, so it is a dog.", "a dog", 1),
         (SOUNDS, "It barks, so it is a dog.", "a cat", 0),
-        # Whether the answer is right plays no part: the file's own is the first option.
+        # The reward does not depend on the right answer, which is the first option.
         (SOUNDS, "It meows: a cat", "a cat", 1),
         (SOUNDS, "It MEOWS: A Cat!", "A CAT", 1),
         (SOUNDS, "It barks.", "a dog", 0),
         (SOUNDS, "", "a dog", 0),
-        # What is weighed before the last sentence that names an option does not matter.
+        # Sentences before the last one that names an option do not matter.
         (SOUNDS, "A cat would meow. This barks, so it is a dog. I am sure.", "a dog", 1),
         (SOUNDS, "This is a dog. No, listening again, it is a cat.", "a dog", 0),
         (SOUNDS, "This is a dog.\nIt could be a cat\nbut a dog barks", "a dog", 1),
         (SOUNDS, "It is a dog, not a cat.", "a dog", 0),
         (SOUNDS, "It is a dog, surely a dog.", "a dog", 1),
-        # The longest option is meant, and only whole words count.
+        # The longest option counts, and only whole words.
         (SOUNDS, "This is a dog barking", "a dog barking", 1),
         (SOUNDS, "This is a dog barking", "a dog", 0),
         (SOUNDS, "This is a dogged cat", "a dog", 0),

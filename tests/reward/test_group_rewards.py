@@ -25,11 +25,11 @@ def tagged(answer: str) -> str:
     [
         (("a dog", "a cat", "a cat"), [0, 1, 1]),
         (("a dog", "a dog", "a dog"), [1, 1, 1]),
-        # Of equals the first one wins; what nobody else says wins against nothing.
+        # Among equals the first one wins; a single answer wins against none.
         (("a dog", "a cat"), [1, 0]),
         (("", "", "a cat"), [0, 0, 1]),
         (("", " "), [0, 0]),
-        # A number is the same however it is written, once it was voted for.
+        # Another notation of the number that won the vote is right, too.
         (("2", "2", "2.0", "a dog"), [1, 1, 1, 0]),
     ],
 )
@@ -37,7 +37,7 @@ def test_the_majority_is_right(answers: tuple[str, ...], rewards: list[float]) -
     assert majority(group(*map(tagged, answers))) == rewards
 
 
-def test_the_label_plays_no_part() -> None:
+def test_the_label_is_ignored() -> None:
     texts = [tagged("a cat"), "It barks. <answer>a cat</answer>", tagged("a dog")]
     assert [majority(group(*texts, answer=label)) for label in ("", "a dog", "a cat")] == [[1, 1, 0]] * 3
 
@@ -55,7 +55,7 @@ def test_a_group_whose_answer_is_unknown_is_scored() -> None:
 
 
 @pytest.mark.parametrize(("tokens", "reward"), [(10, 1), (9, 0.75), (12, 0.5), (6, 0), (14, 0), (100, 0), (0, 0)])
-def test_length_falls_in_a_line_on_both_sides(tokens: int, reward: float) -> None:
+def test_the_length_reward_decreases_linearly_on_both_sides(tokens: int, reward: float) -> None:
     completion = Completion((1,) * tokens, (-0.1,) * tokens, "", StopReason.STOP)
     assert length_reward(completion, LengthSettings(target=10, tolerance=4)) == reward
 

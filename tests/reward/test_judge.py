@@ -1,4 +1,4 @@
-"""The judge against a real HTTP server that fails in every way: a completion has its score, or is masked."""
+"""The judge with a real HTTP server that fails in every way: a completion gets its score, or is masked."""
 
 import re
 import time
@@ -79,7 +79,7 @@ def test_every_completion_has_its_own_score_in_order() -> None:
         assert server.authorizations == {None}
 
 
-def test_the_same_text_is_asked_about_once() -> None:
+def test_equal_prompts_are_sent_once() -> None:
     with judge_server(lambda *_: "8") as server:
         assert rate(server, "x", "x", "y", "x") == [0.8] * 4
         assert sorted(server.asked) == ["x", "y"]
@@ -98,7 +98,7 @@ def test_the_prompt_is_filled_in_once() -> None:
         assert server.asked == ["{\"q\": \"What is {heard}?\"} ['a dog', 'a cat'] a dog {answer}"]
 
 
-def test_what_an_endpoint_has_of_its_own_is_sent() -> None:
+def test_additional_keys_of_the_request_are_sent() -> None:
     with judge_server(lambda *_: "5") as server:
         rate(server, "x", extra_body={"chat_template_kwargs": {"enable_thinking": False}, "temperature": 1})
         assert server.bodies[0]["chat_template_kwargs"] == {"enable_thinking": False}
@@ -106,7 +106,7 @@ def test_what_an_endpoint_has_of_its_own_is_sent() -> None:
 
 
 @pytest.mark.parametrize("fault", [(500, "oops"), (429, "slow down"), (200, "no JSON"), (200, "{}"), "no idea"])
-def test_a_fault_that_passes_costs_nothing(fault: str | tuple[int, str]) -> None:
+def test_a_temporary_failure_is_retried(fault: str | tuple[int, str]) -> None:
     with judge_server(lambda server, prompt: fault if server.times(prompt) < 3 else "Score: 6") as server:
         assert rate(server, "x", "y") == [0.6, 0.6]
         assert len(server.asked) == 6
@@ -121,7 +121,7 @@ def test_a_fault_that_passes_costs_nothing(fault: str | tuple[int, str]) -> None
         ("Score: 99", "holds no score"),
     ],
 )
-def test_a_fault_that_stays_masks_its_completion_only(fault: str | tuple[int, str], reason: str) -> None:
+def test_a_permanent_failure_masks_its_completion_only(fault: str | tuple[int, str], reason: str) -> None:
     with judge_server(lambda _, prompt: fault if prompt == "bad" else "9") as server:
         first, bad, last = rate(server, "a", "bad", "b")
         assert (first, last) == (0.9, 0.9)
@@ -130,7 +130,7 @@ def test_a_fault_that_stays_masks_its_completion_only(fault: str | tuple[int, st
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 404])
-def test_what_would_be_the_same_again_is_not_asked_again(status: int) -> None:
+def test_failures_that_a_retry_cannot_fix_are_not_retried(status: int) -> None:
     with judge_server(lambda *_: (status, "your key sk-secret is wrong")) as server:
         (failed,) = reasons(rate(server, "x"))
         assert failed == f"the judge answered HTTP {status} (attempt 1 of 3)"
@@ -154,7 +154,7 @@ def test_the_deadline_holds_for_the_whole_batch() -> None:
         assert reasons(bad) == ["the judge gave no score within 2 s"] * 30
 
 
-def test_nobody_there() -> None:
+def test_an_endpoint_that_cannot_be_reached() -> None:
     with judge_server(lambda *_: "9") as server:
         gone = server.url
     (failed,) = reasons(Judge(settings(gone, max_attempts=2)).rate([group("x")]))
@@ -165,7 +165,7 @@ def test_no_completions_need_no_judge() -> None:
     assert Judge(settings("http://127.0.0.1:9/v1")).rate([]) == []
 
 
-def test_the_key_is_sent_and_said_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUDGE_API_KEY", "sk-secret\n")
     with judge_server(lambda *_: (401, "sk-secret is wrong")) as server:
         mine = settings(server.url, api_key_env="JUDGE_API_KEY")
@@ -192,9 +192,9 @@ def test_the_actor_masks_what_the_judge_does_not_rate() -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"url": "host:8000/v1"}, "no URL of an endpoint"),
-        ({"url": "file:///etc/passwd"}, "no URL of an endpoint"),
-        ({"url": "http:///v1"}, "no URL of an endpoint"),
+        ({"url": "host:8000/v1"}, "not the URL of an endpoint"),
+        ({"url": "file:///etc/passwd"}, "not the URL of an endpoint"),
+        ({"url": "http:///v1"}, "not the URL of an endpoint"),
         ({"url": "http://host:99999/v1"}, "port"),
         ({"url": "http://host/v1?key=1"}, "query"),
         ({"url": "http://me:word@host/v1"}, "a user or a password"),

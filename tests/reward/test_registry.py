@@ -1,4 +1,4 @@
-"""Names of reward functions: what is allowed, what is imported, and what a wrong name is answered with."""
+"""Names of reward functions: allowed modules, imports, and the errors for wrong names."""
 
 import sys
 from pathlib import Path
@@ -22,7 +22,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_rewards_of_groups_are_known_and_no_function_of_one_completion() -> None:
+def test_group_rewards_are_known_and_are_not_functions_of_one_completion() -> None:
     for name in ("length", "majority", "judge"):
         check_name(name, [])
         with pytest.raises(RewardError, match="whole groups"):
@@ -66,7 +66,7 @@ def test_a_function_is_found_by_its_path(rewards_home: Path) -> None:
         ("absent_rewards:score", r"does not import \(ModuleNotFoundError"),
     ],
 )
-def test_what_cannot_be_had_is_explained(rewards_home: Path, name: str, problem: str) -> None:
+def test_an_unusable_function_is_explained(rewards_home: Path, name: str, problem: str) -> None:
     with pytest.raises(RewardError, match=problem) as caught:
         resolve(name, ["house_rewards", "broken_rewards", "exiting_rewards", "absent_rewards"])
     assert "\n" not in str(caught.value)

@@ -112,7 +112,7 @@ def test_the_actor_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_overlong_completions_lose_reward_in_a_line(question: Question) -> None:
+def test_the_overlong_penalty_is_linear(question: Question) -> None:
     actor = RewardActor(RewardSettings(functions={"accuracy": 1.0}, overlong_tokens=4), max_tokens=10)
     completions = tuple(Completion((1,) * n, (-0.1,) * n, "a dog", StopReason.STOP) for n in (2, 6, 8, 9, 10))
     (scores,) = actor.score([Group(question, PromptTemplate.ANSWER, (1, 2), completions, 0, "w")])

@@ -1,4 +1,4 @@
-"""Reward functions that misbehave, in real processes: whatever one call does, every other call has its number."""
+"""Reward functions that misbehave, in real processes: no call changes the outcome of another call."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def sandbox(rewards_home: Path) -> Iterator[Sandbox]:
 
 @pytest.fixture
 def pair(rewards_home: Path) -> Iterator[Sandbox]:
-    """Two processes."""
+    """A sandbox with two processes."""
     sandbox = make(OBEYS, PROCESS, processes=2)
     yield sandbox
     sandbox.close()
@@ -94,7 +94,7 @@ def test_one_bad_call_spoils_no_other(sandbox: Sandbox, question: Question, text
     assert outcomes == [0.5, 1.0, 0.5, 0.5]
 
 
-def test_a_function_deaf_to_being_told_to_stop_is_ended(sandbox: Sandbox, question: Question) -> None:
+def test_a_function_that_ignores_signals_is_killed(sandbox: Sandbox, question: Question) -> None:
     start = time.perf_counter()
     outcomes = sandbox.run(calls(question, OBEYS, ["hang deaf", "fine"]))
     assert "no result within 1 s" in reason(outcomes[0])
@@ -102,8 +102,8 @@ def test_a_function_deaf_to_being_told_to_stop_is_ended(sandbox: Sandbox, questi
     assert time.perf_counter() - start < 30
 
 
-def test_a_slow_function_within_its_deadline_is_never_cut(sandbox: Sandbox, question: Question) -> None:
-    # Ten calls last three times the deadline of one.
+def test_a_slow_function_within_its_timeout_is_never_interrupted(sandbox: Sandbox, question: Question) -> None:
+    # Ten calls take three times the timeout of one.
     assert sandbox.run(calls(question, SLOW, ["a"] * 10)) == [1.0] * 10
 
 
@@ -149,7 +149,7 @@ def test_a_pool_that_cannot_start_again_gives_errors_and_no_wait(rewards_home: P
         ("ending_rewards:score", "ended or hung while it imported"),
     ],
 )
-def test_a_function_that_cannot_be_had_is_refused_at_the_start(rewards_home: Path, name: str, problem: str) -> None:
+def test_an_unusable_function_is_refused_at_the_start(rewards_home: Path, name: str, problem: str) -> None:
     with pytest.raises(RewardError, match=problem):
         make(name)
 
@@ -179,7 +179,7 @@ def test_a_hung_function_does_not_outlive_a_killed_owner(rewards_home: Path, tmp
         owner.kill()
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and Path(f"/proc/{pid}").exists():
-        if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":  # dead, and nobody there to take note of it
+        if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":  # ended, but not yet reaped
             return
         time.sleep(0.1)
     assert not Path(f"/proc/{pid}").exists()

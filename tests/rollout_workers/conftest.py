@@ -37,7 +37,7 @@ from learner.weight_sync.shared_memory import SharedMemoryPublisher
 from protocol.rollout import Completion, Group, RolloutRequest, WorkerSettings
 from protocol.weights import Bucket, Carrier, TensorSlot, WeightUpdate, digest
 from rollout_workers.limits import RolloutLimits
-from rollout_workers.pool import restarts
+from rollout_workers.pool import worker_life
 from rollout_workers.pool.pool import RolloutPool
 from rollout_workers.weight_sync.shared_memory import SharedMemorySync
 from rollout_workers.weight_sync.sync import ObjectStoreSync
@@ -76,7 +76,7 @@ def _model(processor: Qwen2AudioProcessor, seed: int) -> Qwen2AudioForConditiona
     model = Qwen2AudioForConditionalGeneration(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            # transformers' small initial weights would leave every answer nearly uniform, whatever was heard.
+            # transformers' small initial weights would leave every completion nearly uniform, whatever the clip.
             parameter.add_(torch.randn_like(parameter) * (0.1 if parameter.ndim > 1 else 0.05))
     model.generation_config = GenerationConfig(eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id])
     return model
@@ -84,7 +84,7 @@ def _model(processor: Qwen2AudioProcessor, seed: int) -> Qwen2AudioForConditiona
 
 @dataclass
 class Tiny:
-    """The model as transformers has it, and where its checkpoint lies."""
+    """The model in transformers, and the folder of its checkpoint."""
 
     folder: Path
     processor: Any
@@ -100,7 +100,7 @@ class Tiny:
         silent: bool = False,
         other_clip: str | None = None,
     ) -> torch.Tensor:
-        """Shape (C,): what transformers gives the completion's tokens, in float32."""
+        """Return transformers' log-probabilities of the completion's tokens, of shape (C,), in float32."""
         logits = self.logits(group, completion, silent, other_clip) / (temperature or 1.0)
         logits[:, list(self.banned)] = float("-inf")
         return logits.log_softmax(-1).gather(1, torch.tensor(completion.token_ids)[:, None])[:, 0]
@@ -109,7 +109,7 @@ class Tiny:
     def logits(
         self, group: Group, completion: Completion, silent: bool = False, other_clip: str | None = None
     ) -> torch.Tensor:
-        """Shape (C, vocabulary), nothing masked."""
+        """Return unmasked logits of shape (C, vocabulary)."""
         samples = load_audio(other_clip or group.question.audio, max_seconds=2, too_long="refuse").samples
         features = self.processor.feature_extractor(
             samples * (not silent),
@@ -128,14 +128,14 @@ class Tiny:
         return output.logits[0, len(group.prompt_token_ids) - 1 : -1].float()
 
     def prompt_ids(self, request: RolloutRequest) -> tuple[int, ...]:
-        """The processor's own expansion."""
+        """Return the processor's own expansion of the prompt."""
         text = render(self.processor, request.question, request.template)
         samples = load_audio(request.question.audio, max_seconds=2, too_long="refuse").samples
         return tuple(self.processor(text=text, audio=samples, sampling_rate=16_000)["input_ids"][0])
 
 
 def canonical(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """All parameters by canonical name."""
+    """Return all parameters by canonical name."""
     return {w.name: w.value().contiguous() for w in weights_of(Qwen2Audio(), model)}
 
 
@@ -194,14 +194,14 @@ def settings(tiny: Tiny) -> WorkerSettings:
 def shared_pool(cluster: object, run: Any, settings: WorkerSettings) -> Iterator[RolloutPool]:
     pool = RolloutPool(settings, RolloutLimits(max_restarts=0))
     run(pool.start(2))
-    run(pool.serving(2))
+    run(pool.wait_until_serving(2))
     yield pool
     run(pool.stop())
 
 
 @dataclass
 class Publisher:
-    """Publishes weights to a pool as the learner does, versions counting up."""
+    """Publishes weights to a pool as the learner does, with increasing versions."""
 
     pool: RolloutPool
     run: Any
@@ -259,14 +259,15 @@ def publisher(
 ) -> Iterator[Publisher]:
     """The shared pool's publisher by each carrier; the pool has its first weights again afterwards."""
     _publisher.carrier = request.param
-    pool.carry_with(ObjectStoreSync() if request.param is Carrier.OBJECT_STORE else SharedMemorySync(NotAsked()))
+    in_store = request.param is Carrier.OBJECT_STORE
+    pool.use_weight_sync(ObjectStoreSync() if in_store else SharedMemorySync(NeverCalled()))
     yield _publisher
     _publisher.publish(canonical(tiny.model), audio_changed=True)
-    pool.carry_with(ObjectStoreSync())
+    pool.use_weight_sync(ObjectStoreSync())
 
 
-class NotAsked:
-    """A learner of workers that are all on its machine."""
+class NeverCalled:
+    """A learner whose workers are all on its machine: it is never called."""
 
 
 @pytest.fixture
@@ -286,12 +287,12 @@ def canonical_state() -> Callable[[torch.nn.Module], dict[str, torch.Tensor]]:
 
 @pytest.fixture(scope="session")
 def descendants() -> Callable[[int], list[psutil.Process]]:
-    """The processes that a process started, and theirs."""
+    """Returns a function that lists a process's descendants."""
     return lambda pid: psutil.Process(pid).children(recursive=True)
 
 
 @pytest.fixture
-def soon(monkeypatch):
-    """Replacements come at once."""
-    monkeypatch.setattr(restarts, "_FIRST_SECONDS", 0.01)
-    monkeypatch.setattr(restarts, "_LONGEST_SECONDS", 0.02)
+def fast_restarts(monkeypatch):
+    """Makes replacements start at once."""
+    monkeypatch.setattr(worker_life, "_FIRST_RESTART_SECONDS", 0.01)
+    monkeypatch.setattr(worker_life, "_LONGEST_RESTART_SECONDS", 0.02)

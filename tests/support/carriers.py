@@ -1,4 +1,4 @@
-"""A learner and workers that note what carriers of weights ask of them."""
+"""A learner and workers that record the calls of carriers."""
 
 import asyncio
 from dataclasses import replace
@@ -11,7 +11,7 @@ UPDATE = WeightUpdate(5, (Bucket(SLOTS, None),), audio_changed=True, nbytes=28, 
 
 
 class Learner:
-    """Notes what it is asked, and has weights in two pieces."""
+    """Records its calls, and has weights in two pieces."""
 
     def __init__(self):
         self.calls, self.ports, self.pieces = [], 0, []
@@ -35,7 +35,7 @@ class Learner:
 
 
 class Worker:
-    """Takes an update part by part; each part can be made to fail or to hang."""
+    """Takes an update part by part; each part fails or hangs on demand."""
 
     def __init__(self):
         self.calls, self.trouble = [], {}
@@ -68,11 +68,11 @@ class Worker:
         return [call[0] for call in self.calls]
 
 
-def spread(sync, workers, update=UPDATE):
-    """The outcome of each worker."""
+def distribute(sync, workers, update=UPDATE):
+    """Return the outcome of each worker."""
 
     async def whole():
-        versions = sync.spread(update, workers)
+        versions = sync.distribute(update, workers)
         outcomes = await asyncio.gather(*versions.values(), return_exceptions=True)
         return dict(zip(versions, outcomes, strict=True))
 

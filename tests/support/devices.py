@@ -1,4 +1,4 @@
-"""Where the learner's tests run: on the CPU, and on a GPU where there is one."""
+"""The devices of the learner's tests: the CPU, and a GPU if there is one."""
 
 import pytest
 import torch
@@ -8,6 +8,6 @@ DEVICES = ("cpu", pytest.param("cuda", marks=needs_gpu))
 
 
 def relative(found: torch.Tensor, exact: torch.Tensor) -> float:
-    """The norm of the difference over the norm of what is right, worked out in float64."""
+    """Return the norm of the difference over the norm of the exact value, computed in float64."""
     found, exact = found.detach().double().cpu(), exact.detach().double().cpu()
     return float((found - exact).norm() / exact.norm())

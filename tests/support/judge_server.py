@@ -1,4 +1,4 @@
-"""An endpoint that speaks OpenAI's chat completions as a test wants it to: a real HTTP server on a port of its own."""
+"""A real HTTP server that answers OpenAI's chat completions as a test defines."""
 
 import json
 import threading
@@ -15,7 +15,7 @@ Reply = Callable[["JudgeServer", str], str | tuple[int, str] | None]
 
 @dataclass
 class JudgeServer:
-    """What was asked so far, and how it is answered."""
+    """The requests so far, and the function that answers them."""
 
     reply: Reply
     asked: list[str] = field(default_factory=list)
@@ -28,7 +28,7 @@ class JudgeServer:
     url: str = ""
 
     def times(self, prompt: str) -> int:
-        """How often a prompt was asked up to now, this time included."""
+        """Return the number of requests with this prompt, including the current one."""
         return self.asked.count(prompt)
 
 
@@ -68,7 +68,7 @@ def judge_server(reply: Reply) -> Iterator[JudgeServer]:
             self.wfile.write(data)
 
         def log_message(self, *_: Any) -> None:
-            """Nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
@@ -85,7 +85,7 @@ def judge_server(reply: Reply) -> Iterator[JudgeServer]:
 
 
 def slowly(seconds: float, text: str) -> str:
-    """A reply that takes a while."""
+    """Return a reply after a delay."""
     time.sleep(seconds)
     return text
 

@@ -1,4 +1,4 @@
-"""Reads announced weights as a rollout worker does, without one."""
+"""A reader of announced weights that works like a rollout worker."""
 
 import os
 
@@ -10,7 +10,7 @@ from rollout_workers.engine.segment import Mapper
 
 
 class Reader:
-    """A worker that holds what it reads until it is told to let go."""
+    """A worker that holds the memory it reads until `release`."""
 
     def __init__(self, address: str, name: str = "reader") -> None:
         self.socket = connect(address, name)
@@ -19,10 +19,10 @@ class Reader:
         self.announcement = Announcement(0, 0, (0, 0), audio_changed=False)
 
     def read(self) -> dict[str, torch.Tensor]:
-        """Views of the tensors of the next announcement."""
-        heard = receive(self.socket)
-        assert heard is not None
-        self.announcement, descriptor = heard
+        """Return views of the tensors of the next announcement."""
+        received = receive(self.socket)
+        assert received is not None
+        self.announcement, descriptor = received
         try:
             self.placed = described(descriptor, self.announcement)
             places = [(p.slot.name, p.slot.dtype, list(p.slot.shape), p.offset) for p in self.placed]
@@ -32,8 +32,8 @@ class Reader:
 
     @property
     def digests(self) -> dict[str, str | None]:
-        """What the last announcement said of each tensor's bytes."""
+        """Digest of each tensor's bytes in the last announcement."""
         return {p.slot.name: p.slot.digest for p in self.placed}
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         send_reply(self.socket, Reply(self.announcement.number, holds=True))

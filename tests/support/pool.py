@@ -1,4 +1,4 @@
-"""A pool of simulated workers for tests of its logic."""
+"""A pool of simulated workers, for tests of the pool's logic."""
 
 import asyncio
 from collections import Counter
@@ -28,7 +28,7 @@ def weights(version: int) -> WeightUpdate:
 
 
 class Fleet:
-    """A pool of simulated workers, each of them at hand by name, and what the pool said of them."""
+    """A pool of simulated workers, with their handles by name, and the events of the pool."""
 
     def __init__(self, limits: RolloutLimits = LIMITS, pace: SimulatedPace | None = None, **options) -> None:
         self.handles: dict[str, list[SimulatedHandle]] = {}
@@ -65,7 +65,7 @@ class Fleet:
 
 
 def played(scene):
-    """Run a coroutine function as a test, and see that it leaves no worker and no task."""
+    """Run a coroutine function as a test, and check that it leaves neither worker nor task."""
 
     def test():
         async def whole():

@@ -16,13 +16,13 @@ from orchestrator.job.spec import JobSpec
 
 
 def small_spec(**changes: Any) -> JobSpec:
-    """A valid job; what it trains is never looked at."""
+    """Return a valid job; it is never run."""
     value = {"model": {"path": "builtin:tiny-qwen2-audio"}, "data": {"train": "builtin:synthetic"}}
     return JobSpec.model_validate({**value, **changes})
 
 
 class Postgres:
-    """A real PostgreSQL server, made and run by its own user where the tests are run by root, which it refuses."""
+    """A real PostgreSQL server. It refuses to run as root, so that it runs as its own user then."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -37,22 +37,22 @@ class Postgres:
         self.start()
 
     def start(self) -> None:
-        """Returns when connections are accepted."""
+        """Start the server; return once it accepts connections."""
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
         log = self.folder / "log.txt"
         self._run("pg_ctl", "-D", self.folder / "data", "-o", options, "-l", log, "-w", "-t", "30", "start")
 
     def stop(self) -> None:
-        """Connections break at once."""
+        """Stop the server immediately, breaking all connections."""
         self._run("pg_ctl", "-D", self.folder / "data", "-m", "immediate", "-w", "-t", "30", "stop")
 
     def freeze(self) -> None:
-        """Connections stay open and nobody answers, as behind a network that drops everything."""
+        """Suspend the server: connections stay open without answers, as in a network that drops everything."""
         for process in self._processes():
             process.suspend()
 
     def thaw(self) -> None:
-        """The opposite of `freeze`."""
+        """Resume the server."""
         for process in self._processes():
             process.resume()
 
@@ -61,14 +61,14 @@ class Postgres:
         return [server, *server.children(recursive=True)]
 
     def new_database(self) -> str:
-        """The URL of an empty database."""
+        """Create an empty database and return its URL."""
         name = f"t{uuid.uuid4().hex}"
         self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "earshot", name)
         return f"postgresql://earshot@127.0.0.1:{self.port}/{name}"
 
     def _run(self, name: str, *arguments: object) -> None:
         command = [*self._user, str(self._bin / name), *map(str, arguments)]
-        # The server inherits what is piped and would keep it open.
+        # A file, because the server would inherit a pipe and keep it open.
         with (self.folder.parent / f"{name}.txt").open("w+") as output:
             done = subprocess.run(command, stdout=output, stderr=output, timeout=60, check=False, cwd="/")
             output.seek(0)
@@ -76,7 +76,7 @@ class Postgres:
 
 
 def _postgres_binaries() -> Path:
-    """The folder of initdb and pg_ctl; skips the test where there is none."""
+    """Return the folder of initdb and pg_ctl; skip the test if there is none."""
     found = shutil.which("initdb")
     folders = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not folders:
@@ -88,7 +88,7 @@ def _postgres_binaries() -> Path:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    # pytest's own folders are closed to other users.
+    # Other users cannot read pytest's own folders.
     home = Path("/tmp") / f"earshot-postgres-{uuid.uuid4().hex[:12]}"
     (home / "server").mkdir(parents=True)
     home.chmod(0o755)

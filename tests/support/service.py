@@ -1,4 +1,4 @@
-"""What tests of the API share: a service without a cluster, whose jobs are run by nobody but the test."""
+"""Shared by tests of the API: a service without a cluster, whose jobs only the test runs."""
 
 import asyncio
 import json
@@ -14,13 +14,14 @@ import numpy as np
 import soundfile
 import uvicorn
 
-from orchestrator.cluster.inventory import ClusterNode, Use
+from orchestrator.cluster.inventory import ClusterNode, Usage
 from orchestrator.job.spec import JobSpec
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.samples import Sample
 from orchestrator.schemas.job_state import JobState
 from orchestrator.service.api.app import create_app
 from orchestrator.service.api.settings import ApiSettings
+from orchestrator.service.observability.tracing import Tracing
 from orchestrator.service.store.access import Role
 from orchestrator.service.store.credentials import new_token, token_hash
 from orchestrator.service.store.database import sqlite_url
@@ -38,19 +39,19 @@ BASE = "http://127.0.0.1:8000"
 
 
 class OneNode:
-    """A cluster of one machine, with what is put on it."""
+    """A cluster of one machine, with the given uses."""
 
     def __init__(self) -> None:
-        self.uses: list[Use] = []
+        self.uses: list[Usage] = []
 
     async def nodes(self) -> list[ClusterNode]:
         return [ClusterNode("c0ffee", "10.0.0.5", True, 16, 2, "H100", 2**37, tuple(self.uses))]
 
 
 class Service:
-    """An app on a store of its own."""
+    """An app with its own store."""
 
-    def __init__(self, home: Path, store: Store, **settings: Any) -> None:
+    def __init__(self, home: Path, store: Store, tracing: Tracing | None = None, **settings: Any) -> None:
         self.home, self.store = home, store
         self.data = home / "data"
         self.data.mkdir(exist_ok=True)
@@ -58,11 +59,11 @@ class Service:
             **{"roots": (self.data,), "request_burst": 1e6, "requests_per_second": 1e6, **settings}
         )
         self.cluster = OneNode()
-        self.app = create_app(store, self.settings, cluster=self.cluster)
+        self.app = create_app(store, self.settings, cluster=self.cluster, tracing=tracing)
         self.clients: list[httpx.AsyncClient] = []
 
     def client(self, token: str | None = None, **more: Any) -> httpx.AsyncClient:
-        """Somebody who talks to it; without a token the local user."""
+        """Return a client of the app; without a token, it is the local user."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False, **more)
         made = httpx.AsyncClient(transport=transport, base_url=BASE, headers=headers, timeout=20)
@@ -70,18 +71,18 @@ class Service:
         return made
 
     async def token(self, owner: str, role: Role = Role.SUBMITTER) -> str:
-        """A new token."""
+        """Create a token."""
         token = new_token()
         await self.store.create_token(name=owner, owner=owner, role=role, token_hash=token_hash(token))
         return token
 
     async def job(self, owner: str = "local", **changes: Any) -> JobRecord:
-        """A job in the queue."""
+        """Submit a job to the queue."""
         job, _ = await self.store.submit(JobSpec.model_validate({**SPEC, **changes}), owner=owner)
         return job
 
     async def running(self, owner: str = "local", **changes: Any) -> tuple[JobRecord, RunDirectory]:
-        """A job that has a run directory, as if a driver ran it."""
+        """Start a job with a run directory, as a driver would."""
         job = await self.job(owner, **changes)
         await self.store.transition(job.id, JobState.QUEUED, JobState.STARTING, attempt=1)
         run = RunDirectory.create(job.run_dir, "name: small\n")
@@ -93,7 +94,7 @@ class Service:
         return await self.store.transition(job.id, JobState.STARTING, JobState.RUNNING), run
 
     def clip(self, name: str = "clip.wav", seconds: float = 1.0) -> Path:
-        """A sound under the roots."""
+        """Write a clip under the roots."""
         path = self.data / name
         soundfile.write(path, np.zeros(int(16_000 * seconds)), 16_000)
         return path
@@ -101,18 +102,18 @@ class Service:
 
 @asynccontextmanager
 async def service(home: Path, **settings: Any) -> AsyncIterator[Service]:
-    """A service while a test needs it."""
+    """Run a service for the duration of a test."""
     async with Store(sqlite_url(home / "earshot.db"), home / "runs") as store:
         made = Service(home, store, **settings)
         yield made
         for client in made.clients:
             await client.aclose()
-        await made.app.state.api.tails.stop()
+        await made.app.state.context.tails.stop()
 
 
 @asynccontextmanager
 async def listening(home: Path, **settings: Any) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
-    """A service on a real socket, and a client of it."""
+    """Run a service on a real socket, and connect a client to it."""
     async with service(home, **settings) as made:
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
@@ -129,7 +130,7 @@ async def listening(home: Path, **settings: Any) -> AsyncIterator[tuple[Service,
 
 
 def sample(audio: str, step: int = 1, i: int = 0) -> Sample:
-    """A scored completion."""
+    """Return a scored completion."""
     return Sample(
         step, f"q#{i}", i, "What is heard?", ("a", "b"), "a", audio, "a", {"accuracy": 1.0}, 1.0,
         0.0, True, None, "stop", step, step, "rollout-0",
@@ -137,7 +138,7 @@ def sample(audio: str, step: int = 1, i: int = 0) -> Sample:
 
 
 def check_problem(response: httpx.Response, *statuses: int) -> dict[str, Any]:
-    """The problem document of an answer."""
+    """Check that a response is a problem document and return it."""
     assert response.status_code in statuses, (response.status_code, response.text)
     assert response.headers["content-type"] == "application/problem+json", response.text
     document: dict[str, Any] = json.loads(response.text)
@@ -149,7 +150,7 @@ def check_problem(response: httpx.Response, *statuses: int) -> dict[str, Any]:
 
 
 class Threaded:
-    """A service that serves on a thread of its own, for clients that block."""
+    """A service in its own thread, for clients that block."""
 
     def __init__(self, home: Path, **settings: Any) -> None:
         self.home, self.settings = home, settings
@@ -177,6 +178,6 @@ class Threaded:
         self.loop.close()
 
     def do(self, action: Callable[[Service], Coroutine[Any, Any, Result]]) -> Result:
-        """What `action` returns, done on the service's loop."""
+        """Run `action` on the event loop of the service and return its result."""
         assert self.made is not None
         return asyncio.run_coroutine_threadsafe(action(self.made), self.loop).result(20)

@@ -9,7 +9,7 @@ SHARED = Path(os.environ.get("EARSHOT_SHARED", Path(__file__).parents[3] / "shar
 
 
 def shared_file(name: str) -> Path:
-    """The path of a real question file; the test that asks is skipped where it is not there."""
+    """Return the path of a real question file; skip the test if it is missing."""
     path = SHARED / "data" / name
     if not path.is_file():
         pytest.skip(f"{path} is not there; EARSHOT_SHARED names the folder that holds data/{name}")

@@ -1,4 +1,4 @@
-"""A local server that speaks S3, and runs to store on it."""
+"""A local S3 server, and runs to store on it."""
 
 import os
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
     "AWS_DEFAULT_REGION": "us-east-1",
-    # Nobody is to be asked for other credentials.
+    # Do not look for other credentials.
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 
 
 class S3Server:
-    """On a port of this machine; what it holds stays in this process when it is stopped and started again."""
+    """An S3 server on a port of this machine. Its content stays in this process when it is stopped and restarted."""
 
     def __init__(self) -> None:
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -47,7 +47,7 @@ class S3Server:
 
 @contextmanager
 def s3_server() -> Iterator[S3Server]:
-    """The server, with an environment in which fsspec and our command find it."""
+    """Start the server, with an environment in which fsspec and our command find it."""
     server = S3Server()
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith("AWS_")]:
@@ -63,7 +63,7 @@ def s3_server() -> Iterator[S3Server]:
 
 
 def bucket(name: str) -> str:
-    """A new bucket's URL."""
+    """Create a bucket and return its URL."""
     fsspec.filesystem("s3").mkdir(name)
     return f"s3://{name}"
 
@@ -78,7 +78,7 @@ def new_run(path: Path, spec: JobSpec) -> RunDirectory:
 
 
 def commit(run: RunDirectory, checkpoints: Checkpoints, step: int, accuracy: float | None = None) -> None:
-    """Steps up to one, with a line each, and its checkpoint of three files."""
+    """Append a metrics line for each step up to `step`, and commit its checkpoint of three files."""
     done = run.metrics()[-1]["step"] if run.metrics() else 0
     for number in range(done + 1, step + 1):
         run.append_metrics({"step": number, "reward/mean": number / 100})

@@ -1,6 +1,6 @@
-"""A tiny model of each family beside Qwen2-Audio: transformers' real classes, random weights, clips of two seconds.
+"""A tiny model of each family: transformers' real classes, random weights, clips of two seconds.
 
-The tokenizer is the tiny Qwen2-Audio's with the family's special tokens behind it, the processor the family's own.
+The tokenizer is the tiny Qwen2-Audio's followed by the family's special tokens; the processor is the family's own.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from learner.tiny.tokenizer import make_tokenizer
 
 CONTEXT = 256
 PADDING_ROWS = 10
-"""Rows of the head that are no token."""
+"""Rows of the head without a token."""
 SECONDS = architecture.HEARS_SECONDS
 
 OMNI_TOKENS = {
@@ -59,12 +59,12 @@ DECODER = {
 }
 
 
-def chat_template(heard: str) -> str:
-    """A chat in which a clip is `heard`, in the form of the published ones."""
+def chat_template(audio: str) -> str:
+    """Return a chat template like the published ones, in which a clip is rendered as `audio`."""
     return (
         "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
         "{% endif %}{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-        "{% for part in message['content'] %}{% if part['type'] == 'audio' or 'audio' in part %}" + heard + ""
+        "{% for part in message['content'] %}{% if part['type'] == 'audio' or 'audio' in part %}" + audio + ""
         "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
@@ -93,14 +93,14 @@ def _text_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
 
 
 def omni_processor() -> OmniProcessor:
-    heard = "<|audio_bos|><|AUDIO|><|audio_eos|>"
+    audio = "<|audio_bos|><|AUDIO|><|audio_eos|>"
     return OmniProcessor(
-        Qwen2VLImageProcessorPil(), _features(), _tokenizer(OMNI_TOKENS), chat_template=chat_template(heard)
+        Qwen2VLImageProcessorPil(), _features(), _tokenizer(OMNI_TOKENS), chat_template=chat_template(audio)
     )
 
 
 def omni_config(processor: OmniProcessor) -> Qwen2_5OmniThinkerConfig:
-    """A window of its audio tower is half a second: most clips have several."""
+    """Return a configuration whose audio tower has windows of half a second, so that most clips have several."""
     ids = {name: processor.tokenizer.convert_tokens_to_ids(token) for name, token in OMNI_TOKENS.items()}
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]}
     return Qwen2_5OmniThinkerConfig(
@@ -135,7 +135,7 @@ def flamingo_processor() -> AudioFlamingo3Processor:
 
 
 def flamingo_model(processor: AudioFlamingo3Processor) -> AudioFlamingo3ForConditionalGeneration:
-    """Its processor takes 10 minutes of sound, as the published one does: in windows, one of which is a whole clip."""
+    """Return a model whose processor accepts 10 minutes of audio in windows, like the published one; a clip is one."""
     config = AudioFlamingo3Config(
         audio_config=dict(ENCODER),
         text_config=_text_config(processor.tokenizer),
@@ -146,7 +146,7 @@ def flamingo_model(processor: AudioFlamingo3Processor) -> AudioFlamingo3ForCondi
 
 @dataclass(frozen=True)
 class Tiny:
-    """How to make a tiny model."""
+    """Constructors of a tiny model."""
 
     processor: Callable[[], Any]
     model: Callable[[Any], Any]
@@ -160,11 +160,11 @@ TINY = {
     "qwen2_5_omni": Tiny(omni_processor, omni_model),
     "audioflamingo3": Tiny(flamingo_processor, flamingo_model),
 }
-"""By model_type."""
+"""Constructors by `model_type`."""
 
 
 def write_tiny(model_type: str, folder: Path) -> Path:
-    """A checkpoint of the tiny model, by the product's own writer."""
+    """Write a checkpoint of the tiny model with the learner's writer."""
     tiny = TINY[model_type]
     processor = tiny.processor()
     torch.manual_seed(0)
@@ -173,7 +173,7 @@ def write_tiny(model_type: str, folder: Path) -> Path:
         tokenizer = processor.tokenizer
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                # transformers' small initial weights would leave every answer nearly uniform, whatever was heard.
+                # transformers' small initial weights would make every answer nearly uniform for all audio.
                 if "embed_positions" not in name:
                     parameter.add_(torch.randn_like(parameter) * (0.1 if parameter.ndim > 1 else 0.05))
         model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, do_sample=True)

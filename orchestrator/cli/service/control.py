@@ -1,75 +1,75 @@
 """Commands to a running job: scale, pause, resume, checkpoint, cancel.
 
-A job is named by its id, where the service runs it, or by its run directory, where `earshot run` does.
+A job is named by its id if the service runs it, or by its run directory if `earshot run` does.
 """
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from orchestrator.cli.service.link import Json, Url, fail, service, show
-from orchestrator.run.commands import CommandError, CommandKind, send
+from orchestrator.cli.options import Json, Url
+from orchestrator.cli.service.connection import print_answer, service
+from orchestrator.client import CommandView, EarshotClient, JobView
+from orchestrator.run.commands import CommandKind
 from orchestrator.run.directory import RunDirectory
+from orchestrator.run.mailbox import send
 from orchestrator.run.records import RunDirectoryError
 
-if TYPE_CHECKING:  # httpx and the models take a moment, which --help need not wait for
-    from orchestrator.client import CommandView, EarshotClient, JobView
-
-Job = Annotated[str, typer.Argument(help="The id of a job of the service, or a run directory.")]
+Job = Annotated[str, typer.Argument(help="Job id of the service, or run directory of `earshot run`.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the program."""
-
-    @app.command()
-    def scale(
-        job: Job,
-        count: Annotated[int, typer.Argument(help="Rollout workers; 0 to have none.")],
-        url: Url = None,
-        as_json: Json = False,
-    ) -> None:
-        """Have a running job use another number of rollout workers."""
-        _tell(job, CommandKind.SCALE, url, as_json, count)
-
-    @app.command()
-    def pause(job: Job, url: Url = None, as_json: Json = False) -> None:
-        """Have a running job wait behind its step."""
-        _tell(job, CommandKind.PAUSE, url, as_json)
-
-    @app.command()
-    def resume(job: Job, url: Url = None, as_json: Json = False) -> None:
-        """Let a paused job go on."""
-        _tell(job, CommandKind.RESUME, url, as_json)
-
-    @app.command()
-    def checkpoint(job: Job, url: Url = None, as_json: Json = False) -> None:
-        """Have a running job write a checkpoint behind its step."""
-        _tell(job, CommandKind.CHECKPOINT, url, as_json)
-
-    @app.command()
-    def cancel(job: Job, url: Url = None, as_json: Json = False) -> None:
-        """End a job; `earshot run --resume` goes on with one from its last checkpoint."""
-        _tell(job, CommandKind.CANCEL, url, as_json)
+def scale(
+    job: Job,
+    count: Annotated[int, typer.Argument(help="Number of rollout workers; may be 0.")],
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Set the number of rollout workers of a job."""
+    _command(job, CommandKind.SCALE, url, as_json, count)
 
 
-def _tell(job: str, kind: CommandKind, url: str | None, as_json: bool, count: int | None = None) -> None:
-    words = f"told to {kind.value}{'' if count is None else f' to {count} rollout workers'}."
+def pause(job: Job, url: Url = None, as_json: Json = False) -> None:
+    """Pause a running job after the current step."""
+    _command(job, CommandKind.PAUSE, url, as_json)
+
+
+def resume(job: Job, url: Url = None, as_json: Json = False) -> None:
+    """Resume a paused job."""
+    _command(job, CommandKind.RESUME, url, as_json)
+
+
+def checkpoint(job: Job, url: Url = None, as_json: Json = False) -> None:
+    """Write a checkpoint of a running job after the current step."""
+    _command(job, CommandKind.CHECKPOINT, url, as_json)
+
+
+def cancel(job: Job, url: Url = None, as_json: Json = False) -> None:
+    """Cancel a job.
+
+    `earshot run --resume` continues it from its last checkpoint.
+    """
+    _command(job, CommandKind.CANCEL, url, as_json)
+
+
+def _command(job: str, kind: CommandKind, url: str | None, as_json: bool, count: int | None = None) -> None:
+    """Give a job a command: over REST, or through the files of its run directory."""
+    message = f"Command sent: {kind.value}{'' if count is None else f' to {count} rollout workers'}"
     if _is_run_directory(job):
-        _write(Path(job), kind, as_json, count, words)
+        _write(Path(job), kind, as_json, count, message)
         return
     with service(url) as client:
-        answer = _ask(client, job, kind, count)
-    show(answer, as_json, f"The job was {words}")
+        answer = _request(client, job, kind, count)
+    print_answer(answer, as_json, message)
 
 
 def _is_run_directory(job: str) -> bool:
-    """An id has no slash, and there is no folder of its name here."""
+    """Return whether `job` is a path: a job id has no slash, and is not the name of a folder here."""
     return "/" in job or Path(job).is_dir()
 
 
-def _ask(client: "EarshotClient", job: str, kind: CommandKind, count: int | None) -> "CommandView | JobView":
+def _request(client: EarshotClient, job: str, kind: CommandKind, count: int | None) -> CommandView | JobView:
     match kind:
         case CommandKind.SCALE:
             assert count is not None
@@ -84,17 +84,14 @@ def _ask(client: "EarshotClient", job: str, kind: CommandKind, count: int | None
             return client.cancel(job)
 
 
-def _write(path: Path, kind: CommandKind, as_json: bool, count: int | None, words: str) -> None:
-    try:
-        run = RunDirectory(path)
-        if not run.is_written():
-            raise RunDirectoryError(run.path, f"no process runs this job, so there is nothing to {kind.value}")
-        identifier = send(run, kind, count=count, by="earshot")
-    except (RunDirectoryError, CommandError) as error:
-        fail(str(error), 2)
+def _write(path: Path, kind: CommandKind, as_json: bool, count: int | None, message: str) -> None:
+    run = RunDirectory(path)
+    if not run.is_locked():
+        raise RunDirectoryError(run.path, f"no process runs this job, so there is nothing to {kind.value}")
+    identifier = send(run, kind, count=count, by="earshot")
     if as_json:
         typer.echo(
             json.dumps({"id": identifier, "command": kind.value, "count": count, "run_dir": str(run.path.resolve())})
         )
     else:
-        typer.echo(f"The job was {words}")
+        typer.echo(message)

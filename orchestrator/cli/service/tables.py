@@ -1,4 +1,4 @@
-"""What the command shows of jobs: tables that fit the terminal. No text of a job's steers it."""
+"""Tables of jobs, workers, metrics and samples. Texts of a job are escaped: they cannot control the terminal."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -22,13 +22,13 @@ _STYLES = {
     JobState.CANCELLED: "dim",
 }
 
-_FOLDED = frozenset({"name", "owner", "cause", "node", "question", "answer", "said"})
-"""Columns of texts of any length; the others are as wide as what they hold."""
+_FOLDED = frozenset({"name", "owner", "cause", "node", "question", "answer", "completion"})
+"""Columns with texts of any length, which wrap; the others keep the width of their content."""
 
 
 def jobs_table(jobs: Sequence[JobView]) -> Table:
-    """One line a job."""
-    table = _table("job", "name", "state", "step", "reward", "right", "workers", "owner", "age")
+    """Return a table with one row for each job."""
+    table = _table("job", "name", "state", "step", "reward", "accuracy", "workers", "owner", "age")
     for job in jobs:
         metrics = job.progress.metrics
         table.add_row(
@@ -46,7 +46,7 @@ def jobs_table(jobs: Sequence[JobView]) -> Table:
 
 
 def job_table(job: JobDetail) -> Table:
-    """Everything about one job, one line a fact."""
+    """Return a table with everything about one job, one fact in each row."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -55,7 +55,7 @@ def job_table(job: JobDetail) -> Table:
         ("name", printable(job.name)),
         ("state", state_text(job)),
         ("progress", f"step {job.progress.step} of {job.progress.steps} ({job.progress.fraction:.0%})"),
-        ("workers", f"{job.workers.alive} alive, {job.workers.target} wanted"),
+        ("workers", f"{job.workers.alive} alive, target {job.workers.target}"),
         ("owner", Text(printable(job.owner))),
         ("priority", str(job.priority)),
         ("restarts", f"{job.restarts} of at most {job.max_restarts}"),
@@ -78,7 +78,7 @@ def job_table(job: JobDetail) -> Table:
 
 
 def workers_table(workers: Sequence[WorkerView]) -> Table:
-    """One line a worker."""
+    """Return a table with one row for each worker."""
     table = _table("worker", "state", "for", "restarts", "node", "pid", "cause")
     for worker in workers:
         table.add_row(
@@ -94,8 +94,8 @@ def workers_table(workers: Sequence[WorkerView]) -> Table:
 
 
 def metrics_table(metrics: MetricsView) -> Table:
-    """One line a metric: its way, its least, greatest and last value."""
-    table = _table("metric", "over the steps", "least", "greatest", "last")
+    """Return a table with one row for each metric: its curve, minimum, maximum and last value."""
+    table = _table("metric", "curve", "minimum", "maximum", "last")
     names = [name for name in metrics.names if any(name in row for row in metrics.items)]
     for name in names:
         values = [value for row in metrics.items if (value := row.get(name)) is not None]
@@ -108,8 +108,8 @@ def metrics_table(metrics: MetricsView) -> Table:
 
 
 def samples_table(samples: Sequence[SampleView]) -> Table:
-    """One line a completion."""
-    table = _table("sample", "step", "question", "answer", "said", "reward", "advantage")
+    """Return a table with one row for each completion."""
+    table = _table("sample", "step", "question", "answer", "completion", "reward", "advantage")
     for sample in samples:
         table.add_row(
             sample.id,
@@ -124,18 +124,18 @@ def samples_table(samples: Sequence[SampleView]) -> Table:
 
 
 def state_text(job: JobView) -> Text:
-    """A job's state in its colour."""
+    """Return the state of a job in its colour."""
     text = "cancelling" if job.cancelling else job.state.value
     return Text(text, style=_STYLES[job.state])
 
 
 def number(value: float | None, form: str) -> str:
-    """A number, or a dash."""
+    """Return a formatted number, or a dash for None."""
     return "–" if value is None else format(value, form)
 
 
 def age(since: datetime) -> str:
-    """Time since then."""
+    """Return the time since then, in words."""
     return duration((datetime.now(UTC) - since).total_seconds())
 
 

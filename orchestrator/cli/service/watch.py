@@ -1,7 +1,6 @@
-"""`earshot watch`: a job of the service as it runs, with its curves, its workers, and what happens.
+"""`earshot watch`: the learning curves, workers and events of a job while it runs.
 
-On a terminal a live panel, elsewhere one plain line a step. Watching changes nothing: the job neither waits nor ends
-when nobody watches any more.
+Shows a live panel on a terminal, and prints one line for each step elsewhere. Watching does not affect the job.
 """
 
 import sys
@@ -19,7 +18,8 @@ from orchestrator.cli.service.tables import age, number, state_text, workers_tab
 from orchestrator.client import EarshotClient, JobDetail, WorkerPage
 from orchestrator.client.errors import UnreachableError
 from orchestrator.display.notation import printable, sparkline
-from orchestrator.display.progress import TimeLeft
+from orchestrator.display.progress_text import TimeLeft
+from orchestrator.run.events import EventKind
 from orchestrator.schemas.api import EventView
 from orchestrator.schemas.job_state import ENDED
 
@@ -41,12 +41,14 @@ _NUMBERS = (
 _POINTS = 120
 _EVENTS_SHOWN = 6
 _MOST_WORKERS = 12
-# Every draw or clip that is odd has one: they would push out what one wants to see.
-_QUIET = frozenset({"truncated_clip", "failed_question", "rollout_attempt_failed", "attempt"})
+# So frequent that they would push out the other events.
+_QUIET = frozenset(
+    {EventKind.TRUNCATED_CLIP, EventKind.FAILED_QUESTION, EventKind.ROLLOUT_ATTEMPT_FAILED, EventKind.ATTEMPT}
+)
 
 
 class Watched:
-    """What is known of a job, and brought up to date by asking for what is new."""
+    """The current view of a job; `update` fetches what is new."""
 
     def __init__(self, client: EarshotClient, job_id: str) -> None:
         self._client, self._id = client, job_id
@@ -54,21 +56,21 @@ class Watched:
         self.workers: WorkerPage = client.workers(job_id)
         self.curves: dict[str, list[float]] = {}
         self.steps: list[dict[str, float | None]] = []
-        """Those that were new at the last look."""
+        """Metrics of the steps that the last update added."""
         self.events: deque[EventView] = deque(maxlen=_EVENTS_SHOWN)
         self.problem: str | None = None
         self._cursor: str | None = None
         self._last_step: int | None = None
 
-    def look(self) -> None:
-        """Bring everything up to date. While the service cannot be reached, `problem` says so."""
+    def update(self) -> None:
+        """Fetch what is new. While the service is unreachable, `problem` has the cause."""
         self.steps = []
         try:
             self.job = self._client.job(self._id)
             self.workers = self._client.workers(self._id)
             found = self._client.metrics(self._id, since_step=self._last_step)
             self.steps, self._last_step = found.items, found.last_step
-            # Of the whole run, so that a curve has its beginning however long the run is.
+            # Metrics of the whole run, so that a curve keeps its beginning in a long run.
             whole = self._client.metrics(self._id, names=[name for name, _ in _CURVES], points=_POINTS)
             self.curves = {
                 name: [value for row in whole.items if (value := row.get(name)) is not None] for name, _ in _CURVES
@@ -91,14 +93,14 @@ class Watched:
 
 
 def watch(client: EarshotClient, job_id: str, every: float) -> JobDetail:
-    """Show a job until it has ended."""
+    """Show a job until it ends, and return it."""
     watched, console = Watched(client, job_id), Console()
     if not console.is_terminal or console.is_dumb_terminal:
         return _plain(watched, every)
     left = TimeLeft(time.monotonic)
     with Live(console=console, auto_refresh=False, screen=False) as live:
         while True:
-            watched.look()
+            watched.update()
             live.update(panel(watched, left, console.width), refresh=True)
             if watched.job.state in ENDED:
                 return watched.job
@@ -108,30 +110,30 @@ def watch(client: EarshotClient, job_id: str, every: float) -> JobDetail:
 def _plain(watched: Watched, every: float) -> JobDetail:
     shown, state = deque[str](maxlen=_EVENTS_SHOWN), None
     while True:
-        watched.look()
+        watched.update()
         for event in watched.events:
-            if event.cursor not in shown and event.kind != "state":
+            if event.cursor not in shown and event.kind != EventKind.STATE:
                 shown.append(event.cursor)
-                _say(event_text(event))
+                _print(event_text(event))
         for row in watched.steps:
             parts = [f"step {row['step']:.0f}/{watched.job.progress.steps}"]
             parts += [f"{title} {number(row[name], form)}" for title, name, form in _NUMBERS if name in row]
-            _say("  ".join(parts))
+            _print("  ".join(parts))
         if watched.job.state is not state:
             state = watched.job.state
-            _say(f"{state}{': ' + watched.job.cause.splitlines()[0] if watched.job.cause else ''}")
+            _print(f"{state}{': ' + watched.job.cause.splitlines()[0] if watched.job.cause else ''}")
         if state in ENDED:
             return watched.job
         time.sleep(every)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stdout.write(printable(text) + "\n")
     sys.stdout.flush()
 
 
 def panel(watched: Watched, left: TimeLeft, width: int) -> RenderableType:
-    """All of it, within the width of the terminal."""
+    """Return the panel, within the width of the terminal."""
     job, progress = watched.job, watched.job.progress
     width = min(width, 100)
     head = Table.grid(padding=(0, 2))
@@ -147,7 +149,7 @@ def panel(watched: Watched, left: TimeLeft, width: int) -> RenderableType:
         rows += [_numbers(progress.metrics), *_curves(watched.curves, width)]
     if progress.evaluation is not None and progress.evaluation.accuracy is not None:
         at = progress.evaluation
-        shuffled = "" if at.shuffled_accuracy is None else f"with other clips {at.shuffled_accuracy:.1%}, "
+        shuffled = "" if at.shuffled_accuracy is None else f"with shuffled clips {at.shuffled_accuracy:.1%}, "
         rows.append(
             Text.assemble(
                 ("evaluation ", "dim"),
@@ -174,7 +176,7 @@ def panel(watched: Watched, left: TimeLeft, width: int) -> RenderableType:
 
 
 def event_text(event: EventView) -> str:
-    """One line."""
+    """Return an event as one line."""
     detail = " ".join(
         f"{name}={value}" for name, value in (event.model_extra or {}).items() if value is not None and name != "id"
     )

@@ -1,27 +1,29 @@
 """The model that is trained."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.job.sections.section import Section
+from protocol.marks import PathTo
+from protocol.settings import Settings
 
 TINY_MODEL = "builtin:tiny-qwen2-audio"
-"""Hears, and has never been asked a question."""
+"""Pre-trained on audio, without instruction tuning."""
 TINY_INSTRUCT = "builtin:tiny-qwen2-audio-instruct"
-"""The same model after it was shown how each of the paper's prompts is answered."""
+"""The same model, fine-tuned to answer each of the paper's prompts."""
 TINY_MODELS = (TINY_MODEL, TINY_INSTRUCT)
 TINY_CONTEXT = 512
-"""Tokens the tiny model holds."""
+"""Context length of the tiny model, in tokens."""
 
 
-class ModelSection(Section):
+class ModelSection(Settings):
     """The model that is trained."""
 
-    path: str
-    """A folder with a Hugging Face checkpoint and its processor; or what is made here: `builtin:tiny-qwen2-audio`
-    hears, `builtin:tiny-qwen2-audio-instruct` can answer the paper's prompts, too."""
+    path: Annotated[str, PathTo.MODEL]
+    """Folder with a Hugging Face checkpoint and its processor, or a tiny model that is built on first use:
+    `builtin:tiny-qwen2-audio` (pre-trained on audio) or `builtin:tiny-qwen2-audio-instruct` (also answers the paper's
+    prompts)."""
     max_context: int = Field(default=2048, ge=16)
-    """Longest prompt plus completion, in tokens; a 30 s clip is 750 of them."""
+    """Maximum length of prompt and completion together, in tokens; a 30 s clip takes 750."""
     too_long: Literal["refuse", "truncate"] = "refuse"
-    """A clip longer than the model hears: refuse its question, or cut the clip (reported either way)."""
+    """For a clip longer than the model's audio input: refuse its question, or truncate the clip; both are reported."""

@@ -1,70 +1,72 @@
-"""Generation."""
+"""Generation of completions."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from orchestrator.job.sections.section import Section
+from protocol.marks import Resume
+from protocol.settings import Settings
 from protocol.weights import Carrier
 from rollout_workers.limits import RolloutLimits
 
 
-class AutoscaleSection(Section):
-    """More rollout workers while the learner waits for rollouts, fewer while they wait for it."""
+class AutoscaleSection(Settings):
+    """The number of rollout workers grows while the learner waits for rollouts, and shrinks while workers wait."""
 
     min: int = Field(default=1, ge=1)
-    """Never fewer."""
+    """Minimum number of rollout workers."""
     max: int = Field(ge=1)
-    """Never more."""
+    """Maximum number of rollout workers."""
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> "AutoscaleSection":
         if self.min > self.max:
-            raise ValueError(f"min ({self.min}) is more than max ({self.max}): exchange them")
+            raise ValueError(f"min ({self.min}) is greater than max ({self.max}): swap them")
         return self
 
 
-class RolloutSection(Section):
-    """Generation."""
+class RolloutSection(Settings):
+    """Generation of completions."""
 
-    workers: int = Field(default=1, ge=1)
-    """Rollout workers: vLLM engines."""
+    workers: Annotated[int, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=1, ge=1)
+    """Number of rollout workers, each a vLLM engine."""
     group_size: int = Field(default=8, ge=2)
-    """Completions a question, G; at least 2, for a group of one has nothing to compare with."""
+    """Completions per question, G. At least 2: advantages compare the completions of a group."""
     questions_per_step: int = Field(default=16, ge=1)
-    """Questions drawn for one learner step."""
-    max_staleness: int = Field(default=0, ge=0)
-    """How many versions older than the learner's the weights may be that sampled what it learns from. Above 0,
-    rollouts of later steps go on while the learner works; 0 is strictly on-policy."""
+    """Questions per learner step."""
+    max_staleness: Annotated[int, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=0, ge=0)
+    """Maximum age of a sample, in weight versions. With 0, training is strictly on-policy; above 0, rollouts for later
+    steps continue while the learner works."""
     max_refills: int = Field(default=3, ge=0)
-    """With dynamic sampling: how often further questions are drawn for one step, before it makes do with fewer."""
+    """Maximum number of further draws for one step with dynamic sampling, before it trains on fewer groups."""
     max_tokens: int = Field(default=256, ge=1)
-    """Longest completion."""
+    """Maximum length of a completion, in tokens."""
     temperature: float = Field(default=1.0, gt=0)
-    """Of sampling; the learner scores the same distribution."""
-    max_concurrent: int = Field(default=128, ge=1)
-    """Sequences an engine decodes at once."""
-    threads: int = Field(default=0, ge=0)
-    """CPU threads of an engine; 0 divides the machine's cores among the workers."""
-    gpus: float = Field(default=0, ge=0)
-    """GPUs of a worker; 0 runs it on the CPU."""
-    gpu_memory_fraction: float = Field(default=0.85, gt=0, le=1)
-    """Share of a GPU's memory that an engine takes."""
-    cpu_kv_gib: int = Field(default=1, ge=1)
-    """Key-value cache of an engine on the CPU, GiB."""
-    weight_sync: Carrier = Carrier.SHARED_MEMORY
-    """What carries new weights: shared_memory of the learner's machine, and for workers elsewhere the object store;
-    Ray's object_store, anywhere; nccl, between GPUs; cuda_ipc, on GPUs shared with the learner."""
-    weight_checksums: bool = False
-    """Have every engine compare the bytes it is about to load with those the learner sent."""
-    autoscale: AutoscaleSection | None = None
-    """Let the job choose how many workers it has; without this section it has `workers`. It gives some up only where
+    """Sampling temperature; the learner's log-probabilities use it, too."""
+    max_concurrent: Annotated[int, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=128, ge=1)
+    """Maximum number of sequences that an engine decodes at once."""
+    threads: Annotated[int, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=0, ge=0)
+    """CPU threads per engine; 0 divides the machine's cores among the workers."""
+    gpus: Annotated[float, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=0, ge=0)
+    """GPUs of each rollout worker; above 0 each learner rank has a GPU, too. 0 runs workers and learner on CPUs. Whole
+    GPUs with `weight_sync: nccl`; with `cuda_ipc` a fraction, and the learner's ranks have the rest of those GPUs."""
+    gpu_memory_fraction: Annotated[float, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=0.85, gt=0, le=1)
+    """Fraction of a GPU's memory that an engine uses."""
+    cpu_kv_gib: Annotated[int, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=1, ge=1)
+    """Key-value cache of an engine on the CPU, in GiB."""
+    weight_sync: Annotated[Carrier, Resume.FREE] = Carrier.SHARED_MEMORY
+    """Carrier of weight updates: `shared_memory` on the learner's machine (workers on other machines use the object
+    store), Ray's `object_store` for any worker, `nccl` between GPUs, `cuda_ipc` on GPUs shared with the learner."""
+    weight_checksums: Annotated[bool, Resume.FREE] = False
+    """Verify checksums: every engine compares the bytes it is about to load with those that the learner sent."""
+    autoscale: Annotated[AutoscaleSection | None, Resume.FREE_UNLESS_DETERMINISTIC] = None
+    """Adapt the number of workers during the job; without this section it is `workers`. The number shrinks only if
     `max_staleness` is above 0."""
-    limits: RolloutLimits = RolloutLimits()
-    """Deadlines, and how often workers and questions may fail."""
+    limits: Annotated[RolloutLimits, Resume.FREE] = RolloutLimits()
+    """Timeouts, and how often workers and questions may fail."""
 
     @model_validator(mode="after")
-    def _carrier_has_its_gpus(self) -> "RolloutSection":
+    def _check_gpus_of_carrier(self) -> "RolloutSection":
         if self.weight_sync is Carrier.NCCL and self.gpus < 1:
             raise ValueError("weight_sync nccl needs whole GPUs for the rollout workers: set gpus to 1 or more")
         if self.weight_sync is Carrier.CUDA_IPC and not 0 < self.gpus < 1:
@@ -73,11 +75,14 @@ class RolloutSection(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _full_softmax_only(cls, value: Any) -> Any:
-        for key, off in (("top_p", 1.0), ("top_k", 0), ("min_p", 0.0)):
-            if isinstance(value, dict) and key in value and value.pop(key) != off:
+    def _refuse_truncated_sampling(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        off = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
+        for key, neutral in off.items():
+            if value.get(key, neutral) != neutral:
                 raise ValueError(
-                    f"{key} other than {off} is not offered: the learner scores the whole softmax, so its "
-                    "log-probabilities would not be those of what was sampled; leave it out"
+                    f"{key} other than {neutral} is not supported: the learner computes log-probabilities over the "
+                    "whole softmax, so they would not match the sampling distribution; leave it out"
                 )
-        return value
+        return {key: item for key, item in value.items() if key not in off}

@@ -1,36 +1,32 @@
-"""What a job says of where its metrics go beside its run directory."""
+"""Experiment trackers that receive a job's metrics, besides its run directory."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from protocol.settings import Settings
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._/ -]{0,127}$"
 
 
-class WandbSettings(BaseModel):
-    """Weights & Biases; the key is taken from WANDB_API_KEY where the job runs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+class WandbSettings(Settings):
+    """Weights & Biases. The key comes from WANDB_API_KEY in the environment of the job."""
 
     project: str = Field(default="earshot", pattern=_NAME)
-    """The project the run belongs to."""
+    """Project of the run."""
     offline: bool = False
-    """Write to the run directory only; `wandb sync` uploads it later."""
+    """Write to the run directory only, for a later upload with `wandb sync`."""
 
 
-class MlflowSettings(BaseModel):
-    """MLflow, at MLFLOW_TRACKING_URI where the job runs; without that in the run directory."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+class MlflowSettings(Settings):
+    """MLflow at MLFLOW_TRACKING_URI in the environment of the job; without the variable, in the run directory."""
 
     experiment: str = Field(default="earshot", pattern=_NAME)
-    """The experiment the run belongs to."""
+    """Experiment of the run."""
 
 
-class TrackingSettings(BaseModel):
-    """Beside TensorBoard's event files, which every run has."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+class TrackingSettings(Settings):
+    """Experiment trackers, in addition to TensorBoard's event files, which every run has."""
 
     wandb: WandbSettings | None = None
-    """Weights & Biases; not without this section."""
+    """Log to Weights & Biases; off without this section."""
     mlflow: MlflowSettings | None = None
-    """MLflow; not without this section."""
+    """Log to MLflow; off without this section."""

@@ -1,28 +1,31 @@
-"""Which jobs the service takes: everything a job names must be the service's to use.
+"""Admission control: check that a job names nothing that the service may not use.
 
-Invariant: a job that is admitted names no model, question file or clip outside of the roots, no reward function, judge
-or environment variable outside of the allow-lists, no weights in a format that runs code when it is read, and no
-cluster or storage of its own choice.
+Invariant: an admitted job names no model, question file or clip outside the roots, no reward function, judge or
+environment variable outside the allow-lists, no weights in a format that runs code when it is read, and no cluster or
+storage of its own.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from audio_qa.audio import is_file
 from audio_qa.dataset import DatasetError
 from audio_qa.formats.registry import may_lack_clips
+from orchestrator.job.marked import marked_values, replace_marked
 from orchestrator.job.sections.data import SYNTHETIC, DataSection
 from orchestrator.job.sections.model import TINY_MODELS
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import SpecError
 from orchestrator.questions.splits import Split, read_split
 from orchestrator.service.admission.roots import OutsideRootsError, Roots
+from protocol.marks import PathTo
 from reward.registry import RewardError, check_name
 
 
 class Admission:
-    """The rules of one service."""
+    """The admission rules of one service."""
 
     def __init__(
         self,
@@ -33,21 +36,21 @@ class Admission:
         judge_hosts: Sequence[str] = (),
         judge_keys: Sequence[str] = (),
     ) -> None:
-        """The allow-lists.
-
+        """
         Args:
-            judge_hosts: HOST:PORT of endpoints that may judge, or HOST for any port of it.
-            judge_keys: environment variables whose content may be sent to them.
+            reward_modules: modules whose reward functions are allowed, with their submodules.
+            judge_hosts: allowed judge endpoints, as HOST:PORT, or HOST for any port of it.
+            judge_keys: environment variables whose values may be sent to judges.
         """
         self._roots, self._modules = roots, tuple(reward_modules)
         self._judge_hosts, self._judge_keys = tuple(host.lower() for host in judge_hosts), tuple(judge_keys)
         self._data_dir = None if data_dir is None else data_dir.resolve()
 
     async def admit(self, spec: JobSpec, owns: Callable[[str], Awaitable[bool]]) -> JobSpec:
-        """The job with its paths resolved. Raises SpecError: one line that says what is not allowed.
+        """Return the job with its paths resolved. Raises SpecError: one line that names what is not allowed.
 
         Args:
-            owns: whether whoever submits sees the job of an id, whose run directory the job may then name.
+            owns: returns whether the submitter may see the job with an id, and so name its run directory.
         """
         if spec.cluster.address is not None:
             raise SpecError("cluster.address: the service chooses the cluster; leave it out")
@@ -56,17 +59,8 @@ class Admission:
         self._check_rewards(spec)
         self._check_judge(spec)
         spec = await asyncio.to_thread(self._resolved, spec)
-        data = spec.data
-        named = {
-            "model.path": spec.model.path,
-            "data.train": data.train,
-            "data.evaluation": data.evaluation,
-            "data.audio_root": data.audio_root,
-            "data.evaluation_audio_root": data.evaluation_audio_root,
-            "data.curriculum.measured": None if data.curriculum is None else data.curriculum.measured,
-        }
-        for key, path in named.items():
-            if path is not None and not await self._may_be_named(Path(path), owns):
+        for key, path in marked_values(spec, tuple(PathTo)):
+            if not await self._may_be_named(Path(path), owns):
                 raise SpecError(f"{key}: {path!r} is the service's own, or belongs to a job that is not yours")
         return spec
 
@@ -101,38 +95,36 @@ class Admission:
             )
 
     def _resolved(self, spec: JobSpec) -> JobSpec:
-        model = spec.model.path
-        if model not in TINY_MODELS:
-            model = str(self._model(model))
-        data = spec.data
-        for key in ("audio_root", "evaluation_audio_root"):
-            data = data.model_copy(update={key: self._audio_root(f"data.{key}", getattr(data, key))})
-        if data.curriculum is not None and data.curriculum.measured is not None:
-            measured = self._file("data.curriculum.measured", data.curriculum.measured)
-            curriculum = data.curriculum.model_copy(update={"measured": measured})
-            data = data.model_copy(update={"curriculum": curriculum})
-        data = data.model_copy(update={"train": self._questions(data, "train", data.train)})
-        if data.evaluation is not None:
-            data = data.model_copy(update={"evaluation": self._questions(data, "evaluation", data.evaluation)})
-        return spec.model_copy(update={"data": data, "model": spec.model.model_copy(update={"path": model})})
+        """Return the job with every path under the roots, symbolic links followed. Raises SpecError."""
+        for kind in PathTo:  # questions last: the paths of their clips start at the audio roots
+            rules: dict[PathTo, Callable[[str, str], str]] = {
+                PathTo.MODEL: self._model,
+                PathTo.CLIPS: self._folder,
+                PathTo.SOLVE_RATES: self._file,
+                PathTo.QUESTIONS: partial(self._questions, spec.data),
+            }
+            spec = replace_marked(spec, (kind,), rules[kind])
+        return spec
 
-    def _model(self, path: str) -> Path:
+    def _model(self, key: str, path: str) -> str:
+        if path in TINY_MODELS:
+            return path
         if path.startswith("builtin:"):
-            raise SpecError(f"model.path: {path!r} is not built in; {' and '.join(TINY_MODELS)} are")
+            raise SpecError(f"{key}: {path!r} is not built in; {' and '.join(TINY_MODELS)} are")
         try:
             folder = self._roots.folder(path)
             weights = list(folder.glob("*.safetensors"))
             for file in weights:
                 self._roots.file(str(file))
         except OutsideRootsError as error:
-            raise SpecError(f"model.path: {error}") from error
+            raise SpecError(f"{key}: {error}") from error
         if not weights:
-            raise SpecError(f"model.path: {path!r} holds no *.safetensors, the only weights that are read here")
-        return folder
+            raise SpecError(f"{key}: {path!r} holds no *.safetensors, the only format of weights that is read here")
+        return str(folder)
 
-    def _audio_root(self, key: str, path: str | None) -> str | None:
+    def _folder(self, key: str, path: str) -> str:
         try:
-            return None if path is None else str(self._roots.folder(path))
+            return str(self._roots.folder(path))
         except OutsideRootsError as error:
             raise SpecError(f"{key}: {error}") from error
 
@@ -142,16 +134,16 @@ class Admission:
         except OutsideRootsError as error:
             raise SpecError(f"{key}: {error}") from error
 
-    def _questions(self, data: DataSection, split: Split, path: str) -> str:
-        key = f"data.{split}"
+    def _questions(self, data: DataSection, key: str, path: str) -> str:
+        split: Split = "train" if key == "data.train" else "evaluation"
         if path == SYNTHETIC:
             return path
         if path.startswith("builtin:"):
             raise SpecError(f"{key}: {path!r} is not built in; {SYNTHETIC} is")
         try:
             file = self._roots.file(path)
-            # Where the file's folder is named, the paths in it start. Nothing is fetched: what a URL leads to is not
-            # the service's to read.
+            # Relative paths in the file start at the file's folder. URLs are not fetched: the service must not
+            # make requests for a user.
             found = read_split(data.model_copy(update={split: str(file)}), split, check_audio=False, remote=False)
             optional = may_lack_clips(found.source.format)
             for audio in {question.audio for question in found.accepted()}:

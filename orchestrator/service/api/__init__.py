@@ -1,1 +1,1 @@
-"""The REST API: FastAPI routes under /v1. Reads the store and run directories; tells jobs by writing to theirs."""
+"""The REST API: FastAPI routes under /v1. Reads the store and run directories; commands go into run directories."""

@@ -1,4 +1,4 @@
-"""The service's API as one ASGI app."""
+"""The API of the service as one ASGI app."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from orchestrator.cluster.inventory import Cluster
 from orchestrator.job.spec import JobSpec
@@ -17,34 +17,35 @@ from orchestrator.service.admission.roots import Roots
 from orchestrator.service.api.gate import RequestGate
 from orchestrator.service.api.job_cache import JobCache
 from orchestrator.service.api.meters import Meters
-from orchestrator.service.api.problems import ProblemDocument, answer_with_problems
-from orchestrator.service.api.rate import Rate
+from orchestrator.service.api.problems import ProblemDocument, install_error_handlers
+from orchestrator.service.api.rate import RateLimiter
 from orchestrator.service.api.routes import jobs as job_routes
 from orchestrator.service.api.routes import service as service_routes
 from orchestrator.service.api.routes import streams as stream_routes
 from orchestrator.service.api.routes import telemetry as telemetry_routes
 from orchestrator.service.api.settings import ApiSettings
-from orchestrator.service.api.state import Api, Fits, Ready
+from orchestrator.service.api.state import ApiContext, FitsCheck, ReadinessCheck
 from orchestrator.service.observability.tracing import Tracing
 from orchestrator.service.store.store import Store
 from orchestrator.service.telemetry.columns import Metrics
-from orchestrator.service.telemetry.facts import Facts
+from orchestrator.service.telemetry.histories import RunHistories
 from orchestrator.service.telemetry.progress import JobProgress
 from orchestrator.service.telemetry.tail import Tails
 
 _DESCRIPTION = """
 Submit jobs that post-train audio language models, follow them, and scale their rollout workers while they run.
 
-Errors are problem documents (RFC 9457) with one line in `detail` that says what is wrong. Lists are `{items,
-next_cursor}`; `cursor` asks for the next part. Requests with an `Idempotency-Key` may be sent again.
+Errors are problem documents (RFC 9457); `detail` explains the problem in one line. Lists are `{items, next_cursor}`:
+pass `next_cursor` as `cursor` to get the next page. Requests with an `Idempotency-Key` are safe to repeat.
 """
 
 
 async def _fits(spec: JobSpec, owner: str) -> None:
-    """Where nothing is known of the cluster every job fits."""
+    """Accept every job: the default without a cluster."""
 
 
 async def _ready() -> str | None:
+    """Return None, always ready: the default without a cluster."""
     return None
 
 
@@ -53,22 +54,22 @@ def create_app(
     settings: ApiSettings | None = None,
     *,
     cluster: Cluster | None = None,
-    fits: Fits = _fits,
-    ready: Ready = _ready,
+    check_fits: FitsCheck = _fits,
+    unready_reason: ReadinessCheck = _ready,
     lifespan: AbstractAsyncContextManager[Any] | None = None,
     tracing: Tracing | None = None,
 ) -> FastAPI:
-    """The app.
+    """Create the app.
 
     Args:
-        store: opened before the first request and closed behind the last, by `lifespan` or by whoever calls.
+        store: must be open while requests are served; `lifespan` or the caller opens and closes it.
         lifespan: entered when the server starts, left when it stops.
     """
     settings = settings or ApiSettings()
-    tails = Tails(heartbeat_seconds=settings.heartbeat_seconds, longest_seconds=settings.longest_stream_seconds)
+    tails = Tails(heartbeat_seconds=settings.heartbeat_seconds, longest_seconds=settings.max_stream_seconds)
 
     @asynccontextmanager
-    async def living(app: FastAPI) -> AsyncIterator[None]:
+    async def managed(app: FastAPI) -> AsyncIterator[None]:
         if lifespan is None:
             yield
         else:
@@ -79,13 +80,13 @@ def create_app(
             await asyncio.to_thread(tracing.stop)
 
     roots = Roots(settings.readable)
-    api = Api(
+    context = ApiContext(
         store=store,
         jobs=JobCache(store),
         settings=settings,
         cluster=cluster,
-        fits=fits,
-        ready=ready,
+        check_fits=check_fits,
+        unready_reason=unready_reason,
         roots=roots,
         admission=Admission(
             roots,
@@ -95,19 +96,20 @@ def create_app(
             judge_keys=settings.judge_keys,
         ),
         metrics=Metrics(),
-        facts=Facts(),
+        histories=RunHistories(),
         progress=JobProgress(),
         tails=tails,
-        rate=Rate(settings.requests_per_second, settings.request_burst),
-        refusals=Rate(settings.refusals_per_second, 10 * settings.refusals_per_second),
+        rate=RateLimiter(settings.requests_per_second, settings.request_burst),
+        refusals=RateLimiter(settings.refusals_per_second, 10 * settings.refusals_per_second),
         meters=Meters(),
     )
     app = _GatedApp(
-        title="Earshot", version="1", description=_DESCRIPTION, lifespan=living, docs_url=None, redoc_url=None
+        title="Earshot", version="1", description=_DESCRIPTION, lifespan=managed, docs_url=None, redoc_url=None
     )
-    app.state.api = api
-    app.gate = RequestGate(app.inner, settings, api.meters, tracing)
-    answer_with_problems(app)
+    app.state.context = context
+    gate = RequestGate(app.inner, settings, context.meters, tracing)
+    app.outermost = gate if tracing is None else tracing.instrument(gate)
+    install_error_handlers(app)
     v1 = APIRouter(prefix="/v1")
     for router in (job_routes.router, telemetry_routes.router, stream_routes.router, service_routes.cluster_router):
         v1.include_router(router)
@@ -117,20 +119,20 @@ def create_app(
 
 
 class _GatedApp(FastAPI):
-    """FastAPI behind the gate, outside of everything else: also what its own middleware answers passes the gate."""
+    """FastAPI inside the request gate, which also sees the responses of FastAPI's own middleware."""
 
-    gate: RequestGate
+    outermost: ASGIApp
 
     async def inner(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The app itself."""
+        """Run the app without the gate."""
         await super().__call__(scope, receive, send)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self
-        await self.gate(scope, receive, send)
+        await self.outermost(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
-        """The document, with the models that routes read by themselves."""
+        """Return the OpenAPI document, including the models of bodies that routes parse themselves."""
         if not self.openapi_schema:
             document = get_openapi(
                 title=self.title, version=self.version, description=self.description, routes=self.routes

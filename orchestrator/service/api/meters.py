@@ -1,4 +1,4 @@
-"""What Prometheus is told of the API itself; each app has meters of its own."""
+"""Prometheus metrics of the API itself. Each app has its own."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -6,7 +6,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 
 
 class Meters:
-    """Counters since the service started."""
+    """Metrics since the service started."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -15,14 +15,16 @@ class Meters:
         )
         self.seconds = Histogram(
             "earshot_http_request_seconds",
-            "Time to the end of an answer, streams left out.",
+            "Time to the end of a response, except streams.",
             ["method", "route"],
             buckets=_SECONDS,
             registry=self.registry,
         )
         self.streams = Gauge("earshot_http_streams", "Open streams of events and logs.", registry=self.registry)
-        self.submitted = Counter("earshot_jobs_submitted", "Jobs put in the queue.", registry=self.registry)
-        self.commands = Counter("earshot_commands", "What jobs were told.", ["command"], registry=self.registry)
+        self.submitted = Counter("earshot_jobs_submitted", "Jobs submitted to the queue.", registry=self.registry)
+        self.commands = Counter("earshot_commands", "Commands sent to jobs.", ["command"], registry=self.registry)
         self.refused = Counter(
-            "earshot_requests_refused", "Requests without a valid token, or of too low a role.", registry=self.registry
+            "earshot_requests_refused",
+            "Requests refused: no valid token, or not permitted for the role.",
+            registry=self.registry,
         )

@@ -1,7 +1,7 @@
-"""Who makes a request, and what they may do.
+"""Authentication and authorization: the principal of a request and its permissions.
 
-Invariant: without a valid token nobody is anybody, but for the local user of a service that listens on loopback only; a
-job of somebody else's does not exist for whoever is no admin.
+Invariant: requests without a valid token have no identity, except the local user of a service that listens on loopback
+only; to anyone but its owner and admins, a job does not exist.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from orchestrator.service.api.problems import ProblemError
-from orchestrator.service.api.state import Api, api_of
+from orchestrator.service.api.state import ApiContext, api_context
 from orchestrator.service.store.access import Role
 from orchestrator.service.store.credentials import token_hash
 from orchestrator.service.store.records import JobRecord
 
-_bearer = HTTPBearer(auto_error=False, description="A token of `earshot token create`; needed beyond loopback.")
+_bearer = HTTPBearer(auto_error=False, description="A token from `earshot token create`; optional on loopback.")
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _LOOPBACK_ADDRESSES = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1"})
 _ORDER = (Role.VIEWER, Role.SUBMITTER, Role.ADMIN)
@@ -24,56 +24,60 @@ _ORDER = (Role.VIEWER, Role.SUBMITTER, Role.ADMIN)
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody."""
+    """The user who sent a request."""
 
     owner: str
-    """Whose jobs are theirs."""
+    """Owner of the jobs that this principal submits and may see."""
     role: Role
 
-    def sees(self, job: JobRecord) -> bool:
-        """Whether the job exists for them."""
+    def can_see(self, job: JobRecord) -> bool:
+        """Return whether the job is visible: their own, or any job for an admin."""
         return self.role is Role.ADMIN or job.owner == self.owner
 
-    def may(self, role: Role) -> bool:
-        """Whether they may do what a role allows."""
+    def has_role(self, role: Role) -> bool:
+        """Return whether their role is this one or a higher one."""
         return _ORDER.index(self.role) >= _ORDER.index(role)
 
 
 LOCAL = Principal("local", Role.ADMIN)
 
 
-async def current(
+async def current_principal(
     request: Request,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-    api: Annotated[Api, Depends(api_of)],
+    context: Annotated[ApiContext, Depends(api_context)],
 ) -> Principal:
-    """Who makes the request. Raises ProblemError."""
-    principal = await _identified(request, credentials, api)
-    if wait := api.rate.take(principal.owner):
-        raise ProblemError(429, f"too many requests; wait {wait:.1f} s", headers={"Retry-After": str(int(wait) + 1)})
+    """Return the principal of the request. Raises ProblemError."""
+    principal = await _authenticate(request, credentials, context)
+    if wait := context.rate.take(principal.owner):
+        raise ProblemError(
+            429, f"too many requests; retry after {wait:.1f} s", headers={"Retry-After": str(int(wait) + 1)}
+        )
     request.state.principal = principal
     return principal
 
 
-async def _identified(request: Request, credentials: HTTPAuthorizationCredentials | None, api: Api) -> Principal:
+async def _authenticate(
+    request: Request, credentials: HTTPAuthorizationCredentials | None, context: ApiContext
+) -> Principal:
     if "authorization" not in request.headers:
-        if api.settings.local and _is_local(request):
+        if context.settings.local and _is_local(request):
             return LOCAL
-        raise _refused(request, api, "send a token: Authorization: Bearer earshot_…")
+        raise _unauthorized(request, context, "a token is required; send the header Authorization: Bearer earshot_…")
     if credentials is None:
-        raise _refused(request, api, "the Authorization header is not 'Bearer TOKEN'")
-    # The store compares hashes: how long that takes tells nothing of a token, whose hash nobody can choose.
-    token = await api.store.find_token(token_hash(credentials.credentials))
+        raise _unauthorized(request, context, "the Authorization header is not 'Bearer TOKEN'")
+    # The store compares hashes. Nobody can choose a token's hash, so the time it takes reveals nothing about the token.
+    token = await context.store.find_token(token_hash(credentials.credentials))
     if token is None:
-        raise _refused(request, api, "the token is not valid: unknown, revoked or expired")
+        raise _unauthorized(request, context, "the token is not valid: unknown, revoked or expired")
     return Principal(token.owner, token.role)
 
 
-def _refused(request: Request, api: Api, detail: str) -> ProblemError:
-    if wait := api.refusals.take(_address(request)):
+def _unauthorized(request: Request, context: ApiContext, detail: str) -> ProblemError:
+    if wait := context.refusals.take(_address(request)):
         return ProblemError(
             429,
-            f"too many requests without a valid token; wait {wait:.1f} s",
+            f"too many requests without a valid token; retry after {wait:.1f} s",
             headers={"Retry-After": str(int(wait) + 1)},
         )
     return ProblemError(401, detail, headers={"WWW-Authenticate": "Bearer"})
@@ -84,7 +88,7 @@ def _address(request: Request) -> str:
 
 
 def _is_local(request: Request) -> bool:
-    """Whether a program of this machine asks, and not a web page in its browser or somebody behind a proxy on it."""
+    """Return whether a program on this machine sent the request, not a web page in a browser or a client of a proxy."""
     headers = request.headers
     host = headers.get("host", "")
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
@@ -98,10 +102,10 @@ def _is_local(request: Request) -> bool:
     )
 
 
-Current = Annotated[Principal, Depends(current)]
+CurrentPrincipal = Annotated[Principal, Depends(current_principal)]
 
 
 def require(principal: Principal, role: Role) -> None:
-    """Raise ProblemError unless somebody may do what a role allows."""
-    if not principal.may(role):
-        raise ProblemError(403, f"this takes the role {role}; this token's is {principal.role}")
+    """Raise ProblemError unless the principal has the role."""
+    if not principal.has_role(role):
+        raise ProblemError(403, f"this requires the role {role}; the token has the role {principal.role}")

@@ -1,4 +1,4 @@
-"""Every error of the API is a problem document (RFC 9457), the framework's too, and none tells of the inside."""
+"""Problem documents (RFC 9457): the form of every error of the API, without internal details."""
 
 import logging
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from audio_qa.errors import EarshotError
 from orchestrator.run.lines import PlaceError
 from orchestrator.run.records import RunDirectoryError, json_text
 from orchestrator.service.store.store import CursorError, IdempotencyError, JobNotFoundError, StoreUnavailableError
@@ -17,28 +18,28 @@ from orchestrator.service.store.store import CursorError, IdempotencyError, JobN
 MEDIA_TYPE = "application/problem+json"
 
 _TITLES = {
-    400: "The request cannot be read",
-    401: "A valid token is needed",
+    400: "The request cannot be parsed",
+    401: "A valid token is required",
     403: "Not allowed",
     404: "Not found",
-    405: "This path has no such method",
-    406: "No such representation",
-    409: "The state does not allow it",
+    405: "Method not allowed",
+    406: "Not acceptable",
+    409: "Conflict with the current state",
     413: "The request is too large",
     414: "The path or query is too long",
-    415: "This kind of content is not taken",
-    416: "There are no such bytes",
+    415: "Unsupported content type",
+    416: "Range not satisfiable",
     422: "The request is not valid",
     429: "Too many requests",
-    500: "The service failed",
-    503: "Not available now",
+    500: "Internal error",
+    503: "Temporarily unavailable",
 }
 
 _log = logging.getLogger(__name__)
 
 
 class FieldProblem(BaseModel):
-    """What is wrong with one part of a request."""
+    """A problem with one field of a request."""
 
     field: str = Field(examples=["query.limit"])
     problem: str = Field(examples=["Input should be less than or equal to 500"])
@@ -57,16 +58,16 @@ class ProblemDocument(BaseModel):
 
     type: str = "about:blank"
     title: str
-    """The same for every error of this status."""
+    """Identical for all errors with this status."""
     status: int
     detail: str
-    """One line: what is wrong, and how to mend it."""
+    """Description of the problem and how to fix it, in one line."""
     errors: list[FieldProblem] | None = None
-    """Each part of the request that is not valid."""
+    """The fields of the request that are not valid."""
 
 
-class ProblemError(Exception):
-    """An error to answer with."""
+class ProblemError(EarshotError):
+    """An error to send as the response."""
 
     def __init__(self, status: int, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -76,7 +77,7 @@ class ProblemError(Exception):
 def problem_response(
     status: int, detail: str, *, headers: Mapping[str, str] | None = None, errors: list[dict[str, str]] | None = None
 ) -> Response:
-    """A problem document."""
+    """Return a response with a problem document."""
     document: dict[str, Any] = {
         "type": "about:blank",
         "title": _TITLES.get(status, "The request failed"),
@@ -88,8 +89,8 @@ def problem_response(
     return Response(json_text(document), status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The errors of a route, for the OpenAPI document: these, and those of every route."""
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the error responses of a route for the OpenAPI document: these, and those common to all routes."""
     return {
         status: {
             "description": _TITLES[status],
@@ -99,8 +100,8 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def answer_with_problems(app: FastAPI) -> None:
-    """Have every error become a problem document."""
+def install_error_handlers(app: FastAPI) -> None:
+    """Install handlers that turn every error into a problem document."""
 
     @app.exception_handler(ProblemError)
     async def _problem(request: Request, error: ProblemError) -> Response:
@@ -121,7 +122,7 @@ def answer_with_problems(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> Response:
-        return problem_response(500, "an error of the service; its log tells more under this request's X-Request-Id")
+        return problem_response(500, "an internal error; the log of the service has details under this X-Request-Id")
 
     _translate(app, JobNotFoundError, 404)
     _translate(app, CursorError, 400)
@@ -130,14 +131,14 @@ def answer_with_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RunDirectoryError)
     async def _run(request: Request, error: RunDirectoryError) -> Response:
-        # Names a path of the service's.
+        # Its message contains a path of the service.
         _log.warning("run directory: %s", error)
-        return problem_response(409, "the files of this job's run cannot be read")
+        return problem_response(409, "the files of this run cannot be read")
 
     @app.exception_handler(StoreUnavailableError)
     async def _store(request: Request, error: StoreUnavailableError) -> Response:
         _log.error("store: %s", error)
-        return problem_response(503, "the database cannot be reached; try again", headers={"Retry-After": "2"})
+        return problem_response(503, "the database cannot be reached; try again later", headers={"Retry-After": "2"})
 
 
 def _translate(app: FastAPI, kind: type[Exception], status: int) -> None:

@@ -1,26 +1,26 @@
-"""How many requests somebody may make: a bucket that fills at a rate and each request takes from."""
+"""Rate limits: a token bucket per client, refilled at a constant rate."""
 
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 
 
-class Rate:
-    """One bucket for each of those who came last; who comes anew has a full one."""
+class RateLimiter:
+    """One bucket per client. The buckets of the most recent clients are kept; a new client starts with a full one."""
 
     def __init__(
-        self, per_second: float, burst: float, clock: Callable[[], float] = time.monotonic, most: int = 10_000
+        self, per_second: float, burst: float, clock: Callable[[], float] = time.monotonic, max_clients: int = 10_000
     ) -> None:
-        self._per_second, self._burst, self._clock, self._most = per_second, burst, clock, most
+        self._per_second, self._burst, self._clock, self._max_clients = per_second, burst, clock, max_clients
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def take(self, who: str) -> float:
-        """Take one request; 0, or the seconds to wait before there is one to take."""
+    def take(self, client: str) -> float:
+        """Count a request. Return 0 if it is allowed, else the seconds until one will be."""
         now = self._clock()
-        level, filled = self._buckets.pop(who, (self._burst, now))
+        level, filled = self._buckets.pop(client, (self._burst, now))
         level = min(self._burst, level + (now - filled) * self._per_second)
         wait = 0.0 if level >= 1 else (1 - level) / self._per_second
-        self._buckets[who] = (level if wait else level - 1, now)
-        while len(self._buckets) > self._most:
+        self._buckets[client] = (level if wait else level - 1, now)
+        while len(self._buckets) > self._max_clients:
             self._buckets.popitem(last=False)
         return wait

@@ -1,4 +1,4 @@
-"""What whoever starts the service says of its API."""
+"""Settings of the API, given when the service starts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,37 +8,37 @@ from orchestrator.places import cache_directory
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
-    """Defaults are those of a service on one's own machine."""
+    """The defaults suit a service on a personal machine."""
 
     local: bool = True
-    """It listens on loopback only: who comes from this machine without a token is the local user, an admin."""
+    """The service listens on loopback only: local requests without a token come from the admin `local`."""
     roots: tuple[Path, ...] = (Path.home(),)
-    """Folders under which models, questions and clips of jobs may lie; what is built in may always be used."""
+    """Folders that may contain the models, questions and clips of jobs. Built-in ones are always allowed."""
     data_dir: Path | None = None
-    """The service's own files: jobs may name run directories of their owner's there and nothing else."""
+    """Data directory of the service. Jobs may name only run directories of their owner in it."""
     reward_modules: tuple[str, ...] = ()
-    """Modules and packages whose functions jobs may name as rewards."""
+    """Modules and packages whose functions jobs may use as rewards."""
     judge_hosts: tuple[str, ...] = ()
-    """HOST:PORT, or HOST for all its ports, of endpoints that jobs may have completions judged by."""
+    """Endpoints that jobs may use as judges: HOST:PORT, or HOST for all ports."""
     judge_keys: tuple[str, ...] = ()
-    """Environment variables whose content jobs may have sent to them as a key."""
-    most_body_bytes: int = 1024 * 1024
-    most_yaml_bytes: int = 64 * 1024
-    """YAML takes much longer to read than JSON."""
-    most_depth: int = 32
-    """Of JSON and YAML."""
+    """Environment variables whose values jobs may send to judges as API keys."""
+    max_body_bytes: int = 1024 * 1024
+    max_yaml_bytes: int = 64 * 1024
+    """Lower than for JSON, because YAML takes much longer to parse."""
+    max_depth: int = 32
+    """Maximum nesting of JSON and YAML."""
     requests_per_second: float = 1000
-    """Of one user, in the long run."""
+    """Sustained rate for one user."""
     request_burst: int = 2000
-    """Requests that a user may make at once after being quiet."""
+    """Requests that a user may send at once after a pause."""
     refusals_per_second: float = 5
-    """Of one address that comes without a valid token, in the long run; at once ten times as many."""
-    most_streams: int = 2000
-    """Open streams of events and logs, of all users."""
+    """Sustained rate of requests without a valid token from one address; ten times as many at once."""
+    max_streams: int = 2000
+    """Open streams of events and logs, over all users."""
     heartbeat_seconds: float = 15
-    longest_stream_seconds: float = 3600
+    max_stream_seconds: float = 3600
 
     @property
     def readable(self) -> tuple[Path, ...]:
-        """The roots and the cache, where what is built in lies."""
+        """The roots, and the cache with the built-in models and data."""
         return (*self.roots, cache_directory())

@@ -1,4 +1,4 @@
-"""What the routes work with: one object for each app."""
+"""The objects that the routes share: one context per app."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -11,43 +11,43 @@ from orchestrator.service.admission.admission import Admission
 from orchestrator.service.admission.roots import Roots
 from orchestrator.service.api.job_cache import JobCache
 from orchestrator.service.api.meters import Meters
-from orchestrator.service.api.rate import Rate
+from orchestrator.service.api.rate import RateLimiter
 from orchestrator.service.api.settings import ApiSettings
 from orchestrator.service.store.store import Store
 from orchestrator.service.telemetry.columns import Metrics
-from orchestrator.service.telemetry.facts import Facts
+from orchestrator.service.telemetry.histories import RunHistories
 from orchestrator.service.telemetry.progress import JobProgress
 from orchestrator.service.telemetry.tail import Tails
 
-Fits = Callable[[JobSpec, str], Awaitable[None]]
-"""Called with a job and its owner; raises NeverFitsError, with the reason, for one that can never run here."""
+FitsCheck = Callable[[JobSpec, str], Awaitable[None]]
+"""Takes a job and its owner; raises NeverFitsError, with the reason, if the job can never run here."""
 
-Ready = Callable[[], Awaitable[str | None]]
-"""Why the service cannot run jobs now; None where it can."""
+ReadinessCheck = Callable[[], Awaitable[str | None]]
+"""Returns why the service cannot currently run jobs, or None if it can."""
 
 
 @dataclass(frozen=True, slots=True)
-class Api:
-    """For use on one event loop."""
+class ApiContext:
+    """The shared objects of one app, for use on one event loop."""
 
     store: Store
     jobs: JobCache
     settings: ApiSettings
     cluster: Cluster | None
-    fits: Fits
-    ready: Ready
+    check_fits: FitsCheck
+    unready_reason: ReadinessCheck
     roots: Roots
     admission: Admission
     metrics: Metrics
-    facts: Facts
+    histories: RunHistories
     progress: JobProgress
     tails: Tails
-    rate: Rate
-    refusals: Rate
+    rate: RateLimiter
+    refusals: RateLimiter
     meters: Meters
 
 
-def api_of(request: Request) -> Api:
-    """Of the app that answers the request."""
-    api: Api = request.app.state.api
-    return api
+def api_context(request: Request) -> ApiContext:
+    """Return the context of the app that handles the request."""
+    context: ApiContext = request.app.state.context
+    return context

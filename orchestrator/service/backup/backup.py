@@ -1,8 +1,8 @@
-"""A service's database and run directories as one folder, and back.
+"""Back up a service's database and run directories into one folder, and restore them.
 
-Invariants: a backup, and a data directory that is made of one, is whole or not there. In a backup a checkpoint is whole
-or not there either, and the files of its run have at least the lines that it counts on. The service and its jobs may
-run meanwhile.
+Invariants: a backup, and a data directory restored from one, is complete or does not exist. The same holds for every
+checkpoint in a backup, and the files of its run have at least the lines that it depends on. The service and its jobs
+may run during a backup.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ _SQLITE, _POSTGRESQL = "earshot.db", "earshot.pgdump"
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """What a backup or a restoration did."""
+    """Result of a backup or a restoration."""
 
     path: str
     jobs: int
@@ -45,25 +45,27 @@ def back_up(data_dir: Path, url: str | None, destination: Path) -> Copied:
     """Copy a service's store and run directories to a new folder.
 
     Args:
-        url: of the database; None: the file in the data directory.
+        url: URL of the database; None for the file in the data directory.
 
     Raises:
-        BackupError: nothing is at `destination` then that was not there before.
+        BackupError: `destination` is unchanged.
         DatabaseUrlError, StoreUnavailableError, OSError.
     """
     source = database_url(url or database_of(data_dir))
     sqlite = source.get_backend_name() == "sqlite"
     if sqlite and not Path(source.database or "").is_file():
-        raise BackupError(f"{source.database}: there is no database here; name the service's data with --data-dir")
+        raise BackupError(
+            f"{source.database}: there is no database here; name the service's data directory with --data-dir"
+        )
     if destination.absolute().is_relative_to(data_dir.absolute()):
         raise BackupError(
-            f"{destination} is in the data directory itself: name a folder elsewhere, best on another disk"
+            f"{destination} is in the data directory itself: name a folder elsewhere, preferably on another disk"
         )
     _check_new(destination)
     _check_room(destination, sum(size for _, size in all_files(runs_of(data_dir))))
-    with _whole(destination) as partial:
+    with _complete(destination) as partial:
         name = _SQLITE if sqlite else _POSTGRESQL
-        # The database first: a run directory may be ahead of what the database says of its job, as after a crash.
+        # The database first: a run directory may be ahead of its job's row, as after a crash.
         if sqlite:
             copy_sqlite(Path(source.database or ""), partial / name)
         else:
@@ -86,10 +88,13 @@ def back_up(data_dir: Path, url: str | None, destination: Path) -> Copied:
 
 
 def restore(source: Path, data_dir: Path, url: str | None) -> Copied:
-    """Make a data directory, and a PostgreSQL's tables where `url` names one, of a backup.
+    """Restore a backup to a new data directory, and to an empty PostgreSQL database if it has one.
+
+    Args:
+        url: URL of the PostgreSQL database; None for SQLite.
 
     Raises:
-        BackupError: the backup is not whole, or there is something where it is to go; nothing was changed.
+        BackupError: the backup is incomplete, or its destination is not empty; nothing was changed.
         DatabaseUrlError, StoreUnavailableError, OSError.
     """
     manifest = _manifest(source)
@@ -103,10 +108,10 @@ def restore(source: Path, data_dir: Path, url: str | None) -> Copied:
         raise BackupError(f"the database in {source} is {kind}")
     _check_new(data_dir)
     _check_room(data_dir, sum(size for size, _ in files.values()))
-    with _whole(data_dir) as partial:
+    with _complete(data_dir) as partial:
         for name, (size, digest) in files.items():
             if copy_file(source / name, partial / name) != (size, digest):
-                raise BackupError(f"{source / name} is damaged: it is not what was backed up")
+                raise BackupError(f"{source / name} is damaged: it differs from what was backed up")
         (partial / "runs").mkdir(exist_ok=True)
         if postgresql:
             load_postgresql(target, partial / _POSTGRESQL)
@@ -127,7 +132,7 @@ async def _count(url: str) -> int:
 
 
 async def _move_runs(url: str, before: Path, after: Path) -> int:
-    """Bring the tables up to date and have jobs name their run directories where they are now; how many jobs."""
+    """Migrate the tables and update the jobs' run directories; return the number of jobs."""
     database = Database(url)
     try:
         await database.open()
@@ -143,32 +148,32 @@ async def _move_runs(url: str, before: Path, after: Path) -> int:
 
 
 def _manifest(source: Path) -> dict[str, Any]:
-    """What a backup says of itself, looked over: every file is there and has its size."""
+    """Return the manifest of a backup, after checking that every file exists and has its size."""
     file = source / _MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         files = {str(name): (int(size), str(digest)) for name, (size, digest) in manifest["files"].items()}
         known = manifest["format"] == _FORMAT and isinstance(manifest["runs"], str)
     except FileNotFoundError:
-        raise BackupError(f"{source} is no backup: it has no {_MANIFEST}") from None
+        raise BackupError(f"{source} is not a backup: it has no {_MANIFEST}") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BackupError(f"{file} cannot be read: {type(error).__name__}") from error
     if not known:
-        raise BackupError(f"{file} is of another version of Earshot: restore it with that one")
+        raise BackupError(f"{file} is from another version of Earshot: restore it with that version")
     for name, (size, _) in files.items():
         parts = PurePosixPath(name).parts
         if parts[0] not in ("runs", _SQLITE, _POSTGRESQL) or ".." in parts or not (source / name).is_file():
-            raise BackupError(f"{source} is not whole: {name!r} is missing")
+            raise BackupError(f"{source} is incomplete: {name!r} is missing")
         if (source / name).stat().st_size != size:
-            raise BackupError(f"{source} is not whole: {name!r} has another size than when it was backed up")
+            raise BackupError(f"{source} is incomplete: {name!r} differs in size from what was backed up")
     if not files.keys() & {_SQLITE, _POSTGRESQL}:
-        raise BackupError(f"{source} is not whole: it has no database")
+        raise BackupError(f"{source} is incomplete: it has no database")
     return manifest | {"files": files}
 
 
 def _check_new(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BackupError(f"{folder} is there and not empty: name a new folder, or move that one away first")
+        raise BackupError(f"{folder} exists and is not empty: name a new folder, or move that one away first")
 
 
 def _check_room(folder: Path, size: int) -> None:
@@ -179,8 +184,8 @@ def _check_room(folder: Path, size: int) -> None:
 
 
 @contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """A folder beside the one that is wanted, which it becomes once the block is done; removed if the block raises."""
+def _complete(folder: Path) -> Iterator[Path]:
+    """Provide a folder next to `folder`; rename it to `folder` after the block, or remove it if the block raises."""
     partial = folder.absolute().with_name(f".{folder.name}.partial-{os.getpid()}")
     partial.mkdir(mode=0o700, parents=True)
     try:

@@ -1,4 +1,4 @@
-"""A database as one file, and back: SQLite by its backup API, PostgreSQL by its own programs."""
+"""Copy a database to one file, and back: SQLite with its backup API, PostgreSQL with pg_dump and pg_restore."""
 
 import asyncio
 import os
@@ -11,20 +11,21 @@ from pathlib import Path
 from sqlalchemy import inspect
 from sqlalchemy.engine import URL
 
+from audio_qa.errors import InputError
 from orchestrator.service.store.database import Database
 
 
-class BackupError(ValueError):
-    """A backup that cannot be made or restored like this; one line."""
+class BackupError(InputError):
+    """A backup that cannot be made or restored; the message is one line."""
 
 
 def copy_sqlite(source: Path, to: Path) -> None:
-    """A copy as of one moment, while others write to the source. Raises BackupError for a damaged database."""
+    """Copy a consistent snapshot while others write to the source. Raises BackupError for a damaged database."""
     try:
         uri = f"{source.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=30)) as read, closing(sqlite3.connect(to)) as written:
             read.backup(written)
-            # One file, without a log beside it.
+            # One file, without a write-ahead log.
             written.execute("PRAGMA journal_mode=DELETE")
             (found,) = written.execute("PRAGMA integrity_check").fetchone()
     except sqlite3.DatabaseError as error:
@@ -34,12 +35,12 @@ def copy_sqlite(source: Path, to: Path) -> None:
 
 
 def dump_postgresql(url: URL, to: Path) -> None:
-    """As of one moment. Raises BackupError without pg_dump, or with what it says."""
+    """Dump a consistent snapshot. Raises BackupError if pg_dump is missing or fails."""
     _run("pg_dump", url, "--format=custom", "--no-owner", "--no-privileges", f"--file={to}")
 
 
 def load_postgresql(url: URL, file: Path) -> None:
-    """All of it or nothing. Raises BackupError unless the database is empty, and as `dump_postgresql`."""
+    """Load a dump in one transaction. Raises BackupError if the database is not empty or pg_restore fails."""
     tables = asyncio.run(_tables(url))
     if tables:
         raise BackupError(f"the database is not empty (it has {', '.join(tables[:3])}, …): name an empty one")
@@ -59,9 +60,9 @@ def _run(program: str, url: URL, *arguments: str) -> None:
     found = shutil.which(program)
     if found is None:
         raise BackupError(
-            f"{program} is not installed here: a PostgreSQL is backed up by its own programs, pg_dump and pg_restore"
+            f"{program} is not installed here: PostgreSQL is backed up with its own programs, pg_dump and pg_restore"
         )
-    # In the environment: other users of the machine see a command's arguments.
+    # In the environment, because other users of the machine see a command's arguments.
     environment = os.environ | {"PGHOST": url.host or "", "PGPORT": str(url.port or 5432)}
     environment |= {"PGUSER": url.username or "", "PGPASSWORD": url.password or "", "PGDATABASE": url.database or ""}
     if secure := url.query.get("sslmode") or url.query.get("ssl"):

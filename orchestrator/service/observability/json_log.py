@@ -1,6 +1,6 @@
-"""The service's log: one JSON object a line on stderr, with the job and the request it is about.
+"""The log of the service: one JSON object per line on stderr, with the job and the request that it concerns.
 
-Invariant: no line holds a token: what looks like one is cut, whoever logs it.
+Invariant: no line contains a token; whatever looks like one is redacted, no matter who logs it.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import TextIO
 
 from orchestrator.run.records import json_text
 
-_context: ContextVar[dict[str, str]] = ContextVar("log_context", default={})  # noqa: B039  # never changed, only replaced
+_context: ContextVar[dict[str, str]] = ContextVar("log_context", default={})  # noqa: B039  # replaced, never mutated
 _JOB_PATH = re.compile(r"^/v1/jobs/([A-Za-z0-9_-]{1,64})(?:/|$)")
 _TOKEN = re.compile(r"earshot_[A-Za-z0-9_-]{8,}|(?i:bearer)\s+[^\s\"\\]+")
 _URL_PASSWORD = re.compile(r"(://[^:/@\s\"]+):[^@/\s\"]+@")
@@ -24,7 +24,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 @contextmanager
 def log_context(**names: str | None) -> Iterator[None]:
-    """What is logged meanwhile, here and in what is awaited, is about these: `job`, `request`."""
+    """Add names such as `job` and `request` to everything logged inside the context, including awaited code."""
     token = _context.set(_context.get() | {name: value for name, value in names.items() if value is not None})
     try:
         yield
@@ -33,13 +33,13 @@ def log_context(**names: str | None) -> Iterator[None]:
 
 
 def job_id_of_path(path: str) -> str | None:
-    """The job that a request's path names."""
+    """Return the job id in the path of a request, if any."""
     found = _JOB_PATH.match(path)
     return found[1] if found else None
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one line of JSON."""
+    """Formats a record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -60,7 +60,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_as_json(level: int = logging.INFO, stream: TextIO | None = None) -> None:
-    """Have everything that this process logs go to `stream`, by default stderr, as JSON."""
+    """Write everything that this process logs to `stream`, by default stderr, as JSON."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
@@ -68,5 +68,5 @@ def log_as_json(level: int = logging.INFO, stream: TextIO | None = None) -> None
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-    # The gate logs each request itself, with more in it.
+    # The request gate logs every request with more detail.
     logging.getLogger("uvicorn.access").disabled = True

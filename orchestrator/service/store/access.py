@@ -1,4 +1,4 @@
-"""Who may do what: tokens as the store holds them, roles, and the audit log's entries."""
+"""Access control as the store holds it: tokens, roles, and entries of the audit log."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,19 +7,19 @@ from typing import Any
 
 
 class Role(StrEnum):
-    """What a token allows; each role includes those before it."""
+    """Permissions of a token; each role includes those before it."""
 
     VIEWER = "viewer"
     """See jobs."""
     SUBMITTER = "submitter"
-    """Submit jobs, and change one's own."""
+    """Submit jobs, and change one's own jobs."""
     ADMIN = "admin"
     """Change every job, and manage tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRecord:
-    """A token without its secret, of which the store holds the hash only. Times are aware datetimes in UTC."""
+    """A token without its secret; the store has only the hash. Times are aware datetimes in UTC."""
 
     id: str
     name: str
@@ -32,14 +32,14 @@ class TokenRecord:
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """Somebody did something, or was refused."""
+    """An entry of the audit log: an action that was done or refused."""
 
     at: datetime
     actor: str
     action: str
     """`job.submit`, `job.cancel`, `token.create`, …"""
     target: str
-    """A job's or token's id; empty where there is none."""
+    """Id of a job or token; empty without one."""
     outcome: str
-    """`ok`, or why it was refused."""
+    """`ok`, or the reason for the refusal."""
     detail: dict[str, Any]

@@ -1,4 +1,4 @@
-"""The store's part for tokens and the audit log."""
+"""The part of the store for tokens and the audit log."""
 
 import uuid
 from collections.abc import Mapping
@@ -13,19 +13,19 @@ from orchestrator.service.store.tables import audit, tokens
 
 
 class AccessStore:
-    """See `Store`."""
+    """Tokens and the audit log; see `Store`."""
 
     _database: Database
 
     async def create_token(
         self, *, name: str, owner: str, role: Role, token_hash: str, expires_at: datetime | None = None
     ) -> TokenRecord:
-        """Keep a token by the hash of its secret. Raises ValueError if there is one with that hash."""
+        """Store a token by the hash of its secret. Raises ValueError if there is one with that hash."""
         record = TokenRecord(uuid.uuid4().hex[:16], name, owner, role, datetime.now(UTC), expires_at, None)
         async with self._database.write() as connection:
             taken = await connection.execute(select(tokens.c.id).where(tokens.c.hash == token_hash))
             if taken.first() is not None:
-                raise ValueError("there is a token with this secret")
+                raise ValueError("a token with this secret exists")
             await connection.execute(
                 insert(tokens).values(
                     id=record.id,
@@ -40,7 +40,7 @@ class AccessStore:
         return record
 
     async def list_tokens(self, *, include_revoked: bool = False) -> list[TokenRecord]:
-        """In the order of their creation."""
+        """Return tokens in order of creation."""
         query = select(tokens).order_by(tokens.c.seq)
         if not include_revoked:
             query = query.where(tokens.c.revoked_at.is_(None))
@@ -48,7 +48,7 @@ class AccessStore:
             return [_token(row) for row in await connection.execute(query)]
 
     async def revoke_token(self, token_id: str) -> bool:
-        """Make a token useless from now on; False if there is none that was of use."""
+        """Revoke a token; return False if there is none that is not revoked."""
         async with self._database.write() as connection:
             result = await connection.execute(
                 update(tokens)
@@ -58,7 +58,7 @@ class AccessStore:
         return bool(result.rowcount)
 
     async def find_token(self, token_hash: str) -> TokenRecord | None:
-        """The token with this hash, unless it is revoked or expired."""
+        """Return the token with this hash; None if there is none, or it is revoked or expired."""
         async with self._database.read() as connection:
             row = (await connection.execute(select(tokens).where(tokens.c.hash == token_hash))).first()
         token = None if row is None else _token(row)
@@ -69,7 +69,7 @@ class AccessStore:
     async def audit(
         self, actor: str, action: str, *, target: str = "", outcome: str = "ok", detail: Mapping[str, Any] | None = None
     ) -> None:
-        """Note who did what. `detail` is JSON values and must hold no secrets."""
+        """Add an entry to the audit log. `detail` has JSON values and must not contain secrets."""
         async with self._database.write() as connection:
             await connection.execute(
                 insert(audit).values(
@@ -83,13 +83,13 @@ class AccessStore:
             )
 
     async def audit_log(self, *, limit: int = 100) -> list[AuditRecord]:
-        """The latest entries, newest first."""
+        """Return the latest entries, newest first."""
         async with self._database.read() as connection:
             rows = await connection.execute(select(audit).order_by(audit.c.seq.desc()).limit(limit))
             return [AuditRecord(r.at, r.actor, r.action, r.target, r.outcome, r.detail) for r in rows]
 
-    async def forget_audit(self, before: datetime) -> int:
-        """Remove entries that are older; how many."""
+    async def remove_audit_before(self, before: datetime) -> int:
+        """Remove older entries; return how many."""
         async with self._database.write() as connection:
             return (await connection.execute(delete(audit).where(audit.c.at < before))).rowcount
 

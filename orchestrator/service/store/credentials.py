@@ -1,4 +1,4 @@
-"""Tokens: made here, shown once, and known by their hash only."""
+"""Secrets of tokens: created here, shown once, and stored only as a hash."""
 
 import hashlib
 import secrets
@@ -11,17 +11,17 @@ _SECRET_WORDS = ("secret", "password", "api_key", "apikey", "authorization", "cr
 
 
 def new_token() -> str:
-    """256 random bits behind a prefix by which scanners for leaked secrets find it."""
+    """Return a new token: 256 random bits after a prefix that scanners for leaked secrets recognise."""
     return PREFIX + secrets.token_urlsafe(32)
 
 
 def token_hash(token: str) -> str:
-    """What the store keeps. The token is random and long, so that a fast hash does not make it easier to guess."""
+    """Return the hash that is stored. A fast hash is safe here because tokens are long and random."""
     return hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest()
 
 
 def without_secrets(value: Any) -> Any:
-    """The same JSON value with whatever is kept under the name of a secret left out."""
+    """Return the same JSON value with values masked whose key is the name of a secret."""
     if isinstance(value, dict):
         return {
             key: _HIDDEN if item is not None and _is_secret(key) else without_secrets(item)

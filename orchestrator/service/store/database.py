@@ -1,7 +1,7 @@
-"""The service's database: SQLite in a file by default, PostgreSQL by URL. Opening it brings its tables up to date.
+"""The service's database: SQLite in a file by default, PostgreSQL by URL. Opening it migrates its tables.
 
-Invariant: `write` is one transaction, all of it or nothing, and no two on SQLite at a time. A database that cannot be
-reached is a StoreUnavailableError within `_TIMEOUT_SECONDS`, whatever the driver calls it; anything else is a bug.
+Invariant: `write` is one atomic transaction, and on SQLite there is at most one at a time. A database that cannot be
+reached is a StoreUnavailableError within `_TIMEOUT_SECONDS`, whatever the driver raises; any other error is a bug.
 """
 
 import asyncio
@@ -20,9 +20,11 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Operationa
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from audio_qa.errors import EarshotError, InputError
+
 _TIMEOUT_SECONDS = 10.0
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
-# Classes of SQLSTATE: connection, deadlock or serialization, resources, a server that shuts down or comes up.
+# Classes of SQLSTATE: connection, deadlock or serialization, resources, a server that shuts down or starts up.
 _AWAY = ("08", "40", "53", "57P")
 _UNREACHABLE = (
     OperationalError,
@@ -35,16 +37,16 @@ _UNREACHABLE = (
 )
 
 
-class StoreUnavailableError(RuntimeError):
-    """The database cannot be reached now; what was asked for did not happen, or it is not known whether it did."""
+class StoreUnavailableError(EarshotError):
+    """The database cannot be reached; the operation did not happen, or its outcome is unknown."""
 
 
-class DatabaseUrlError(ValueError):
-    """A database URL that cannot be used; one line."""
+class DatabaseUrlError(InputError):
+    """A database URL that cannot be used; the message is one line."""
 
 
 def database_url(text: str) -> URL:
-    """A URL with the asynchronous driver of its database. Raises DatabaseUrlError for any but SQLite or PostgreSQL."""
+    """Return a URL with an asynchronous driver. Raises DatabaseUrlError unless it is of SQLite or PostgreSQL."""
     try:
         url = make_url(text)
     except ArgumentError as error:
@@ -56,43 +58,43 @@ def database_url(text: str) -> URL:
 
 
 def sqlite_url(file: Path) -> str:
-    """The URL of a database in a file."""
+    """Return the URL of an SQLite database in a file."""
     return f"sqlite:///{file.absolute()}"
 
 
 class Database:
-    """Connections to one database; for use on one event loop."""
+    """Connections to one database, for use on one event loop."""
 
     def __init__(self, url: str) -> None:
-        """Connects to nothing yet. Raises DatabaseUrlError."""
+        """Connections are made on first use. Raises DatabaseUrlError."""
         self._url = database_url(url)
         self._engine = _engine(self._url)
 
     async def open(self) -> None:
-        """Make the database if it is a file, and its tables, or bring them up to date. Raises StoreUnavailableError."""
+        """Create the SQLite file if it is missing, and create or migrate the tables. Raises StoreUnavailableError."""
         if self._url.get_backend_name() == "sqlite" and self._url.database:
             with _unavailable():
                 await asyncio.to_thread(_make_file, Path(self._url.database))
         async with self.write() as connection:
             if connection.dialect.name == "postgresql":
-                # Two that open it at once take turns, as they do on SQLite.
+                # Concurrent openings take turns, as they do on SQLite.
                 await connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7270001)")
             await connection.run_sync(migrate)
 
     async def close(self) -> None:
-        """Give all connections back."""
+        """Close all connections."""
         await self._engine.dispose()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
-        """A connection to read from. Raises StoreUnavailableError."""
+        """Provide a connection to read from. Raises StoreUnavailableError."""
         with _unavailable():
             async with self._engine.connect() as connection:
                 yield connection
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction; it is undone if its block raises. Raises StoreUnavailableError."""
+        """Provide a transaction, rolled back if the block raises. Raises StoreUnavailableError."""
         with _unavailable():
             async with self._engine.connect() as connection:
                 await connection.execution_options(sqlite_begin="BEGIN IMMEDIATE")
@@ -101,7 +103,7 @@ class Database:
 
 
 def _make_file(path: Path) -> None:
-    """Make the file of an SQLite database, unless it is there, with a write-ahead log, which it keeps."""
+    """Create the file of an SQLite database if it is missing, with a write-ahead log."""
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + _TIMEOUT_SECONDS
     with closing(sqlite3.connect(path, timeout=_TIMEOUT_SECONDS)) as connection:
@@ -109,7 +111,7 @@ def _make_file(path: Path) -> None:
             try:
                 connection.execute("PRAGMA journal_mode=WAL")
             except sqlite3.OperationalError:
-                # Of two that make it at once one is told that it is locked, whatever its timeout is.
+                # Of two concurrent creations one gets "database is locked", whatever its timeout.
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
@@ -118,7 +120,7 @@ def _make_file(path: Path) -> None:
 
 
 def migrate(connection: Connection) -> None:
-    """Bring the tables up to date, in the connection's transaction."""
+    """Migrate the tables to the current version, in the connection's transaction."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
@@ -127,7 +129,7 @@ def migrate(connection: Connection) -> None:
 
 def _engine(url: URL) -> AsyncEngine:
     if url.get_backend_name() == "postgresql":
-        # A connection that the server has dropped is found and replaced before it is used.
+        # A connection that the server has dropped is detected and replaced before use.
         return create_async_engine(
             url,
             pool_pre_ping=True,
@@ -138,10 +140,10 @@ def _engine(url: URL) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "connect")
     def _set_up(connection: Any, _: object) -> None:
-        # Transactions are begun below: sqlite3 begins them late, and as readers that may not become writers.
+        # Transactions are started explicitly below: sqlite3 starts them late, and as read transactions.
         connection.isolation_level = None
         cursor = connection.cursor()
-        # FULL: what was acknowledged survives a power cut too.
+        # FULL: acknowledged transactions survive a power failure.
         for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
@@ -155,7 +157,7 @@ def _engine(url: URL) -> AsyncEngine:
 
 @contextmanager
 def _unavailable() -> Iterator[None]:
-    """Give every way of not reaching a database one name."""
+    """Raise StoreUnavailableError for every kind of unreachable database."""
     try:
         yield
     except _UNREACHABLE as error:

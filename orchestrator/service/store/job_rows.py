@@ -1,4 +1,4 @@
-"""Rows of the jobs table, read and changed inside a transaction of the caller's."""
+"""Read and change rows of the jobs table, inside the caller's transaction."""
 
 import base64
 import binascii
@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Row, Select, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from audio_qa.errors import EarshotError, InputError
 from orchestrator.schemas.job_state import ALLOWED, ENDED, JobState
 from orchestrator.service.store.records import JobRecord
 from orchestrator.service.store.tables import jobs, transitions
@@ -28,31 +29,31 @@ _CHANGEABLE = frozenset(
 )
 
 
-class JobNotFoundError(LookupError):
-    """There is no job of this id."""
+class JobNotFoundError(InputError):
+    """There is no job with this id."""
 
 
-class StaleStateError(RuntimeError):
-    """The job is no longer in the state that the caller expects; nothing changed."""
+class StaleStateError(EarshotError):
+    """The job is no longer in the state that the caller expected; nothing was changed."""
 
     def __init__(self, job: JobRecord, expected: Collection[JobState]) -> None:
         super().__init__(f"job {job.id} is {job.state}, not {' or '.join(sorted(expected))}")
         self.job = job
 
 
-class TransitionError(ValueError):
-    """A change of state that no job makes."""
+class TransitionError(EarshotError):
+    """A change of state that is not allowed."""
 
 
-class IdempotencyError(ValueError):
-    """The idempotency key was used for another job."""
+class IdempotencyError(InputError):
+    """The idempotency key was already used for another job."""
 
 
-class CursorError(ValueError):
-    """A cursor that this service did not give."""
+class CursorError(InputError):
+    """A cursor that is not from this service."""
 
 
-async def change(
+async def change_state(
     connection: AsyncConnection,
     job: JobRecord,
     expected: Collection[JobState],
@@ -60,49 +61,49 @@ async def change(
     cause: str | None,
     fields: Mapping[str, Any],
 ) -> JobRecord:
-    """Change the state of a job whose row is locked, and note it. Raises StaleStateError, TransitionError."""
+    """Change the state of a job whose row is locked, and record it. Raises StaleStateError, TransitionError."""
     if job.state not in expected:
         raise StaleStateError(job, expected)
     if to not in ALLOWED[job.state]:
-        raise TransitionError(f"no job goes from {job.state} to {to}")
+        raise TransitionError(f"a job cannot change from {job.state} to {to}")
     now = datetime.now(UTC)
-    values = {**checked(fields), "state": to.value, "cause": text(cause), "updated_at": now}
+    values = {**checked(fields), "state": to.value, "cause": storable_text(cause), "updated_at": now}
     if to in ENDED:
         values["finished_at"] = now
     await connection.execute(update(jobs).where(jobs.c.id == job.id).values(**values))
-    await note(connection, job.id, job.state, to, now, cause)
-    return await one(connection, job.id)
+    await record_transition(connection, job.id, job.state, to, now, cause)
+    return await job_with_id(connection, job.id)
 
 
-async def note(
+async def record_transition(
     connection: AsyncConnection, job_id: str, before: JobState | None, after: JobState, at: datetime, cause: str | None
 ) -> None:
-    """Add a line to a job's history."""
+    """Add a row to a job's history."""
     await connection.execute(
         insert(transitions).values(
             job_id=job_id,
             from_state=None if before is None else before.value,
             to_state=after.value,
             at=at,
-            cause=text(cause),
+            cause=storable_text(cause),
         )
     )
 
 
-async def one(connection: AsyncConnection, job_id: str, *, lock: bool = False) -> JobRecord:
-    """The job of this id, kept from other writers if `lock`. Raises JobNotFoundError."""
+async def job_with_id(connection: AsyncConnection, job_id: str, *, lock: bool = False) -> JobRecord:
+    """Return the job with this id, locked against other writers if `lock`. Raises JobNotFoundError."""
     query: Select[Any] = select(jobs).where(jobs.c.id == job_id)
-    # What no id looks like is not asked for: PostgreSQL refuses some strings.
+    # Strings that cannot be an id are not queried: PostgreSQL refuses some of them.
     row = None
     if job_id.isascii() and job_id.isalnum():
         row = (await connection.execute(query.with_for_update() if lock else query)).first()
     if row is None:
         raise JobNotFoundError(f"there is no job {job_id!r}")
-    return job_of(row)
+    return record_of(row)
 
 
-async def of_key(connection: AsyncConnection, owner: str, key: str | None, body_hash: str) -> JobRecord | None:
-    """The job that its owner submitted with this key. Raises IdempotencyError if that was another job."""
+async def job_with_key(connection: AsyncConnection, owner: str, key: str | None, body_hash: str) -> JobRecord | None:
+    """Return the job that its owner submitted with this key. Raises IdempotencyError if that was another job."""
     if key is None:
         return None
     query = select(jobs).where(jobs.c.owner == owner, jobs.c.idempotency_key == key)
@@ -111,25 +112,25 @@ async def of_key(connection: AsyncConnection, owner: str, key: str | None, body_
         return None
     if row.body_hash != body_hash:
         raise IdempotencyError(f"the idempotency key {key!r} was used for another job, {row.id}; use a new key")
-    return job_of(row)
+    return record_of(row)
 
 
 def checked(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Columns that a caller may set. Raises TypeError for others."""
+    """Return the fields if a caller may set all of them. Raises TypeError otherwise."""
     unknown = fields.keys() - _CHANGEABLE
     if unknown:
         raise TypeError(f"a job's {sorted(unknown)} cannot be changed")
     return dict(fields)
 
 
-def text(value: str | None) -> str | None:
-    """What every database takes as text."""
-    # PostgreSQL has no place for a NUL, and log lines may hold one.
+def storable_text(value: str | None) -> str | None:
+    """Return text that every database can store."""
+    # PostgreSQL cannot store NUL, and log lines may contain it.
     return None if value is None else value.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-def job_of(row: Row[Any]) -> JobRecord:
-    """A row as the rest of the service sees it."""
+def record_of(row: Row[Any]) -> JobRecord:
+    """Return the record of a row."""
     return JobRecord(**{name: getattr(row, name) for name in _COLUMNS}, state=JobState(row.state))
 
 
@@ -137,16 +138,16 @@ _COLUMNS = tuple(name for name in JobRecord.__slots__ if name != "state")
 
 
 def to_cursor(seq: int) -> str:
-    """The cursor of the page behind a job."""
+    """Return the cursor of the page after a job."""
     return base64.urlsafe_b64encode(f"j{seq}".encode()).decode().rstrip("=")
 
 
 def from_cursor(cursor: str) -> int:
-    """The opposite of `to_cursor`. Raises CursorError."""
+    """Invert `to_cursor`. Raises CursorError."""
     try:
         plain = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
         if not (plain[:1] == "j" and plain[1:].isdigit() and len(plain) <= 10):
             raise ValueError(plain)
         return int(plain[1:])
     except (ValueError, binascii.Error) as error:
-        raise CursorError("the cursor is not one that this service gave") from error
+        raise CursorError("the cursor is not from this service") from error

@@ -1,4 +1,4 @@
-"""A job as the service knows it, its states, and which state may follow which."""
+"""Jobs, their changes of state, and pages of them, as the store returns them."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,39 +9,39 @@ from orchestrator.schemas.job_state import JobState
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """A job as the store holds it. Times are aware datetimes in UTC."""
+    """A row of the jobs table. Times are aware datetimes in UTC."""
 
     id: str
     name: str
     owner: str
     state: JobState
     priority: int
-    """Higher goes first."""
+    """Jobs of higher priority start first."""
     spec: dict[str, Any]
-    """The resolved JobSpec as JSON values."""
+    """Resolved JobSpec as JSON values."""
     gpus: float
-    """That it counts for against limits: of all its workers and ranks, at the largest it scales itself to."""
+    """GPUs counted against the limits: of all ranks and of the most workers that it scales itself to."""
     created_at: datetime
     updated_at: datetime
     started_at: datetime | None
-    """First given to Ray."""
+    """Time of the first submission to Ray."""
     finished_at: datetime | None
     attempt: int
-    """Drivers begun so far; 0 while it never started."""
+    """Number of drivers started; 0 before the first."""
     restarts: int
-    """Drivers that died and were replaced; a preemption does not count."""
+    """Number of drivers that died and were replaced; preemptions do not count."""
     max_restarts: int
     cause: str | None
-    """Why it is in its state: an error and its last log lines, who cancelled it, what preempted it."""
+    """Reason for its state: an error and its last log lines, who cancelled it, what preempted it."""
     run_dir: str
-    """Of the run; does not exist before the first start."""
+    """Run directory; it does not exist before the first start."""
     submission_id: str | None
-    """The Ray job of the current attempt."""
+    """Ray job of the current attempt."""
     not_before: datetime | None
-    """Of a recovering job that has no driver now: when the next one starts. None while there is a driver."""
+    """Start of the next driver of a recovering job; None while there is a driver."""
     cancel_requested_at: datetime | None
     preempt_requested_at: datetime | None
-    """It is to write a checkpoint and give its place to a job of higher priority."""
+    """Time of the request to write a checkpoint and give way to a job of higher priority."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """A part of a list of jobs, newest first."""
+    """A page of jobs, newest first."""
 
     items: tuple[JobRecord, ...]
     next_cursor: str | None
-    """Gives the next part; None at the end."""
+    """Cursor of the next page; None at the end."""

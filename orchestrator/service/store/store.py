@@ -1,6 +1,6 @@
-"""What the service remembers: jobs and their history, tokens, the audit log. All of it outlives the service.
+"""The persistent state of the service: jobs and their history, tokens, the audit log.
 
-Every method is one transaction. All raise StoreUnavailableError while the database cannot be reached.
+Every method is one transaction, and raises StoreUnavailableError while the database cannot be reached.
 """
 
 from pathlib import Path
@@ -30,21 +30,21 @@ __all__ = [
 
 
 class Store(JobStore, AccessStore):
-    """On one database; for use on one event loop. Any number of processes may use a database."""
+    """The store in one database, for use on one event loop. Any number of processes may share the database."""
 
     def __init__(self, url: str, runs: Path) -> None:
         """
         Args:
             url: `sqlite:///PATH` or `postgresql://…`.
-            runs: the folder that holds the run directories of new jobs.
+            runs: folder for the run directories of new jobs.
 
         Raises:
-            DatabaseUrlError: for any other database.
+            DatabaseUrlError: another kind of database.
         """
         super().__init__(Database(url), runs)
 
     async def __aenter__(self) -> Self:
-        """Bring the tables up to date."""
+        """Migrate the tables to the current version."""
         await self._database.open()
         return self
 

@@ -27,16 +27,16 @@ class Moment(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """To UTC, and for SQLite without saying so. Raises ValueError for a naive datetime."""
+        """Convert to UTC, for SQLite without the time zone. Raises ValueError for a naive datetime."""
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError("a time without a zone")
+            raise ValueError("a time without a time zone")
         value = value.astimezone(UTC)
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """In UTC again."""
+        """Restore the time zone."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -54,7 +54,7 @@ metadata = MetaData(
 jobs = Table(
     "jobs",
     metadata,
-    # The order of submission: FIFO and pages go by it, since two jobs may have one time.
+    # The order of submission. Scheduling and pages use it, because two jobs may have the same time.
     Column("seq", Integer, primary_key=True, autoincrement=True),
     Column("id", String(64), nullable=False, unique=True),
     Column("name", String(64), nullable=False),
@@ -82,7 +82,7 @@ jobs = Table(
     Index(None, "state", "seq"),
     Index(None, "owner", "seq"),
     Index(None, "name", "seq"),
-    # A removed job's number must not come back: pages go by it.
+    # The number of a removed job must not be reused: pages depend on it.
     sqlite_autoincrement=True,
 )
 

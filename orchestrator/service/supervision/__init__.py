@@ -1,1 +1,1 @@
-"""Schedule jobs, run their drivers, and settle how they end."""
+"""Schedule jobs, run their drivers, and decide how they end."""

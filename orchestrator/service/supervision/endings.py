@@ -1,38 +1,37 @@
-"""What becomes of a job whose driver has ended."""
+"""Decide what happens to a job whose driver has ended."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from orchestrator.run import exit_codes as driver_exit
+from orchestrator.run.history import RunHistory
 from orchestrator.schemas.job_state import JobState
 from orchestrator.service.store.records import JobRecord
-from orchestrator.service.supervision.run_view import RunView
 from orchestrator.service.supervision.runner import Driver, DriverState
-
-_FIRST_BACK_OFF_SECONDS = 1.0
-_LONGEST_BACK_OFF_SECONDS = 60.0
+from protocol.back_off import back_off
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The job's next state, why, and what else changes with it."""
+    """The job's next state, its cause, and the other fields that change with it."""
 
     to: JobState
     cause: str | None
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-def ending_of(job: JobRecord, driver: Driver, view: RunView, last_lines: str, now: datetime) -> Ending:
-    """
+def ending_of(job: JobRecord, driver: Driver, history: RunHistory, last_lines: str, now: datetime) -> Ending:
+    """Return how a job continues after its driver has ended.
+
     Args:
-        driver: as the cluster tells it; unknown where the cluster that ran it is gone.
-        view: as the run's events tell it; empty if the driver did not get so far as to write any.
-        last_lines: of what the driver printed.
+        driver: the driver as the cluster reports it; unknown if that cluster is gone.
+        history: the run's history; empty if the driver wrote no events.
+        last_lines: the end of the driver's log.
     """
-    # Ray calls a driver stopped that came to its end by itself while it was being stopped.
+    # Ray reports a driver that finished by itself while it was being stopped as stopped.
     if driver.exit_code == driver_exit.SUCCEEDED or (
-        driver.state is DriverState.STOPPED and view.state == JobState.SUCCEEDED
+        driver.state is DriverState.STOPPED and history.state == JobState.SUCCEEDED
     ):
         return Ending(JobState.SUCCEEDED, None)
     if job.cancel_requested_at is not None:
@@ -42,39 +41,34 @@ def ending_of(job: JobRecord, driver: Driver, view: RunView, last_lines: str, no
     if driver.state is DriverState.STOPPED or driver.exit_code == driver_exit.CANCELLED:
         return Ending(JobState.CANCELLED, "stopped from outside the service")
     if driver.exit_code in (driver_exit.FAILED, driver_exit.BAD_INPUT):
-        return Ending(JobState.FAILED, _explain(view.error or "the driver failed", last_lines))
-    return _death(job, driver, view, last_lines, now)
+        return Ending(JobState.FAILED, _explain(history.error or "the driver failed", last_lines))
+    return _crash(job, driver, history, last_lines, now)
 
 
-def back_off_seconds(restarts: int) -> float:
-    """How long to wait before a driver is started again that was restarted so often before."""
-    return float(min(_LONGEST_BACK_OFF_SECONDS, _FIRST_BACK_OFF_SECONDS * 2 ** min(restarts, 16)))
-
-
-def _death(job: JobRecord, driver: Driver, view: RunView, last_lines: str, now: datetime) -> Ending:
-    """A driver that did not say what came of it."""
-    died = _how_it_died(driver, view)
+def _crash(job: JobRecord, driver: Driver, history: RunHistory, last_lines: str, now: datetime) -> Ending:
+    """Return the ending of a driver that died without an exit code of its own."""
+    crash = _describe(driver, history)
     if job.restarts >= job.max_restarts:
         budget = f"all {job.max_restarts} restarts are used up" if job.max_restarts else "it may not be restarted"
-        return Ending(JobState.FAILED, _explain(f"{died}; {budget}", last_lines))
+        return Ending(JobState.FAILED, _explain(f"{crash}; {budget}", last_lines))
     return Ending(
         JobState.RECOVERING,
-        f"{died}; restart {job.restarts + 1} of {job.max_restarts}",
-        {"restarts": job.restarts + 1, "not_before": now + timedelta(seconds=back_off_seconds(job.restarts))},
+        f"{crash}; restart {job.restarts + 1} of {job.max_restarts}",
+        {"restarts": job.restarts + 1, "not_before": now + timedelta(seconds=back_off(job.restarts))},
     )
 
 
-def _how_it_died(driver: Driver, view: RunView) -> str:
+def _describe(driver: Driver, history: RunHistory) -> str:
     if driver.state is DriverState.UNKNOWN:
-        return "the driver went away with its Ray cluster"
+        return "the driver was lost with its Ray cluster"
     if driver.exit_code is None:
-        return f"the driver died ({driver.message.splitlines()[0] if driver.message else 'Ray does not say how'})"
+        return f"the driver died ({driver.message.splitlines()[0] if driver.message else 'Ray does not report how'})"
     if driver.exit_code < 0:
         return f"the driver was killed by signal {-driver.exit_code}"
-    if driver.exit_code == driver_exit.LOST and view.error:
-        return f"the driver lost its cluster or its storage ({view.error})"
+    if driver.exit_code == driver_exit.LOST and history.error:
+        return f"the driver lost its cluster or its storage ({history.error})"
     return f"the driver ended with exit code {driver.exit_code}"
 
 
-def _explain(what: str, last_lines: str) -> str:
-    return f"{what}\n\nThe last lines of its log:\n{last_lines}" if last_lines.strip() else what
+def _explain(cause: str, last_lines: str) -> str:
+    return f"{cause}\n\nThe last lines of its log:\n{last_lines}" if last_lines.strip() else cause

@@ -1,20 +1,20 @@
-"""How much may run at once, and whether a job can run at all."""
+"""Limits on concurrent jobs, and the check that a job fits into them at all."""
 
 import math
 from dataclasses import dataclass
 
-from orchestrator.job.demand import cpus_of, gpus_of
+from orchestrator.job.demand import max_cpus, max_gpus
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import SpecError
 
 
 class NeverFitsError(SpecError):
-    """A job that could wait for ever; the message says for what."""
+    """A job that would wait forever; the message says for which resource."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What the cluster has in all, used or not."""
+    """Total resources of the cluster, used or not."""
 
     cpus: float
     gpus: float
@@ -22,17 +22,17 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Upper bounds on what runs at once; infinity where there is none."""
+    """Upper bounds on concurrent jobs; infinity for no bound."""
 
     running: float = 2
-    """Jobs."""
+    """Running jobs."""
     running_per_user: float = math.inf
     gpus: float = math.inf
-    """GPUs of running jobs together; the cluster's own number bounds them too."""
+    """GPUs of all running jobs; those of the cluster are a bound, too."""
     gpus_per_user: float = math.inf
 
     def __post_init__(self) -> None:
-        """Raises ValueError where nothing could ever run."""
+        """Raise ValueError if nothing could ever run."""
         if self.running < 1 or self.running_per_user < 1:
             raise ValueError("at least one job must be allowed to run")
         if self.gpus < 0 or self.gpus_per_user < 0:
@@ -40,12 +40,12 @@ class Limits:
 
 
 def check_fits(spec: JobSpec, limits: Limits, capacity: Capacity | None) -> None:
-    """Raise NeverFitsError for a job that could not start even with everything else idle.
+    """Raise NeverFitsError for a job that could not start even on an idle cluster.
 
     Args:
-        capacity: None while the cluster cannot be asked; the job is then held against the limits only.
+        capacity: None while the cluster is unavailable; only the limits are checked then.
     """
-    gpus, cpus = gpus_of(spec), cpus_of(spec)
+    gpus, cpus = max_gpus(spec), max_cpus(spec)
     bounds = [(limits.gpus_per_user, "a user may have {} at a time"), (limits.gpus, "jobs may have {} together")]
     if capacity is not None:
         bounds.append((capacity.gpus, "the cluster has {}"))

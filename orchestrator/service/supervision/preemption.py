@@ -1,6 +1,6 @@
-"""How a running job gives way: it writes a checkpoint, then its driver is ended; the job is queued again.
+"""Preempt running jobs: have a checkpoint written, then stop the driver; the job is queued again.
 
-Nothing here is remembered for good: a service that takes over asks for another checkpoint.
+This state is not stored: a restarted service requests another checkpoint.
 """
 
 import asyncio
@@ -8,51 +8,52 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from orchestrator.run.commands import CommandKind, send
+from orchestrator.run.commands import CommandKind
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.events import PREEMPTION
+from orchestrator.run.history import RunHistory
+from orchestrator.run.mailbox import send
 from orchestrator.schemas.job_state import JobState
 from orchestrator.service.store.records import JobRecord
-from orchestrator.service.supervision.run_view import RunView
 
 _DEADLINE_SECONDS = 600.0
-"""A checkpoint that takes longer is not waited for; the job goes on from an older one then."""
+"""Longest wait for the checkpoint; after it the job resumes from an older one."""
 
 
 class Preemption:
-    """Of any number of jobs."""
+    """The preemptions in progress."""
 
     def __init__(self, stop: Callable[[str], Awaitable[None]]) -> None:
         """
         Args:
-            stop: ends a driver by its submission id.
+            stop: stops a driver by its submission id.
         """
         self._stop = stop
-        self._asked: dict[str, str] = {}
-        """By submission, the command for its checkpoint."""
+        self._commands: dict[str, str] = {}
+        """Id of the checkpoint command, by submission."""
 
-    async def advance(self, job: JobRecord, view: RunView) -> None:
-        """Do what is next for a job with `preempt_requested_at` whose driver runs."""
+    async def advance(self, job: JobRecord, history: RunHistory) -> None:
+        """Take the next step for a job with `preempt_requested_at` whose driver is running."""
         assert job.preempt_requested_at is not None
         assert job.submission_id is not None
         late = (datetime.now(UTC) - job.preempt_requested_at).total_seconds() > _DEADLINE_SECONDS
-        # A driver that is not at its steps yet has nothing new to save.
+        # A driver that has not reached its first step has nothing new to save.
         if late or job.state not in (JobState.RUNNING, JobState.PAUSED):
             await self._stop(job.submission_id)
-        elif job.submission_id not in self._asked:
-            self._asked[job.submission_id] = await asyncio.to_thread(_ask, job)
-        elif self._asked[job.submission_id] in view.saved:
+        elif job.submission_id not in self._commands:
+            self._commands[job.submission_id] = await asyncio.to_thread(_request_checkpoint, job)
+        elif self._commands[job.submission_id] in history.saved:
             await self._stop(job.submission_id)
 
     def forget(self, submission_id: str) -> None:
-        """A driver has ended."""
-        self._asked.pop(submission_id, None)
+        """Drop the state of a driver that has ended."""
+        self._commands.pop(submission_id, None)
 
 
-def _ask(job: JobRecord) -> str:
+def _request_checkpoint(job: JobRecord) -> str:
     run = RunDirectory(Path(job.run_dir))
     identifier = send(run, CommandKind.CHECKPOINT, by=PREEMPTION)
     if job.state is JobState.PAUSED:
-        # Checkpoints are written behind a step only: it makes one more.
+        # Checkpoints are written only after a step: the job does one more.
         send(run, CommandKind.RESUME, by=PREEMPTION)
     return identifier

@@ -1,6 +1,6 @@
-"""Drivers as jobs of a Ray cluster: each in a process of its own, that needs no service to go on.
+"""Run drivers as jobs of a Ray cluster: each is a process that keeps running without the service.
 
-Ray refuses a submission id that it knows: that is what keeps a driver from being started twice.
+Ray refuses a submission id that it knows, so a driver is never started twice.
 """
 
 import math
@@ -11,12 +11,12 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.state import list_nodes
 
 from orchestrator.cluster.connection import RayConnection
-from orchestrator.run.events import LOG
+from orchestrator.run.files import DRIVER_LOG
 from orchestrator.service.supervision.limits import Capacity
 from orchestrator.service.supervision.runner import Driver, DriverState
 
 _STOP_SECONDS = 30
-"""Between asking a driver to end and killing it."""
+"""Grace period between stopping a driver and killing it."""
 
 _STATES = {
     JobStatus.PENDING: DriverState.PENDING,
@@ -28,25 +28,25 @@ _STATES = {
 
 
 class RayRunner:
-    """On one cluster."""
+    """Runs drivers on one cluster."""
 
     def __init__(self, connection: RayConnection, *, python: str, grows: bool = False) -> None:
         """
         Args:
             python: the interpreter that has Earshot installed, on the cluster's head node.
-            grows: the cluster starts nodes on demand: what it has now bounds nothing.
+            grows: the cluster starts nodes on demand, so that its current size is not a bound.
         """
         self._connection, self._python, self._grows = connection, python, grows
 
     async def start(self, submission_id: str, run_dir: Path) -> None:
-        """See Runner."""
-        command = shlex.join([self._python, "-m", "orchestrator.driver.main", str(run_dir), submission_id])
+        """See `Runner`."""
+        command = shlex.join([self._python, "-m", "orchestrator.driver", str(run_dir), submission_id])
 
         def submit(client: JobSubmissionClient) -> None:
             try:
                 client.submit_job(
-                    # exec: the exit code and the signals are the driver's own.
-                    entrypoint=f"exec {command} >>{shlex.quote(str(run_dir / LOG))} 2>&1",
+                    # exec: exit code and signals are those of the driver.
+                    entrypoint=f"exec {command} >>{shlex.quote(str(run_dir / DRIVER_LOG))} 2>&1",
                     submission_id=submission_id,
                     runtime_env={"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS)}},
                     metadata={"earshot_run_dir": str(run_dir)},
@@ -55,10 +55,10 @@ class RayRunner:
                 if "already exists" not in str(error):
                     raise
 
-        await self._connection.ask(submit)
+        await self._connection.call(submit)
 
-    async def look(self, submission_id: str) -> Driver:
-        """See Runner."""
+    async def status(self, submission_id: str) -> Driver:
+        """See `Runner`."""
 
         def ask(client: JobSubmissionClient) -> Driver:
             try:
@@ -69,10 +69,10 @@ class RayRunner:
                 raise
             return Driver(_STATES[info.status], info.driver_exit_code, info.message or "")
 
-        return await self._connection.ask(ask)
+        return await self._connection.call(ask)
 
     async def stop(self, submission_id: str) -> None:
-        """See Runner."""
+        """See `Runner`."""
 
         def ask(client: JobSubmissionClient) -> None:
             try:
@@ -81,10 +81,10 @@ class RayRunner:
                 if "does not exist" not in str(error):
                     raise
 
-        await self._connection.ask(ask)
+        await self._connection.call(ask)
 
     async def capacity(self) -> Capacity:
-        """See Runner."""
+        """See `Runner`."""
 
         def ask(client: JobSubmissionClient) -> Capacity:
             nodes = list_nodes(address=client.get_address(), timeout=10, raise_on_missing_output=False)
@@ -95,4 +95,4 @@ class RayRunner:
                 return Capacity(math.inf, math.inf)
             return Capacity(sum(n.get("CPU", 0) for n in alive), sum(n.get("GPU", 0) for n in alive))
 
-        return await self._connection.ask(ask)
+        return await self._connection.call(ask)

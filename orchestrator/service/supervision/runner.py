@@ -1,6 +1,6 @@
-"""What the service needs of whatever runs drivers: `RayRunner` on a cluster, a stand-in in the scheduler's tests.
+"""The interface to whatever runs drivers: `RayRunner` on a cluster, a fake in the scheduler's tests.
 
-Invariant: of one submission id at most one driver is ever started, however often and by whomever it is asked for.
+Invariant: at most one driver is ever started per submission id, however often it is requested.
 """
 
 from dataclasses import dataclass
@@ -12,37 +12,39 @@ from orchestrator.service.supervision.limits import Capacity
 
 
 class DriverState(StrEnum):
+    """State of a driver on the cluster."""
+
     UNKNOWN = "unknown"
-    """Never submitted, or the cluster that knew it is gone."""
+    """Never submitted, or submitted to a cluster that is gone."""
     PENDING = "pending"
     RUNNING = "running"
     STOPPED = "stopped"
-    """Ended because somebody asked for it."""
+    """Stopped on request."""
     ENDED = "ended"
-    """By itself, or killed."""
+    """Ended by itself, or killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """What the cluster says of a submission."""
+    """A submission as the cluster reports it."""
 
     state: DriverState
     exit_code: int | None = None
-    """Of the process; negative for a signal, None if unknown or not ended."""
+    """Exit code of the process; negative for a signal, None if unknown or still running."""
     message: str = ""
 
 
 class Runner(Protocol):
-    """Every method raises ClusterUnavailableError within a deadline while the cluster does not answer."""
+    """Starts and stops drivers. Every method raises ClusterUnavailableError if the cluster does not answer in time."""
 
     async def start(self, submission_id: str, run_dir: Path) -> None:
-        """Have a driver run the job of a run directory. Does nothing if this submission was started before."""
+        """Start a driver for the job of a run directory. Does nothing if this submission was started before."""
 
-    async def look(self, submission_id: str) -> Driver:
-        """What has become of a submission."""
+    async def status(self, submission_id: str) -> Driver:
+        """Return the current state of a submission."""
 
     async def stop(self, submission_id: str) -> None:
-        """Ask a driver to end in order, and kill it if it does not. Does nothing if it has ended."""
+        """Stop a driver gracefully, and kill it if it does not end. Does nothing if it has ended."""
 
     async def capacity(self) -> Capacity:
-        """What the cluster has."""
+        """Return the total resources of the cluster."""

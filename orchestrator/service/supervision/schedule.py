@@ -1,7 +1,7 @@
-"""Which job starts next, and which gives way. Pure: from what there is to what is to be done.
+"""Decide which jobs start and which are preempted: a pure function of the current jobs.
 
-Invariants: a higher priority goes first, within one who came first. What is started fits every limit together with what
-runs. Nobody overtakes a job that waits for room for all; a job that only its owner's limits hold back is overtaken.
+Invariants: jobs start by priority, and in order of submission within one priority. Started and running jobs together
+fit every limit. A job that waits for a shared limit is not overtaken; one held back only by its owner's limits is.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,19 +14,20 @@ from orchestrator.service.supervision.limits import Limits
 
 @dataclass(frozen=True, slots=True)
 class ScheduleDecision:
-    """What is to be done now."""
+    """Jobs to start and to preempt now."""
 
     start: tuple[JobRecord, ...]
     preempt: tuple[tuple[JobRecord, JobRecord], ...]
-    """Each a running job, and the waiting one that it gives way to."""
+    """Pairs of a running job and the waiting job that it gives way to."""
 
 
 def decide(jobs: Sequence[JobRecord], limits: Limits, cluster_gpus: float, *, preemption: bool) -> ScheduleDecision:
-    """
+    """Return which jobs to start and to preempt.
+
     Args:
-        jobs: all that have not ended, in the order of their submission.
-        cluster_gpus: GPUs of the cluster, used or not.
-        preemption: a waiting job may take the place of running ones of lower priority.
+        jobs: all jobs that have not ended, in order of submission.
+        cluster_gpus: total GPUs of the cluster, used or not.
+        preemption: whether a waiting job may preempt running ones of lower priority.
     """
     gpus = min(limits.gpus, cluster_gpus)
     active = [job for job in jobs if job.state in ACTIVE]
@@ -58,7 +59,7 @@ def _has_room(job: JobRecord, taken: Sequence[JobRecord], running: float, gpus: 
 
 
 def _victims(job: JobRecord, staying: list[JobRecord], running: float, gpus: float) -> list[JobRecord]:
-    """The fewest of lowest priority, latest started first, that make room for a job; none if all would not."""
+    """Return the fewest jobs to preempt: lowest priority first, then latest start; none if that is not enough."""
     victims: list[JobRecord] = []
     candidates = sorted(
         (other for other in staying if other.state in ACTIVE and other.priority < job.priority),
@@ -67,7 +68,7 @@ def _victims(job: JobRecord, staying: list[JobRecord], running: float, gpus: flo
     for victim in candidates:
         if _has_room(job, staying, running, gpus):
             break
-        # A place is what is lacking, or GPUs are, and this one has some.
+        # Preempting it helps: a slot is missing, or GPUs are and it has some.
         if len(staying) >= running or victim.gpus:
             staying = [other for other in staying if other is not victim]
             victims.append(victim)

@@ -1,1 +1,1 @@
-"""What a job's run directory tells while it grows: metrics, samples, events, logs. Reads files and nothing else."""
+"""Read a job's run directory while it grows: metrics, samples, events, logs. Depends on files only."""

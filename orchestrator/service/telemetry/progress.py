@@ -1,4 +1,4 @@
-"""How far a run is, from the last line of its metrics: cheap enough to be shown for a whole page of jobs."""
+"""The progress of a run, from the last line of its metrics: cheap enough for a whole page of jobs."""
 
 import json
 import threading
@@ -6,6 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.run.files import METRICS
 from orchestrator.run.lines import lines_before, size_of
 
 
@@ -15,11 +16,11 @@ class LastStep:
 
     step: int
     metrics: dict[str, float]
-    """Its metrics, those without a value left out."""
+    """Its metrics, without null values."""
 
 
 class JobProgress:
-    """Of the runs that were asked for last; a file is read again when its size changed. Safe in several threads."""
+    """Last steps of the runs requested last; a file is read again when its size has changed. Thread-safe."""
 
     def __init__(self, most: int = 20_000) -> None:
         self._most = most
@@ -27,8 +28,8 @@ class JobProgress:
         self._kept: OrderedDict[Path, tuple[int, LastStep | None]] = OrderedDict()
 
     def of(self, run_dir: Path) -> LastStep | None:
-        """The last whole step; None before the first."""
-        path = run_dir / "metrics.jsonl"
+        """Return the last complete step; None before the first."""
+        path = run_dir / METRICS
         size = size_of(path)
         with self._lock:
             kept = self._kept.get(path)

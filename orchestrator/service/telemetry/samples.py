@@ -1,6 +1,6 @@
-"""Pages of a run's scored completions. A sample is named by the byte at which its line begins.
+"""Pages of a run's scored completions. The id of a sample is the offset of its line.
 
-Invariant: a page costs what it holds; nothing before or behind it is read.
+Invariant: a page costs what it holds; nothing before or after it is read.
 """
 
 import json
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from orchestrator.run.files import SAMPLES
 from orchestrator.run.lines import FileLine, PlaceError, check_place, line_at, lines_after, lines_before, size_of
 from orchestrator.run.records import RunDirectoryError
 
@@ -17,28 +18,29 @@ Order = Literal["newest", "oldest"]
 
 @dataclass(frozen=True, slots=True)
 class SamplePage:
-    """Some samples, each with its `id`."""
+    """One page of samples, each with its `id`."""
 
     items: list[dict[str, Any]]
     next_place: int | None
-    """Where the next page begins; None at the end."""
+    """Offset of the next page; None at the end."""
 
 
 class Samples:
-    """Those of one run."""
+    """The samples of one run."""
 
     def __init__(self, run_dir: Path) -> None:
-        self._path = run_dir / "samples.jsonl"
+        self._path = run_dir / SAMPLES
 
     def page(self, place: int | None, limit: int, order: Order = "newest", step: int | None = None) -> SamplePage:
-        """At most `limit` samples from a place on, by default from the end or the beginning.
+        """Return at most `limit` samples from `place` on.
 
         Args:
-            step: only those of this learner step.
+            place: None for the end ("newest") or the beginning ("oldest").
+            step: return only samples of this learner step.
 
         Raises:
-            PlaceError: no sample begins there.
-            RunDirectoryError: a line there is no sample.
+            PlaceError: no sample begins at `place`.
+            RunDirectoryError: a line of the page is not a sample.
         """
         if order == "newest":
             end = place if place is not None or step is None else self._first(lambda found: found > step)
@@ -58,7 +60,7 @@ class Samples:
         return SamplePage(items, next_place if more else None)
 
     def one(self, place: int) -> dict[str, Any] | None:
-        """The sample that begins at a place; None if none does."""
+        """Return the sample that begins at `place`; None if none does."""
         try:
             line = line_at(self._path, place)
         except PlaceError:
@@ -66,7 +68,7 @@ class Samples:
         return None if line is None else self._sample(line)
 
     def _first(self, reached: Callable[[int], bool]) -> int:
-        """Where the first line begins whose step has `reached` something, by halves: steps ascend. Else the end."""
+        """Return the offset of the first line whose step fulfils `reached`, else the end. Bisects: steps ascend."""
         low, high = 0, self._whole()
         while low < high:
             middle = self._begin((low + high) // 2, low)
@@ -79,7 +81,7 @@ class Samples:
         return low
 
     def _begin(self, byte: int, low: int) -> int:
-        """Where the line begins that a byte lies in, which is not before `low`."""
+        """Return the offset of the line that contains a byte; it is not before `low`."""
         while byte > low:
             try:
                 check_place(self._path, byte)
@@ -97,7 +99,7 @@ class Samples:
         return start + found + 1 if found >= 0 else start
 
     def _whole(self) -> int:
-        """Bytes of the whole lines."""
+        """Return the size of all complete lines in bytes."""
         last = lines_before(self._path, None, 1)
         return last[0].end if last else 0
 
@@ -105,7 +107,7 @@ class Samples:
         try:
             record = json.loads(line.text)
             if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-                raise ValueError("no object with a step")
+                raise ValueError("not an object with a step")
         except (ValueError, RecursionError) as error:
-            raise RunDirectoryError(self._path, f"byte {line.start}: no sample ({error})") from error
+            raise RunDirectoryError(self._path, f"byte {line.start}: not a sample ({error})") from error
         return {"id": str(line.start)} | record

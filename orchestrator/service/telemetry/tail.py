@@ -1,7 +1,7 @@
-"""Following files that grow, for many streams at once: one look at a file serves all who follow it.
+"""Streams of growing files: each file is polled and read once for all its streams.
 
-Invariant: a stream that begins at a place gets every line from there on once, in order; the id of each is the place
-behind it, so a stream that begins anew at the last id it had goes on without a gap or a repeat.
+Invariant: a stream gets every line from its start on once, in order. The id of a line is the offset after it, so a
+client that reconnects with the last id it got continues without a gap or a repetition.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from pathlib import Path
 from orchestrator.run.lines import lines_after, size_of
 
 Encode = Callable[[bytes], bytes]
-"""A line of the file as what a stream shows of it, in one line."""
+"""Turns a line of the file into one line of the stream."""
 
 HEARTBEAT = b": still here\n\n"
 _PIECE = 64 * 1024
@@ -22,23 +22,23 @@ _PIECES_KEPT = 8
 
 
 class Tail:
-    """One file that somebody follows."""
+    """One file with at least one stream."""
 
     def __init__(self, path: Path, encode: Encode, is_over: Callable[[], Awaitable[bool]]) -> None:
         self.path = path
-        self.followers = 0
+        self.streams = 0
         self.over = False
-        """Nothing is written any more."""
-        self.over_checked = 0.0
+        """No more lines will be written."""
+        self.checked = 0.0
         self._encode = encode
         self._is_over = is_over
         self._seen = size_of(path)
         self._changed = asyncio.Event()
-        # Those who are up to date are all at one place: what the first of them reads is there for the others.
+        # Streams that are up to date are all at the same place: the first one reads for the others.
         self._pieces: OrderedDict[int, tuple[int, bytes]] = OrderedDict()
 
     def read(self, place: int) -> tuple[int, bytes]:
-        """Lines from `place` on as server-sent events, and the place behind them. Raises PlaceError."""
+        """Return the place after the lines from `place` on, and the lines as server-sent events. Raises PlaceError."""
         if place in self._pieces:
             return self._pieces[place]
         lines = lines_after(self.path, place, limit=1000, most_bytes=_PIECE)
@@ -48,26 +48,26 @@ class Tail:
             self._pieces.popitem(last=False)
         return self._pieces[place]
 
-    def look(self) -> None:
-        """Wake the followers if the file is longer than at the last look, or another one."""
+    def poll(self) -> None:
+        """Wake the streams if the size of the file has changed."""
         size = size_of(self.path)
         if size != self._seen:
-            # What ended here may go on now, and a shorter file may be another one.
+            # Pieces that ended at the old end may have a continuation, and a shorter file is a new one.
             kept = self._pieces if size > self._seen else {}
             self._pieces = OrderedDict((place, piece) for place, piece in kept.items() if piece[1])
             self._seen = size
             self._wake()
 
-    async def ask_whether_over(self) -> None:
-        """Find out whether anything will be written; wake the followers if not."""
-        self.over_checked = time.monotonic()
+    async def check_over(self) -> None:
+        """Check whether the file is final; wake the streams if so."""
+        self.checked = time.monotonic()
         if not self.over and await self._is_over():
-            self.look()
+            self.poll()
             self.over = True
             self._wake()
 
     async def wait(self, seconds: float) -> bool:
-        """Until something changes, at most so long; whether it did."""
+        """Wait for a change for at most `seconds`; return whether there was one."""
         try:
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
@@ -81,35 +81,35 @@ class Tail:
 
 
 class Tails:
-    """The files that are followed. For use on one event loop."""
+    """All files with streams. For use on one event loop."""
 
-    def __init__(self, look_seconds: float = 0.2, heartbeat_seconds: float = 15, longest_seconds: float = 3600) -> None:
+    def __init__(self, poll_seconds: float = 0.2, heartbeat_seconds: float = 15, longest_seconds: float = 3600) -> None:
         """
         Args:
-            longest_seconds: of one stream; who still follows begins anew where it ended.
+            longest_seconds: longest duration of one stream; its client reconnects where it ended.
         """
-        self._look_seconds = look_seconds
+        self._poll_seconds = poll_seconds
         self._heartbeat = heartbeat_seconds
         self._longest = longest_seconds
         self._tails: dict[Path, Tail] = {}
-        self._looking: asyncio.Task[None] | None = None
+        self._polling: asyncio.Task[None] | None = None
         self.streams = 0
 
     async def follow(
         self, path: Path, place: int, encode: Encode, is_over: Callable[[], Awaitable[bool]]
     ) -> AsyncIterator[bytes]:
-        """Server-sent events of the lines from `place` on until `is_over`, then one named `end`; heartbeats between.
+        """Yield the lines from `place` on as server-sent events until `is_over`, then one named `end`; and heartbeats.
 
         Raises:
             PlaceError: no line begins at `place`.
         """
         ends = time.monotonic() + self._longest
         async with self._tail(path, encode, is_over) as tail:
-            await tail.ask_whether_over()
-            # At once, so that whoever follows knows that it is connected.
+            await tail.check_over()
+            # Immediately, so that the client knows that it is connected.
             yield HEARTBEAT
             while True:
-                # Asked before reading: what was written until then is read still.
+                # Checked before reading, so that everything written up to then is read.
                 over = tail.over
                 place, events = tail.read(place)
                 if events:
@@ -123,33 +123,33 @@ class Tails:
                     yield HEARTBEAT
 
     async def stop(self) -> None:
-        """Look no more; who follows gets heartbeats only."""
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait([self._looking])
-            self._looking = None
+        """Stop polling; open streams get heartbeats only."""
+        if self._polling is not None:
+            self._polling.cancel()
+            await asyncio.wait([self._polling])
+            self._polling = None
 
     @asynccontextmanager
     async def _tail(self, path: Path, encode: Encode, is_over: Callable[[], Awaitable[bool]]) -> AsyncIterator[Tail]:
         tail = self._tails.setdefault(path, Tail(path, encode, is_over))
-        tail.followers += 1
+        tail.streams += 1
         self.streams += 1
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
+        if self._polling is None or self._polling.done():
+            self._polling = asyncio.create_task(self._poll())
         try:
             yield tail
         finally:
-            tail.followers -= 1
+            tail.streams -= 1
             self.streams -= 1
-            if not tail.followers:
+            if not tail.streams:
                 del self._tails[path]
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         while self._tails:
-            await asyncio.sleep(self._look_seconds)
-            # However many files there are, no more than 50 of these questions a second.
+            await asyncio.sleep(self._poll_seconds)
+            # At most 50 checks per second, however many files there are.
             pause, now = max(1.0, len(self._tails) / 50), time.monotonic()
             for tail in tuple(self._tails.values()):
-                tail.look()
-                if not tail.over and now - tail.over_checked > pause:
-                    await tail.ask_whether_over()
+                tail.poll()
+                if not tail.over and now - tail.checked > pause:
+                    await tail.check_over()

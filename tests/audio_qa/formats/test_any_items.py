@@ -1,4 +1,4 @@
-"""Whatever stands in a question file, it becomes a question or a problem that is named; nothing is lost or raised."""
+"""Any item of a question file becomes a question or a reported problem; nothing is lost or raised."""
 
 import json
 from typing import Any

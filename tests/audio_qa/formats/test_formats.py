@@ -95,7 +95,7 @@ def read(home: Path, *items: Any, array: bool = False, **options: Any) -> Questi
         (MMAU_PRO, "mmau_pro", ("p1", "sound", "scene", "Source", "")),
     ],
 )
-def test_a_format_is_told_from_its_keys_and_read_whole(home, item, name, labels, array):
+def test_a_format_is_detected_from_its_keys_and_read_completely(home, item, name, labels, array):
     found = read(home, item, array=array)
     assert (found.source.format, found.problems) == (name, ())
     (question,) = found.accepted()
@@ -150,7 +150,7 @@ def test_air_bench_has_a_folder_for_each_task_and_options_may_be_missing(home, c
 @pytest.mark.parametrize(
     "change", [{"choices": None}, {"choices": []}, {"audio_path": ["a.wav", "b.wav"]}, {"category": "open"}]
 )
-def test_what_is_no_single_choice_about_one_clip_is_left_out_of_mmau_pro(home, change):
+def test_mmau_pro_items_other_than_single_choice_are_left_out(home, change):
     found = read(home, MMAU_PRO, MMAU_PRO | {"id": "p2"} | change)
     assert len(found.accepted()) == 1
     assert found.left_out() == {"not_single_choice": 1}
@@ -184,7 +184,7 @@ def test_any_objects_can_be_mapped(home, columns, item):
         (MMAU, {"choices": ["rain"]}, ProblemKind.ITEM, "at least 2"),
         (MMAU, {"question": " "}, ProblemKind.ITEM, "'question' is blank"),
         (MMAU, {"id": None}, ProblemKind.ITEM, "'id' is null"),
-        (MMAU, {"id": "m1"}, ProblemKind.DUPLICATE_ID, "'m1' stands in line 1 already"),
+        (MMAU, {"id": "m1"}, ProblemKind.DUPLICATE_ID, "'m1' is already used in line 1"),
         (MMAU, {"audio_id": "clips/2.wav"}, ProblemKind.MISSING_AUDIO, "no such file"),
         (AVQA, {"answer": 4}, ProblemKind.ANSWER, "there are 4"),
         (AVQA, {"answer": -1}, ProblemKind.ANSWER, "there are 4"),
@@ -278,7 +278,7 @@ def test_questions_without_answers_are_read_where_none_is_needed(tmp_path: Path,
     assert (question.text.startswith("What is heard"), question.answer, question.chance) == (True, "", 0)
 
 
-def test_an_answer_that_stands_there_is_not_read(tmp_path: Path) -> None:
+def test_an_existing_answer_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "test.jsonl"
     path.write_text(json.dumps(UNANSWERED["earshot"] | {"answer": "rain"}) + "\n")
     found = read_questions(path, format="earshot", check_audio=False, labelled=False)

@@ -43,7 +43,7 @@ def test_mmar_loads_without_loss():
     assert Counter(len(q.choices) for q in found.questions) == {4: 815, 2: 171, 3: 10, 5: 3, 6: 1}
 
 
-def test_a_changed_mmau_file_is_no_known_version(tmp_path):
+def test_a_changed_mmau_file_has_an_unknown_version(tmp_path):
     path = tmp_path / "mmau.json"
     path.write_bytes(shared_file("mmau-test-mini.json").read_bytes() + b"\n")
     assert read_questions(path, check_audio=False).source.version == "unknown"

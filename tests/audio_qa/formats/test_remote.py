@@ -1,4 +1,4 @@
-"""Question files and clips behind URLs are fetched once and whole."""
+"""Question files and clips at URLs are fetched once and completely."""
 
 import io
 import json
@@ -27,7 +27,7 @@ def wav() -> bytes:
 
 @pytest.fixture
 def store():
-    """A store behind URLs, in this process."""
+    """A store with URLs, in this process."""
     made = fsspec.filesystem("memory")
     made.store.clear()
     good = {"question": "What?", "choices": ["a", "b"], "answer": "a"}
@@ -55,14 +55,14 @@ def test_a_clip_that_is_not_there_is_a_problem_of_its_question(store, tmp_path):
         found.accepted()
 
 
-def test_local_questions_may_have_clips_behind_a_url(store, tmp_path):
+def test_local_questions_may_have_clips_at_a_url(store, tmp_path):
     path = tmp_path / "local.jsonl"
     path.write_bytes(store.cat("/data/train.jsonl").splitlines()[0])
     (question,) = read_questions(path, audio_root="memory://data", cache=tmp_path / "cache").accepted()
     assert Path(question.audio).read_bytes() == wav()
 
 
-def test_what_breaks_off_leaves_nothing_behind(store, tmp_path, monkeypatch):
+def test_an_interrupted_fetch_leaves_no_file(store, tmp_path, monkeypatch):
     class Torn(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             if self.tell():
@@ -130,7 +130,7 @@ def test_a_saved_dataset_is_read_by_its_columns(tmp_path):
 
 
 def test_a_saved_dataset_that_holds_its_sound_is_read(tmp_path):
-    """As the datasets with an `Audio` column are that a hub has: of several splits, a published format's columns."""
+    """Datasets with an `Audio` column, as on a hub: several splits, the columns of a published format."""
     datasets = pytest.importorskip("datasets", reason="datasets of Hugging Face's need the extra 'huggingface'")
     for i, level in enumerate((0.1, 0.2)):
         soundfile.write(tmp_path / f"{i}.wav", np.full(8_000, level, np.float32), 16_000)
@@ -143,7 +143,7 @@ def test_a_saved_dataset_that_holds_its_sound_is_read(tmp_path):
         "modality": ["sound", "music"],
     }
     made = datasets.Dataset.from_dict(rows).cast_column("audio_path", datasets.Audio(sampling_rate=8_000))
-    # The bytes go into the dataset: what lies in the folder is whole without the files they came from.
+    # The dataset contains the bytes: it is complete without the original files.
     made = made.map(lambda row: row, features=made.features, writer_batch_size=1)
     datasets.DatasetDict({"test": made, "other": made.select([0])}).save_to_disk(tmp_path / "saved")
     sounds = [(tmp_path / f"{i}.wav").read_bytes() for i in (0, 1)]
@@ -151,7 +151,7 @@ def test_a_saved_dataset_that_holds_its_sound_is_read(tmp_path):
     found = read_questions(location, cache=tmp_path / "cache")
     assert found.source.format == "mmar"
     assert [(q.id, q.answer, q.task) for q in found.accepted()] == [("r0", "a", "sound"), ("r1", "c", "music")]
-    # As they lie there, not decoded, and not resampled to what the column says.
+    # The original bytes, not decoded, and not resampled to the rate of the column.
     assert [Path(q.audio).read_bytes() for q in found.questions] == sounds
     assert set(found.seconds.values()) == {0.5}
     assert read_questions(location, cache=tmp_path / "cache").source == found.source

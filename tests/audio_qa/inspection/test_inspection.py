@@ -1,4 +1,4 @@
-"""Contaminated splits are found by what is heard, and the numbers of a question set add up."""
+"""Contaminated splits are found by their sound, and the numbers of a question set add up."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,7 @@ from audio_qa.question import Question
 
 
 def clip(path: Path, seed: int, seconds: float = 0.5, beginning: float = 0.0) -> str:
-    """Noise behind some silence."""
+    """Write noise after some silence."""
     sound = np.random.default_rng(seed).uniform(-0.5, 0.5, int(seconds * 16_000)).astype(np.float32)
     sound[: int(beginning * 16_000)] = 0
     soundfile.write(path, sound, 16_000, subtype="PCM_16")
@@ -34,7 +34,7 @@ def test_the_same_sound_is_found_under_another_name_and_in_another_container(tmp
     assert shared_clips(train, [copy, flac, other, train[2]]) == {copy: train[0], flac: train[1], train[2]: train[2]}
 
 
-def test_another_end_behind_the_same_beginning_is_another_clip(tmp_path):
+def test_clips_that_differ_at_the_end_only_are_different(tmp_path):
     train = clip(tmp_path / "a.wav", 1, beginning=0.4)
     held_out = clip(tmp_path / "b.wav", 2, beginning=0.4)
     assert shared_clips([train], [held_out]) == {}
@@ -84,4 +84,4 @@ def test_long_clips_are_listed_question_by_question(refused):
     found = question_set(question(0, "a"), question(1, "b"), question(2, "b"), a=2.0, b=2.5)
     problems = too_long(found, 2.0, refused=refused)
     assert [(p.question_id, p.refused) for p in problems] == [("1", refused), ("2", refused)]
-    assert ("truncate" in problems[0].detail) is refused
+    assert ("model.too_long to truncate" in problems[0].detail) is refused

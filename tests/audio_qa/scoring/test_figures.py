@@ -1,4 +1,4 @@
-"""Figures, intervals and tests against what they must be by hand or by enumeration."""
+"""Figures, intervals and tests, against values computed by hand or by enumeration."""
 
 import itertools
 import json
@@ -59,7 +59,7 @@ def test_groups_add_up_and_the_stricter_count_is_never_higher(said):
 
 
 def test_the_interval_is_the_bootstraps():
-    """Against questions that are really drawn again, one by one."""
+    """Compare with questions that are resampled individually."""
     outcomes = np.array([1] * 60 + [0] * 40)
     rng = np.random.default_rng(1)
     drawn = outcomes[rng.integers(0, 100, (10_000, 100))].mean(axis=1)
@@ -168,7 +168,7 @@ def test_a_submission_is_the_question_file_with_predictions(tmp_path, name):
     ("item", "words"),
     [
         (ITEMS[0] | {"id": "other"}, "item 'other' is not in"),
-        (ITEMS[0] | {"model_output": 3}, "no text"),
+        (ITEMS[0] | {"model_output": 3}, "is not text"),
         (7, "not an object"),
     ],
 )
@@ -198,7 +198,7 @@ def test_mmars_script_finds_predictions_before_and_after_its_change(tmp_path):
     assert read_predictions(tmp_path / "out.jsonl", found, rule) == ["x"]
 
 
-def test_mmau_pro_is_read_and_handed_in_as_parquet(tmp_path):
+def test_mmau_pro_is_read_and_submitted_as_parquet(tmp_path):
     pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs the extra 'huggingface'")
     parquet = pytest.importorskip("pyarrow.parquet")
     item = {"id": "p0", "audio_path": ["1.wav"], "question": "?", "choices": ["x", "y"], "answer": "y"}
@@ -231,7 +231,7 @@ def test_air_benchs_items_are_known_without_an_id(tmp_path):
     (tmp_path / "q.json").write_text(json.dumps(items))
     found = read(tmp_path / "q.json")
     rule = rule_of("air_bench")
-    # Its script reads one object a line, and a response of each.
+    # Its script reads one object per line, with a response in each.
     assert submission_name(found.source.location, rule) == "predictions.jsonl"
     for said, written in ((["A", "B"], ["A", "B"]), ([None, "B"], ["None", "B"])):
         write_predictions(tmp_path / "out.jsonl", found, said, rule)

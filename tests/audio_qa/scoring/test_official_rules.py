@@ -1,6 +1,6 @@
-"""Our scorer against transcriptions of the official rules, on every item of the real question files.
+"""The scorer against transcriptions of the official rules, on every item of the real question files.
 
-The transcriptions are written from the rules' descriptions and share nothing with what they test.
+The transcriptions are written from the descriptions of the rules and share no code with the scorer.
 """
 
 import json
@@ -127,7 +127,7 @@ def test_the_string_match_agrees_on_any_text(prediction, choices, right):
 
 
 def air_bench_says(response: str, item: Item) -> bool | None:
-    """The first character if it is A to D, else the last but one; without either the item is not counted."""
+    """The first character if it is A to D, else the second to last; without either the item is not counted."""
     cleaned = "".join(response.strip().split("\n"))
     if cleaned in {"", "None"}:
         return None
@@ -177,7 +177,7 @@ def test_air_benchs_rule_agrees_on_any_text(response):
 
 
 def mmau_pro_stands_in(prediction: str | None, choices: list[str]) -> str | None:
-    """The choice itself, else the largest cosine of counts of "^do dog og$", the first of those that are as large."""
+    """The choice itself, else the largest cosine of counts of "^do dog og$", the first one of equals."""
     said = (prediction or "").strip()
     named = [choice for choice in choices if choice.strip() == said]
     if named:
@@ -217,7 +217,7 @@ def test_where_the_prediction_is_a_choice_the_stand_in_is_as_good_as_embeddings(
     rule = RULES["mmau_pro"]
     for question, item in zip(found.questions, items, strict=True):
         assert all(rule.official(choice, question) is (choice == item["answer"]) for choice in item["choices"])
-        # As in the official script nothing is skipped: a missing prediction is an empty one.
+        # As in the official script nothing is skipped: a missing prediction counts as empty.
         assert rule.official(None, question) is False
 
 
@@ -240,7 +240,7 @@ def test_the_nearest_choice_shares_the_most_letters(prediction, nearest):
     ("completion", "handed_in"),
     [("<answer>dog</answer>", "B"), ("rain", "C"), (" Cat ", "A"), ("D", "D"), ("a dog", "a dog")],
 )
-def test_a_choice_word_for_word_is_handed_in_as_its_letter(completion, handed_in):
+def test_a_verbatim_choice_is_submitted_as_its_letter(completion, handed_in):
     assert RULES["air_bench"].prediction(completion, AIR_QUESTION) == handed_in
 
 
@@ -257,10 +257,10 @@ def test_a_choice_word_for_word_is_handed_in_as_its_letter(completion, handed_in
         (None, False),
     ],
 )
-def test_our_count_wants_the_right_choice_letter_by_letter(prediction, right):
+def test_the_strict_rule_requires_the_right_choice_verbatim(prediction, right):
     assert strictly_right(prediction, AIR_QUESTION) is right
 
 
-def test_a_rule_that_is_no_official_one_says_so():
+def test_a_rule_that_is_not_official_says_so():
     assert {name for name, rule in RULES.items() if not rule.is_official} == {"mmau_pro"}
     assert rule_of("earshot").name == "paper"

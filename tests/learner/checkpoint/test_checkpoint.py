@@ -1,4 +1,4 @@
-"""A learner that goes on from a checkpoint does what it would have done, bit for bit; whatever wrote it."""
+"""A learner that resumes from a checkpoint continues bit for bit, whichever configuration wrote the checkpoint."""
 
 import shutil
 from dataclasses import replace
@@ -11,10 +11,10 @@ from support.learner import STEADY, counts_of, parameters_of
 from transformers import Qwen2AudioForConditionalGeneration
 
 from learner.checkpoint.checkpoint import CheckpointError
-from learner.phase import TrainingPhase
+from learner.messages import PhaseSettings
 
-# The schedule falls, so a wrong counter shows; three updates after two leave Adam's bias correction visible.
-PHASE = TrainingPhase(
+# The schedule decays, so a wrong counter is visible, and so is Adam's bias correction in three updates after two.
+PHASE = PhaseSettings(
     STEADY.model_copy(update={"schedule": "linear", "warmup_steps": 1}), total_steps=6, max_tokens=10, beta=0.04
 )
 SETTINGS = [
@@ -38,12 +38,12 @@ def ids(settings):
 def save(rank, folder: Path) -> Path:
     folder.mkdir()
     rank.save(str(folder), state=True)
-    rank.saved()
+    rank.wait_saved()
     return folder
 
 
 def step(rank, groups, number: int) -> None:
-    """Another batch each step: the groups' order and advantages differ."""
+    """Take a step whose batch differs from the other steps' in the order of the groups and in the advantages."""
     batch = groups[number % 4 :] + groups[: number % 4]
     batch = [
         replace(g, completions=tuple(replace(c, advantage=c.advantage * (1 + number)) for c in g.completions))
@@ -53,7 +53,7 @@ def step(rank, groups, number: int) -> None:
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=ids)
-def test_going_on_is_bit_for_bit_what_it_would_have_been(make_rank, groups, tmp_path, settings):
+def test_resumed_training_is_bit_for_bit_the_same(make_rank, groups, tmp_path, settings):
     straight = make_rank(PHASE, **settings)
     for number in range(2):
         step(straight, groups, number)
@@ -83,7 +83,7 @@ def test_any_zero_stage_reads_what_any_wrote(make_rank, groups, tmp_path, writer
 
 
 def test_a_checkpoint_before_the_first_update(make_rank, groups, tmp_path):
-    """Nothing worth learning yet: no moments, but the schedule has moved."""
+    """There are no moments yet, but the schedule has advanced."""
     rank = make_rank(PHASE)
     rank.skip(1)
     saved = save(rank, tmp_path / "step-1")
@@ -95,25 +95,25 @@ def test_a_checkpoint_before_the_first_update(make_rank, groups, tmp_path):
     assert all(torch.equal(expected[n], found[n]) for n in expected)
 
 
-def test_training_may_go_on_while_a_checkpoint_is_written(make_rank, groups, tmp_path):
-    """What is saved is the model at the moment of asking, not at that of writing."""
+def test_training_continues_while_a_checkpoint_is_written(make_rank, groups, tmp_path):
+    """The checkpoint has the model at the time of the call, not at the time of writing."""
     rank = make_rank(PHASE)
     step(rank, groups, 0)
     before = parameters_of(rank)
     (tmp_path / "step-1").mkdir()
     rank.save(str(tmp_path / "step-1"), state=True)
     step(rank, groups, 1)
-    rank.saved()
+    rank.wait_saved()
     saved = load_file(tmp_path / "step-1" / "model.safetensors")
     assert all(torch.equal(saved[name], value.cpu()) for name, value in before.items())
 
 
-def test_what_cannot_be_written_is_said(make_rank, tmp_path):
+def test_a_failed_write_is_an_error(make_rank, tmp_path):
     rank = make_rank(PHASE)
     rank.save(str(tmp_path / "missing"), state=False)
     with pytest.raises(Exception, match="missing"):
-        rank.saved()
-    assert rank.saving() is False
+        rank.wait_saved()
+    assert rank.is_saving() is False
 
 
 @pytest.mark.parametrize(
@@ -137,8 +137,8 @@ def test_a_checkpoint_without_its_state_is_refused(make_rank, tmp_path):
         make_rank(PHASE, resume=str(saved))
 
 
-def test_adapters_are_merged_on_the_way_out(make_rank, tiny_folder, groups, tmp_path):
-    """transformers loads the merged checkpoint, and it scores as the policy with its adapters does."""
+def test_adapters_are_merged_into_checkpoints(make_rank, tiny_folder, groups, tmp_path):
+    """transformers loads the merged checkpoint, which has the same scores as the policy with its adapters."""
     rank = make_rank(PHASE, lora={"rank": 4, "alpha": 8})
     assert {n for n, p in rank._model.named_parameters() if p.requires_grad} == {
         n for n, _ in rank._model.named_parameters() if ".lora_" in n
@@ -167,7 +167,7 @@ def test_adapters_are_merged_on_the_way_out(make_rank, tiny_folder, groups, tmp_
 
 
 def test_the_reference_of_adapters_is_the_model_without_them(make_rank, groups):
-    """No second model is loaded; before the first step there is no KL, behind it there is."""
+    """No second model is loaded. The KL is zero before the first step and positive after it."""
     rank = make_rank(PHASE, lora={"rank": 4, "alpha": 8}, beta=0.04)
     assert rank._trainer.reference is None
     kls = [rank.learn(groups, counts_of(groups)).kl for _ in range(2)]

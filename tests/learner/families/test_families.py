@@ -1,4 +1,4 @@
-"""Every family's adapter: what it writes others load, what it trains, what it leaves alone."""
+"""Every family: checkpoints that other libraries load, parts that train, parts that stay fixed."""
 
 import json
 from pathlib import Path
@@ -40,11 +40,11 @@ def folder(request, folders) -> Path:
     return folders[request.param]
 
 
-def test_both_sides_know_the_same_families():
+def test_learner_and_rollout_workers_have_the_same_families():
     assert FAMILIES.keys() == FACTS.keys() == TINY.keys()
 
 
-def test_transformers_loads_what_is_written_and_finds_nothing_missing_or_unknown(folder):
+def test_transformers_loads_checkpoints_without_missing_or_unknown_names(folder):
     family = family_of(str(folder))
     model, report = family.model_class.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
@@ -54,8 +54,8 @@ def test_transformers_loads_what_is_written_and_finds_nothing_missing_or_unknown
     assert not written
 
 
-def test_a_processor_that_is_written_reads_as_before(folder, tmp_path):
-    """Chat template, token ids and features."""
+def test_a_written_processor_behaves_the_same(folder, tmp_path):
+    """It has the same chat template, token ids and features."""
     processor = load_processor(str(folder))
     text = processor.apply_chat_template(CHAT, add_generation_prompt=True, tokenize=False)
     inputs = [torch.randn(20_000, generator=torch.Generator().manual_seed(0)).numpy()]
@@ -74,7 +74,7 @@ def load_model_of(folder: Path):
 
 
 @pytest.mark.parametrize("part", list(TrainSettings.model_fields))
-def test_a_part_trains_alone_and_what_is_fixed_never_does(folder, part):
+def test_a_part_trains_alone_and_fixed_parts_never_train(folder, part):
     family, model = family_of(str(folder)), load_model_of(folder)
     settings = TrainSettings.model_validate({name: name == part for name in TrainSettings.model_fields})
     freeze(family, model, settings)
@@ -82,7 +82,7 @@ def test_a_part_trains_alone_and_what_is_fixed_never_does(folder, part):
     assert trained == {Part(part)}
 
 
-def test_adapters_lie_on_parts_that_train_and_merge_to_the_same_names(folder):
+def test_adapters_are_on_trainable_parts_and_merge_to_the_same_names(folder):
     family, model = family_of(str(folder)), load_model_of(folder)
     before = {w.name: w.value().clone() for w in weights_of(family, model)}
     train = TrainSettings()
@@ -91,7 +91,7 @@ def test_adapters_lie_on_parts_that_train_and_merge_to_the_same_names(folder):
     weights = weights_of(family, model)
     assert [w.name for w in weights] == list(before)
     assert all(torch.equal(w.value(), before[w.name]) for w in weights)
-    adapted = {family.part(w.name) for w in weights if w.trains}
+    adapted = {family.part(w.name) for w in weights if w.trainable}
     assert adapted == set(Part) - {Part.FIXED}
 
 
@@ -104,7 +104,7 @@ def test_sliding_windows_are_refused(folder):
 
 
 def test_omni_counts_tokens_in_time_height_and_width(folders):
-    """As transformers numbers them for a prompt with sound and text."""
+    """Positions equal those of transformers for a prompt with audio and text."""
     model, processor = load_model_of(folders["qwen2_5_omni"]), load_processor(str(folders["qwen2_5_omni"]))
     text = processor.apply_chat_template(CHAT, add_generation_prompt=True, tokenize=False)
     made = processor(text=[text], audio=[torch.randn(20_000).numpy()], sampling_rate=16_000, return_tensors="pt")
@@ -115,12 +115,12 @@ def test_omni_counts_tokens_in_time_height_and_width(folders):
     )
     positions = torch.arange(made["input_ids"].shape[1])[None]
     assert torch.equal(OMNI.position_ids(positions), expected)
-    # A completion goes on where the prompt ends.
+    # A completion continues the positions of the prompt.
     assert deltas.tolist() == [[0]]
 
 
-def test_omni_leaves_a_talker_alone(folders, tmp_path):
-    """A published folder has one: it is neither loaded nor written, and what is written speaks no more."""
+def test_omni_ignores_the_talker(folders, tmp_path):
+    """A published folder has one. It is neither loaded nor written, and audio output is off in what is written."""
     full = tmp_path / "full"
     full.mkdir()
     for path in folders["qwen2_5_omni"].iterdir():
@@ -153,7 +153,7 @@ def test_omni_ties_its_head_in_both_libraries_or_in_none(tmp_path):
 
 
 def test_omni_reads_the_processor_of_a_published_folder(folders, tmp_path):
-    """Those keep the settings of pictures and of sound in one file, and the chat template in another."""
+    """Published folders have the settings of images and audio in one file, and the chat template in another."""
     tiny = folders["qwen2_5_omni"]
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((tiny / name).read_bytes())
@@ -167,7 +167,7 @@ def test_omni_reads_the_processor_of_a_published_folder(folders, tmp_path):
     assert processor.chat_template == template
     found = processor.feature_extractor.to_dict()
     assert {name: found[name] for name in settings["feature_extractor"]} == settings["feature_extractor"]
-    # Where there is torchvision, transformers' own class finds the part for videos in what is written.
+    # With torchvision, transformers' own class finds the settings for videos in the written files.
     processor.save_pretrained(tmp_path / "written")
     written = json.loads((tmp_path / "written" / "processor_config.json").read_text())
     assert written["video_processor"]["video_processor_type"] == "Qwen2VLVideoProcessor"

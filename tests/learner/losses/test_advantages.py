@@ -1,4 +1,4 @@
-"""Advantages against numbers worked out by hand."""
+"""Advantages against values calculated by hand."""
 
 import math
 
@@ -17,7 +17,7 @@ def test_group_by_hand():
     assert advantages(Advantage.GROUP, [1, 0, 1, 0]) == pytest.approx([0.5 / spread, -0.5 / spread] * 2, rel=1e-12)
 
 
-def test_one_right_among_eight():
+def test_one_correct_completion_of_eight():
     # mean 1/8; squares: (7/8)² + 7 · (1/8)² = 7/8, over 7 = 1/8.
     spread = math.sqrt(1 / 8) + 1e-4
     expected = [0.875 / spread] + [-0.125 / spread] * 7
@@ -35,7 +35,7 @@ def test_leave_one_out_by_hand():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reward", [0.0, 1.0, 2.0, 0.1])
-def test_equal_rewards_teach_nothing(kind, reward):
+def test_equal_rewards_have_zero_advantage(kind, reward):
     assert advantages(kind, [reward] * 8) == (0.0,) * 8
 
 
@@ -48,7 +48,7 @@ def test_a_group_of_one_is_refused(kind, rewards):
 
 @given(st.sampled_from(KINDS), st.lists(st.floats(-10, 10), min_size=2, max_size=16))
 def test_advantages_sum_to_zero_and_keep_the_order(kind, rewards):
-    made = advantages(kind, rewards)
-    assert sum(made) == pytest.approx(0, abs=1e-6)
+    found = advantages(kind, rewards)
+    assert sum(found) == pytest.approx(0, abs=1e-6)
     order = sorted(range(len(rewards)), key=rewards.__getitem__)
-    assert [made[i] for i in order] == pytest.approx(sorted(made), abs=1e-9)
+    assert [found[i] for i in order] == pytest.approx(sorted(found), abs=1e-9)

@@ -1,4 +1,4 @@
-"""Every term of every loss against numbers worked out by hand, and what they must have in common."""
+"""Every term of every loss against values calculated by hand, and their common properties."""
 
 import math
 
@@ -23,7 +23,7 @@ from learner.losses.settings import (
 )
 from learner.losses.supervised import supervised
 
-# Two sequences: one of two tokens with advantage 1, one of one token with advantage -2.
+# Two sequences: two tokens with advantage 1, and one token with advantage -2.
 POLICY = (0.5, 0.25, 0.8)
 SEQUENCES = tensor([0, 0, 1])
 LENGTHS = tensor([2, 1])
@@ -61,7 +61,7 @@ def test_weights_by_hand(aggregate, expected):
 
 
 @pytest.mark.parametrize("aggregate", list(Aggregate))
-def test_a_masked_sequence_weighs_nothing(aggregate):
+def test_a_masked_sequence_has_weight_zero(aggregate):
     weights = token_weights(aggregate, SEQUENCES, tensor([2, 0]), 1, 2, 10)
     assert weights[2] == 0
     assert (weights[:2] > 0).all()
@@ -147,7 +147,7 @@ def test_k2_and_k3_are_never_negative(estimator):
 
 
 def test_importance_weights_by_hand():
-    # The learner's over the sampled probabilities: 2, 0.5, 1.6; of the sequences: 1 and 1.6.
+    # Ratios of the learner's to the sampled probabilities: 2, 0.5, 1.6; of the sequences: 1 and 1.6.
     old, sampled = logs(POLICY), logs(OLD)
 
     def weights(level, mode, bound):
@@ -162,18 +162,18 @@ def test_importance_weights_by_hand():
 
 
 def tokens(logprobs, **changes) -> Tokens:
-    given = {
+    defaults = {
         "old": logprobs.detach(),
         "sampled": logprobs.detach(),
         "advantages": ADVANTAGES,
         "weights": token_weights(Aggregate.SEQUENCE_MEAN, SEQUENCES, LENGTHS, 2, 3, 10),
         "sequence_ids": SEQUENCES,
     }
-    return Tokens(logprobs, **(given | changes))
+    return Tokens(logprobs, **(defaults | changes))
 
 
-def test_grpo_is_the_papers():
-    # On-policy the ratio is 1: -(0.25 · 1 + 0.25 · 1 + 0.5 · -2) = 0.5; k3 as above, weighted alike.
+def test_grpo_is_that_of_the_paper():
+    # On-policy the ratio is 1: -(0.25 · 1 + 0.25 · 1 + 0.5 · -2) = 0.5; k3 as above, with the same weights.
     logprobs = policy()
     loss = objective(LossSettings(), 0.04, tokens(logprobs, reference=logs(REFERENCE)))
     kl = 0.25 * (0.5 + math.log(2) - 1) + 0.25 * (2 - math.log(2) - 1)
@@ -188,8 +188,8 @@ def test_grpo_is_the_papers():
 
 
 @pytest.mark.parametrize("algorithm", list(Algorithm))
-def test_the_first_update_is_the_policy_gradient_whatever_the_algorithm(algorithm):
-    """On-policy every surrogate's gradient is -advantage · weight: they differ in weights and advantages only."""
+def test_the_first_update_is_the_policy_gradient_for_every_algorithm(algorithm):
+    """On-policy every surrogate's gradient is -advantage · weight: algorithms differ in weights and advantages only."""
     logprobs = policy()
     loss = objective(LossSettings(algorithm=algorithm), 0.0, tokens(logprobs))
     assert not loss.surrogate.clipped.any()
@@ -197,7 +197,7 @@ def test_the_first_update_is_the_policy_gradient_whatever_the_algorithm(algorith
 
 
 @pytest.mark.parametrize("algorithm", list(Algorithm))
-def test_no_advantage_moves_nothing(algorithm):
+def test_zero_advantage_has_no_gradient(algorithm):
     logprobs = policy()
     changes = {"advantages": torch.zeros(3), "old": logs(OLD), "sampled": logs(OLD)}
     assert (
@@ -206,19 +206,17 @@ def test_no_advantage_moves_nothing(algorithm):
 
 
 @pytest.mark.parametrize("algorithm", list(Algorithm))
-def test_cutting_between_sequences_changes_nothing(algorithm):
+def test_splitting_between_sequences_changes_nothing(algorithm):
     settings = LossSettings(
         algorithm=algorithm, correction={"level": "sequence", "bound": 1.5}, clip_low=0.3, clip_high=0.3
     )
     whole = tokens(logs(POLICY), old=logs(OLD), sampled=logs(REFERENCE), reference=logs(REFERENCE))
-    parts = [
-        Tokens(*(getattr(whole, name)[places] for name in Tokens.__slots__)) for places in (slice(0, 2), slice(2, 3))
-    ]
+    parts = [Tokens(*(getattr(whole, name)[part] for name in Tokens.__slots__)) for part in (slice(0, 2), slice(2, 3))]
     total = float(objective(settings, 0.1, whole).total)
     assert sum(float(objective(settings, 0.1, part).total) for part in parts) == pytest.approx(total, rel=1e-6)
 
 
-def test_the_correction_weighs_the_policy_term():
+def test_the_correction_weights_the_policy_term():
     settings = LossSettings(correction={"level": "token", "bound": 2.5})
     loss = objective(settings, 0.0, tokens(logs(POLICY), sampled=logs(OLD)))
     assert float(loss.policy) == pytest.approx(-(0.25 * 2 + 0.25 * 0.5 - 2 * 0.5 * 1.6))
@@ -240,7 +238,7 @@ def test_beta_needs_a_reference():
         ("rloo", "leave_one_out", "sequence_sum", (0.2, 0.2)),
     ],
 )
-def test_an_algorithm_sets_what_is_left_open(algorithm, advantage, aggregate, bounds):
+def test_an_algorithm_sets_the_defaults(algorithm, advantage, aggregate, bounds):
     settings = LossSettings(algorithm=algorithm)
     assert (settings.advantage, settings.aggregate) == (advantage, aggregate)
     assert (settings.clip_low, settings.clip_high) == bounds

@@ -1,4 +1,4 @@
-"""Blocks on the CPU and the kernel on a GPU, against one dense mask over everything in float64."""
+"""Row attention, in blocks on the CPU and by the kernel on a GPU, against a dense mask in float64."""
 
 import random
 
@@ -11,19 +11,19 @@ from torch.nn.functional import scaled_dot_product_attention
 from learner.model.attention import RowLayout, attend_in_blocks, attend_rows
 from learner.model.packing import EncodedPrompt, make_rows, pack
 
-# Prompts and completions of odd lengths: short answers (attended to together), long ones (one by one), one, none.
+# Prompts and completions of odd lengths: short answers (attended jointly), long ones (one by one), one, none.
 GROUPS = ((37, (5, 3, 0, 7)), (11, (40, 41, 1)), (20, (6,)), (9, ()), (13, (0, 0)), (5, (1, 64, 2, 33)))
 SHORT = ((30, (7, 5, 8)), (21, (9,)))
 LONG = ((513, (24, 31, 17, 40, 1)), (130, (128, 90)))
 BATCHES = (LONG, GROUPS, SHORT)
-"""One call after another: the kernel is compiled for the first, and for those within one block of 128 tokens."""
+"""Consecutive calls: the kernel is compiled for the first, and for those within one block of 128 tokens."""
 CASES = [
     (torch.float32, 4, 4, 16, 1e-5),
     (torch.float32, 8, 2, 128, 1e-5),
     (torch.bfloat16, 4, 2, 32, 2e-2),
     (torch.bfloat16, 8, 8, 128, 2e-2),
 ]
-"""Type, heads of queries and of keys, size of a head, the largest relative error."""
+"""Type, number of query and key heads, size of a head, maximum relative error."""
 
 
 def layout_of(groups, device: str = "cpu") -> RowLayout:
@@ -33,21 +33,21 @@ def layout_of(groups, device: str = "cpu") -> RowLayout:
 
 
 def heads(layout: RowLayout, count: int, size: int, seed: int, dtype=torch.float32) -> torch.Tensor:
-    """Shape (1, H, T, D)."""
+    """Return random values, shape (1, H, T, D)."""
     shape = (1, count, layout.spans[-1].end, size)
-    made = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(layout.device, dtype)
-    return made.requires_grad_()
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(layout.device, dtype)
+    return values.requires_grad_()
 
 
 def with_gradients(out: torch.Tensor, inputs) -> list[torch.Tensor]:
-    """An output of shape (1, T, H, D), and what comes back from it to queries, keys and values."""
+    """Return an output of shape (1, T, H, D), and its gradients with respect to queries, keys and values."""
     weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(3)).to(out)
     return [out, *torch.autograd.grad((out * weight).sum(), inputs)]
 
 
 @pytest.fixture(autouse=True)
-def compiled_anew():
-    """What other tests had compiled does not count here."""
+def without_earlier_compilations():
+    """Discard the compilations of other tests."""
     torch._dynamo.reset()
     counters.clear()
 
@@ -66,7 +66,7 @@ def test_attention_is_that_of_one_dense_mask(device, case):
         exact_inputs = [x.detach().cpu().double().requires_grad_() for x in (q, k, v)]
         mask = layout_of(groups).dense_mask()
         dense = scaled_dot_product_attention(*exact_inputs, attn_mask=mask, scale=0.25, enable_gqa=True)
-        # The weight is rounded as the output is: both see the same one.
+        # The weight is rounded like the output, so that both use the same one.
         weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(3)).to(dtype).double()
         exact = [dense.transpose(1, 2), *torch.autograd.grad((dense.transpose(1, 2) * weight).sum(), exact_inputs)]
         errors = [relative(one, other) for one, other in zip(found, exact, strict=True)]
@@ -76,23 +76,23 @@ def test_attention_is_that_of_one_dense_mask(device, case):
 
 
 @pytest.mark.parametrize("groups", [*BATCHES, ((128, (128, 256)), (256, ())), ((300, (1, 400, 3)), (7, (500, 20)))])
-def test_blocks_are_told_apart_without_a_mask_of_tokens(groups):
+def test_block_masks_are_correct_without_a_mask_of_tokens(groups):
     layout = layout_of(groups)
-    some, whole = layout.seen_blocks(32)
+    some, whole = layout.visible_blocks(32)
     short = -layout.spans[-1].end % 32
     tokens = torch.nn.functional.pad(layout.dense_mask(), (0, short, 0, short))
     blocks = tokens.unflatten(1, (-1, 32)).unflatten(0, (-1, 32)).transpose(1, 2).flatten(2)
     assert torch.equal(some, blocks.any(-1))
     assert not (whole & ~blocks.all(-1)).any()
     if short == 0:
-        assert torch.equal(layout.block_mask().to_dense()[0, 0].bool(), layout.seen_blocks(128)[0])
-    # Missed are blocks that several stretches make whole together: few, or the kernel would look at each token.
+        assert torch.equal(layout.block_mask().to_dense()[0, 0].bool(), layout.visible_blocks(128)[0])
+    # Blocks that only several ranges together make fully visible are missed: few, or the kernel would check each token.
     assert whole.sum() >= 0.7 * blocks.all(-1).sum()
 
 
 @needs_gpu
-def test_new_lengths_compile_nothing_new():
-    """Four kernels at most: with a gradient and without, for batches within one block of 128 tokens and beyond."""
+def test_new_lengths_do_not_recompile():
+    """There are at most four kernels: with and without a gradient, for batches up to and above one block of 128."""
     rng = random.Random(0)
     tokens = []
     for call in range(32):
@@ -111,8 +111,8 @@ def test_new_lengths_compile_nothing_new():
 
 
 @needs_gpu
-def test_a_full_micro_batch_is_attended_to_as_in_blocks():
-    """Of the default size, in bfloat16, against float32 block by block."""
+def test_a_full_micro_batch_has_the_attention_of_blocks():
+    """A micro-batch of the default size in bfloat16 is compared with float32 block by block."""
     layout = layout_of([(1000 + i, (100, 131, 64, 90)) for i in range(11)] + [(500, (101,))], "cuda")
     q, k, v = (heads(layout, n, 128, seed, torch.bfloat16) for seed, n in enumerate((4, 2, 2)))
     torch.cuda.reset_peak_memory_stats()
@@ -126,12 +126,12 @@ def test_a_full_micro_batch_is_attended_to_as_in_blocks():
     errors = [relative(one, other) for one, other in zip(found, exact, strict=True)]
     print(f"{out.shape[1]} tokens:", *(f"{e:.1e}" for e in errors), f"; the mask took {peak:.4f} GiB")
     assert max(errors) < 2e-2
-    # A mask of T x T tokens has 0.24, and to be made took 2.38.
+    # A mask of T x T tokens takes 0.24 GiB, and building it took 2.38 GiB.
     assert peak < 0.01
 
 
-def test_flex_attention_sees_what_the_blocks_see():
-    """The kernel itself needs a GPU; its mask, and its function uncompiled, do not."""
+def test_flex_attention_equals_attention_in_blocks():
+    """The kernel itself needs a GPU; its mask and the uncompiled function do not."""
     from torch.nn.attention.flex_attention import flex_attention
 
     layout = layout_of(GROUPS)

@@ -1,4 +1,4 @@
-"""Compiled layers say what uncompiled ones say, and batches of other lengths compile nothing anew."""
+"""Compiled layers have the results of uncompiled ones, and batches of other lengths do not recompile."""
 
 from functools import partial
 
@@ -22,13 +22,13 @@ from learner.settings import LearnerSettings, LoraSettings, TrainSettings
 
 ANSWERS = (("two", "one"), ("one", "rising falling", "", "two"), ("flute", "a"), ("noise", "four", "one"))
 BATCHES = ((0, 1, 2, 3), (1,), (3, 0), (2,), (1, 2, 3), (2, 1, 0), (0,))
-"""Which questions are in it."""
+"""Indices of the questions in each batch."""
 CASES = [(next(iter(TINY)), False), *((model_type, True) for model_type in TINY)]
 """Families, and whether the decoder has adapters."""
 
 
-def compiled_anew(device, monkeypatch) -> str:
-    """The backend: on a GPU the real one. On the CPU, where flex-attention knows no gradient, the traced graph."""
+def fresh_backend(device, monkeypatch) -> str:
+    """Return the backend: the real one on a GPU; on the CPU, where flex-attention has no gradient, the traced graph."""
     torch._dynamo.reset()
     counters.clear()
     if device == "cuda":
@@ -39,7 +39,7 @@ def compiled_anew(device, monkeypatch) -> str:
 
 
 def outcome(policy: Policy, batch) -> list[torch.Tensor]:
-    """Log-probabilities, those without adapters, and the gradients of the first ones' sum."""
+    """Return log-probabilities, the gradients of their sum, and log-probabilities without adapters."""
     logprobs, _ = policy(batch)
     logprobs.sum().backward()
     gradients = torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
@@ -72,7 +72,7 @@ def test_a_compiled_decoder_is_the_same_function(model_type, adapters, device, m
 
     batches = [batch_of(chosen) for chosen in BATCHES]
     expected = [outcome(policy, batch) for batch in batches]
-    backend = compiled_anew(device, monkeypatch)
+    backend = fresh_backend(device, monkeypatch)
     compile_layers(family, model, backend)
     errors, compiled = [], []
     for batch, right in zip(batches, expected, strict=True):
@@ -90,26 +90,26 @@ def test_a_compiled_decoder_is_the_same_function(model_type, adapters, device, m
 
 @pytest.mark.parametrize("adapters", [False, True])
 def test_a_compiled_learner_takes_the_same_steps(make_rank, groups, monkeypatch, adapters):
-    """Three of DeepSpeed's, each on the weights that the one before has left, with a reference."""
+    """Three DeepSpeed steps, each on the weights of the previous one, with a reference."""
     settings = {"beta": 0.04, "zero_stage": 2} | ({"lora": {"rank": 4}} if adapters else {})
-    tallies, parameters = [], []
+    stats, parameters = [], []
     for compiled in (False, True):
         if compiled:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-            backend = compiled_anew(device, monkeypatch)
+            backend = fresh_backend(device, monkeypatch)
             monkeypatch.setattr("learner.rank.compile_layers", partial(compile_layers, backend=backend))
         rank = make_rank(compile=compiled, **settings)
-        tallies.append([rank.learn(groups, counts_of(groups)) for _ in range(3)])
+        stats.append([rank.learn(groups, counts_of(groups)) for _ in range(3)])
         parameters.append(parameters_of(rank))
-    for plain, compiled in zip(*tallies, strict=True):
+    for plain, compiled in zip(*stats, strict=True):
         assert compiled.grad_norm == pytest.approx(plain.grad_norm, rel=1e-5)
         assert compiled.kl == pytest.approx(plain.kl, rel=1e-4, abs=1e-7)
-    assert tallies[0][2].kl > 0
+    assert stats[0][2].kl > 0
     errors = [relative(parameters[1][name], value) for name, value in parameters[0].items() if value.any()]
     print(f"largest error after three steps: {max(errors):.1e}")
     assert max(errors) < 1e-5
 
 
-def test_layers_that_gather_their_parameters_are_not_compiled():
+def test_zero_3_does_not_compile():
     with pytest.raises(ValueError, match="compile needs zero_stage below 3"):
         LearnerSettings(compile=True, zero_stage=3)

@@ -1,14 +1,14 @@
-"""Rows, layouts and cuts, without a model."""
+"""Rows, layouts and splits, without a model."""
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.model.attention import RowLayout, attended_together
-from learner.model.cost import DecoderCost
-from learner.model.packing import EncodedPrompt, MicroBatch, cut, make_rows, pack
+from learner.model.attention import RowLayout, attends_jointly
+from learner.model.flops import DecoderFlops
+from learner.model.packing import EncodedPrompt, MicroBatch, make_rows, pack, split_rows
 from learner.settings import SharePrefix
-from learner.training.plan import share_out, sharing
+from learner.training.micro_batches import choose_sharing, distribute_rows
 
 AUDIO = 3
 
@@ -41,7 +41,7 @@ def test_a_row_by_hand():
     ]
 
 
-def test_rows_lie_one_behind_the_other_and_never_see_one_another():
+def test_rows_are_concatenated_and_do_not_attend_to_one_another():
     batch = pack(make_rows([prompt(7, 8), prompt(9)], [[(10,)], [(11,), (12, 13)]], shared=True), AUDIO)
     assert batch.token_ids.tolist() == [[7, 8, 10, 9, 11, 12, 13]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 0, 1, 1, 2]]
@@ -51,48 +51,48 @@ def test_rows_lie_one_behind_the_other_and_never_see_one_another():
     assert mask[5].int().tolist() == [0, 0, 0, 1, 0, 1, 0]
 
 
-def test_an_audio_token_in_a_completion_is_no_audio():
+def test_an_audio_token_in_a_completion_is_not_audio():
     batch = pack(make_rows([prompt(7, AUDIO)], [[(AUDIO, 2)]], shared=True), AUDIO)
     assert batch.audio_mask.tolist() == [[False, True, False, False]]
     assert batch.targets.tolist() == [AUDIO, 2]
 
 
-def test_empty_completions_have_a_place_and_no_token():
+def test_empty_completions_have_an_id_and_no_token():
     batch = pack(make_rows([prompt(7)], [[(), (9,)]], shared=True), AUDIO)
     assert batch.sequence_ids.tolist() == [1]
     assert pack(make_rows([prompt(7)], [[(), ()]], shared=True), AUDIO).targets.tolist() == []
 
 
 def test_a_short_prompt_with_long_answers_is_not_shared_where_attention_dominates():
-    """Sharing spares the prompt's linear layers and costs scores of tokens behind, which a causal block skips."""
-    cheap_layers, dear_layers = DecoderCost(per_token=1, per_pair=1), DecoderCost(per_token=1e6, per_pair=1)
+    """Sharing saves the prompt's linear layers, and costs masked scores between completions."""
+    cheap_layers, expensive_layers = DecoderFlops(per_token=1, per_pair=1), DecoderFlops(per_token=1e6, per_pair=1)
     long = [[tuple(range(100))] * 8]
-    assert sharing([prompt(1, 2)], long, SharePrefix.AUTO, cheap_layers) == [False]
-    assert sharing([prompt(1, 2)], long, SharePrefix.AUTO, dear_layers) == [True]
-    assert sharing([prompt(1, 2)], long, SharePrefix.ALWAYS, cheap_layers) == [True]
-    assert sharing([prompt(1, 2)], long, SharePrefix.NEVER, dear_layers) == [False]
-    # Long prompts and short answers, as in audio questions: always worth it.
-    assert sharing([prompt(*range(600))], [[(1,) * 24] * 8], SharePrefix.AUTO, cheap_layers) == [True]
+    assert choose_sharing([prompt(1, 2)], long, SharePrefix.AUTO, cheap_layers) == [False]
+    assert choose_sharing([prompt(1, 2)], long, SharePrefix.AUTO, expensive_layers) == [True]
+    assert choose_sharing([prompt(1, 2)], long, SharePrefix.ALWAYS, cheap_layers) == [True]
+    assert choose_sharing([prompt(1, 2)], long, SharePrefix.NEVER, expensive_layers) == [False]
+    # Long prompts and short answers, as in audio questions, are always shared.
+    assert choose_sharing([prompt(*range(600))], [[(1,) * 24] * 8], SharePrefix.AUTO, cheap_layers) == [True]
 
 
-def test_short_answers_are_attended_to_together_and_long_ones_apart():
-    assert attended_together(600, [24] * 8)
-    assert not attended_together(600, [128] * 8)
+def test_short_answers_are_attended_jointly_and_long_ones_separately():
+    assert attends_jointly(600, [24] * 8)
+    assert not attends_jointly(600, [128] * 8)
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 200))
-def test_cutting_keeps_every_row_and_the_budget(lengths, budget):
+def test_splitting_keeps_every_row_and_the_budget(lengths, budget):
     rows = make_rows([prompt(*range(n)) for n in lengths], [[()] for _ in lengths], shared=True)
-    batches = cut(rows, budget)
+    batches = split_rows(rows, budget)
     assert sorted(row.sequence_ids for batch in batches for row in batch) == sorted(row.sequence_ids for row in rows)
     for batch in batches:
         assert len(batch) == 1 or sum(len(row) for row in batch) <= budget
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 5), st.integers(1, 200))
-def test_sharing_out_counts_every_row_once_and_keeps_ranks_in_step(lengths, ranks, budget):
+def test_distribution_counts_every_row_once_and_keeps_ranks_in_step(lengths, ranks, budget):
     rows = make_rows([prompt(*range(n)) for n in lengths], [[()] for _ in lengths], shared=True)
-    plans = share_out(rows, ranks, budget)
+    plans = distribute_rows(rows, ranks, budget)
     assert len({len(plan) for plan in plans}) == 1
     counted = [row.sequence_ids for plan in plans for batch in plan if batch.counts for row in batch.rows]
     assert sorted(counted) == sorted(row.sequence_ids for row in rows)

@@ -1,4 +1,4 @@
-"""The packed, trimmed forward against transformers' own on whole clips, one completion at a time, for every family."""
+"""The packed, trimmed forward against transformers' forward on padded clips, one completion at a time, per family."""
 
 import inspect
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from learner.model.policy import Policy
 from learner.model.prompts import PromptEncoder
 
 ANSWERS = (("two", "one"), ("one", "rising falling", "", "two"), ("flute", "a"), ("noise", "four", "one"))
-"""Completions of the four questions, an empty one among them."""
+"""Completions of the four questions, including an empty one."""
 
 
 @dataclass
 class Subject:
-    """One family's tiny model, and what it is asked and answers."""
+    """One family's tiny model, with prompts and completions."""
 
     folder: str
     family: Family
@@ -34,7 +34,7 @@ class Subject:
     prompts: list[EncodedPrompt]
     completions: list[list[tuple[int, ...]]]
     model: Any
-    """As the learner has it, on the device that is tested."""
+    """The learner's model, on the tested device."""
 
     def policy(self, **settings: Any) -> Policy:
         return Policy(self.family, self.model, **settings).to(self.model.device)
@@ -45,7 +45,7 @@ class Subject:
         return logprobs
 
     def with_gradients(self, dtype: str, device: str) -> list[torch.Tensor]:
-        """The log-probabilities of a model of another type or device, and the gradients of their sum."""
+        """Return the log-probabilities of the model with another type or device, and the gradients of their sum."""
         model = load_model(self.family, self.folder, dtype).eval()
         policy = Policy(self.family, model, banned=self.banned).to(device)
         logprobs = self.packed(policy, shared=True)
@@ -78,13 +78,13 @@ def subject(request, device, tmp_path_factory, questions):
 def plain(subject, questions):
     """Logits by transformers' forward, shape (N, V): no packing, no trimming, one completion at a time."""
     model, _ = subject.family.load(subject.folder, torch.float32)
-    takes = inspect.signature(model.forward).parameters
+    accepted = inspect.signature(model.forward).parameters
     found = []
     for question, answers in zip(questions, subject.completions, strict=True):
         clip = load_audio(question.audio, max_seconds=2, too_long="refuse")
         text = render(subject.processor, question, PromptTemplate.ANSWER)
         made = subject.processor(text=[text], audio=[clip.samples], sampling_rate=16_000, return_tensors="pt")
-        inputs = {name: value for name, value in made.items() if name in takes}
+        inputs = {name: value for name, value in made.items() if name in accepted}
         first = inputs["input_ids"].shape[1] - 1
         for answer in answers:
             ids = torch.cat([inputs["input_ids"], torch.tensor([answer], dtype=torch.long)], dim=1)
@@ -99,8 +99,8 @@ def targets(subject):
     return torch.tensor([t for group in subject.completions for answer in group for t in answer])
 
 
-def test_clips_have_the_tokens_that_are_counted_for_them(subject, questions):
-    """What a job is checked with before it starts is what the processor makes."""
+def test_audio_tokens_are_counted_as_the_processor_does(subject, questions):
+    """The check of a job before its start counts the same audio tokens as the processor."""
     token, counted = subject.family.audio_token_id(subject.model), []
     for prompt in subject.prompts:
         counted.append(prompt.token_ids.count(token))
@@ -124,7 +124,7 @@ def test_logprobs_equal_transformers(subject, plain, targets, shared, temperatur
 
 
 def test_shared_prefix_has_the_plain_rows_gradients(subject):
-    """Every trained parameter's, the audio tower's included."""
+    """The gradients of all trained parameters agree, including those of the audio tower."""
     family, gradients = subject.family, []
     for shared in (True, False):
         policy = subject.policy(banned=subject.banned)
@@ -140,8 +140,8 @@ def test_shared_prefix_has_the_plain_rows_gradients(subject):
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("bfloat16", 0.05)])
-def test_rounding_is_all_that_a_type_or_a_device_changes(subject, dtype, bound):
-    """Log-probabilities, and the gradient of every parameter, against float64 on the CPU."""
+def test_types_and_devices_differ_by_rounding_only(subject, dtype, bound):
+    """Log-probabilities and the gradient of every parameter are compared with float64 on the CPU."""
     exact = subject.with_gradients("float64", "cpu")
     found = subject.with_gradients(dtype, subject.model.device.type)
     errors = [relative(one, other) for one, other in zip(found, exact, strict=True)]
@@ -160,8 +160,8 @@ def test_entropy_of_a_flat_distribution(subject):
     assert torch.allclose(logprobs, -expected.expand_as(logprobs), atol=1e-4)
 
 
-def test_what_one_completion_says_does_not_touch_another(subject):
-    """Nor is an audio token in it taken for audio."""
+def test_a_completion_does_not_affect_another(subject):
+    """An audio token in a completion is not treated as audio."""
     policy, audio = subject.policy(), subject.family.audio_token_id(subject.model)
     with torch.no_grad():
         one, _ = policy(pack(make_rows(subject.prompts[:1], [[(10, 11, 12), (20, 21)]], shared=True), audio))

@@ -1,4 +1,4 @@
-"""The tiny model: the real classes, the same from the same seed, and able to learn what it hears."""
+"""The tiny model: the real classes, reproducible from a seed, and able to learn from audio."""
 
 import json
 
@@ -58,13 +58,13 @@ def test_special_tokens_are_special():
     assert all(tokenizer.added_tokens_decoder[i].special for i in range(len(SPECIAL_TOKENS)))
 
 
-def test_a_base_is_made_once_and_kept(tmp_path):
+def test_a_base_model_is_built_once_and_cached(tmp_path):
     recipe = CaptioningRecipe(clips=48, steps=30, batch_size=8, warmup_steps=3)
     seen = []
     made = tiny_base(3, lambda *progress: seen.append(progress), tmp_path, recipe)
     assert not made.cached
-    assert seen[-1] == ("learning to hear", 30, 30)
-    # 30 steps teach the form of a caption: its domain, slashes and end. Words by chance would be right in 1 of 500.
+    assert seen[-1] == ("training on captions", 30, 30)
+    # 30 steps teach the format of a caption: its domain, slashes and end. Random words are correct in 1 of 500 cases.
     assert made.words_right > 0.4
     again = tiny_base(3, lambda *_: pytest.fail("made again"), tmp_path, recipe)
     assert again == type(made)(made.folder, made.seconds, again.words_right, cached=True)
@@ -72,35 +72,35 @@ def test_a_base_is_made_once_and_kept(tmp_path):
     assert tiny_base(4, lambda *_: None, tmp_path, recipe).folder != made.folder
 
 
-def test_a_model_that_can_answer_is_made_of_the_one_that_hears(tmp_path):
-    hearing, recipe = (
+def test_the_instruct_model_is_trained_from_the_base_model(tmp_path):
+    captioning, recipe = (
         CaptioningRecipe(clips=16, steps=1, batch_size=8),
         InstructRecipe(questions=4, steps=2, batch_size=6),
     )
     seen = []
-    made = tiny_instruct(3, lambda *progress: seen.append(progress), tmp_path, recipe, hearing)
-    assert seen[-1] == ("learning to answer", 2, 2)
-    again = tiny_instruct(3, lambda *_: pytest.fail("made again"), tmp_path, recipe, hearing)
+    made = tiny_instruct(3, lambda *progress: seen.append(progress), tmp_path, recipe, captioning)
+    assert seen[-1] == ("training on answers", 2, 2)
+    again = tiny_instruct(3, lambda *_: pytest.fail("made again"), tmp_path, recipe, captioning)
     assert (again.folder, again.cached) == (made.folder, True)
-    base = tiny_base(3, lambda *_: pytest.fail("made again"), tmp_path, hearing)
+    base = tiny_base(3, lambda *_: pytest.fail("made again"), tmp_path, captioning)
     one, other = (dict(load_model(Qwen2Audio(), str(b.folder), "float32").named_parameters()) for b in (base, made))
     changed = {name for name in one if not torch.equal(one[name], other[name])}
     assert "lm_head.weight" in changed
-    # Sinusoids never train.
+    # Sinusoidal positions never train.
     assert not any("embed_positions" in name for name in changed)
 
 
-def test_it_is_shown_every_prompt_with_the_answer_it_asks_for():
+def test_instruction_examples_have_every_prompt_with_its_answer_format():
     processor = make_processor()
     examples = instruct_examples(processor, 0, 10)
     assert len(examples) == 30
-    said = [processor.tokenizer.decode(target[:-1]) for _, target in examples]
-    for plain, tagged, thought in zip(said[::3], said[1::3], said[2::3], strict=True):
+    texts = [processor.tokenizer.decode(target[:-1]) for _, target in examples]
+    for plain, tagged, thought in zip(texts[::3], texts[1::3], texts[2::3], strict=True):
         assert tagged == f"<answer>{plain}</answer>"
         assert thought.startswith("<think>")
         assert thought.endswith(f"</think>{tagged}")
         assert format_ok(thought, PromptTemplate.THINK)
-    # What is thought is what is heard, and it fits the recipes' longest answer.
+    # The thinking is the caption of the clip, and fits the maximum length of the recipes.
     assert max(len(target) for _, target in examples) <= 24
 
 
@@ -113,5 +113,5 @@ def test_a_checkpoint_without_all_parameters_is_refused(tiny_folder, tmp_path):
     state = load_file(tiny_folder / "model.safetensors")
     del state["language_model.lm_head.weight"]
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"lacks 1 parameters, lm_head\.weight"):
+    with pytest.raises(ModelError, match=r"lacks 1 parameters, for example lm_head\.weight"):
         load_model(Qwen2Audio(), str(tmp_path), "float32")

@@ -1,6 +1,6 @@
-"""A batch that does not fit into the memory is cut smaller once, with the same update, and then is an error with sizes.
+"""A batch that does not fit into memory is split smaller once, with the same update, and then fails with its sizes.
 
-The memory is really scarce: the step runs in a process of its own under a limit.
+The step runs in a separate process under a real memory limit.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-# Memory that is freed is given back at once, and threads reserve none: the address space is what is in use.
+# Freed memory is returned at once, and threads reserve none, so the address space equals the memory in use.
 MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
@@ -37,8 +37,8 @@ def unlimited(step):
     return step(0)
 
 
-def test_a_batch_is_cut_smaller_once(step, unlimited):
-    """There is room for half of it and a bit."""
+def test_a_batch_is_split_smaller_once(step, unlimited):
+    """The limit leaves room for a little more than half of it."""
     half, whole = unlimited["half"], unlimited["whole"]
     assert half < 0.7 * whole
     limited = step((half + whole) // 2)
@@ -47,7 +47,7 @@ def test_a_batch_is_cut_smaller_once(step, unlimited):
     assert limited["norm"] == pytest.approx(unlimited["norm"], rel=1e-4)
 
 
-def test_where_half_does_not_fit_the_error_has_the_sizes(step, unlimited):
+def test_if_half_does_not_fit_the_error_has_the_sizes(step, unlimited):
     found = step(unlimited["half"] // 3)
     assert "2 micro-batches" in found["error"]
     assert "8 completions" in found["error"]

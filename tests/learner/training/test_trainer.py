@@ -1,4 +1,4 @@
-"""A rank's updates: the same for shared and plain rows under every loss, without work that is not needed."""
+"""A rank's updates: the same for shared and plain rows under every loss, without unnecessary work."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import torch
 from support.learner import STEADY, counts_of, make_trainer, parameters_of
 
 from learner.losses.settings import Algorithm
-from learner.phase import TrainingPhase
+from learner.messages import PhaseSettings
 
 VARIANTS = {
     **{name: {"algorithm": name} for name in Algorithm},
@@ -21,26 +21,26 @@ VARIANTS = {
 
 @pytest.fixture(scope="module")
 def gradients(alone, device, tiny_folder, groups, encoder):
-    """The gradient of one batch, by trainer settings, from the same model and a reference that differs from it."""
+    """Return a function that computes the gradient of one batch, with a reference that differs from the policy."""
 
     def of(variant, share_prefix, **settings):
-        phase = TrainingPhase(STEADY, 4, temperature=0.9, beta=0.04, max_tokens=10)
+        phase = PhaseSettings(STEADY, 4, temperature=0.9, beta=0.04, max_tokens=10)
         chosen = {"loss": variant or {}, "share_prefix": share_prefix, **settings}
         trainer = make_trainer(tiny_folder, phase, chosen, device)
         prompts = [encoder.encode(g.question, g.template) for g in groups]
         if variant is None:
-            tally = trainer.supervise(prompts, [g.completions[0].token_ids for g in groups])
+            stats = trainer.supervise(prompts, [g.completions[0].token_ids for g in groups])
         else:
-            tally = trainer.reinforce(prompts, groups, counts_of(groups))
-        return trainer.engine.taken(), tally
+            stats = trainer.reinforce(prompts, groups, counts_of(groups))
+        return trainer.engine.take(), stats
 
     return of
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_shared_and_plain_rows_have_the_same_gradients(gradients, variant):
-    """Clips and answers of odd lengths, an empty completion, groups of different sizes; micro-batches of any cut."""
-    (shared, tally), (plain, plain_tally) = (
+    """The batch has clips and answers of odd lengths, an empty completion, and groups of different sizes."""
+    (shared, stats), (plain, plain_stats) = (
         gradients(VARIANTS[variant], share, micro_batch_tokens=tokens)
         for share, tokens in (("always", 10_000), ("never", 350))
     )
@@ -50,11 +50,11 @@ def test_shared_and_plain_rows_have_the_same_gradients(gradients, variant):
     assert norm > 1e-3
     for name, gradient in shared.items():
         assert (gradient - plain[name]).norm() < 1e-5 * norm, name
-    assert tally.loss == pytest.approx(plain_tally.loss, rel=1e-5)
-    assert tally.micro_batches < plain_tally.micro_batches
+    assert stats.loss == pytest.approx(plain_stats.loss, rel=1e-5)
+    assert stats.micro_batches < plain_stats.micro_batches
     if VARIANTS[variant] is not None:
-        assert (tally.shared_groups, plain_tally.shared_groups) == (4, 0)
-        assert tally.tokens_computed < plain_tally.tokens_computed / 2
+        assert (stats.shared_groups, plain_stats.shared_groups) == (4, 0)
+        assert stats.tokens_computed < plain_stats.tokens_computed / 2
 
 
 STEPS = {
@@ -68,34 +68,34 @@ STEPS = {
 
 @pytest.mark.parametrize("settings", STEPS, ids=str)
 @pytest.mark.parametrize("share", ["always", "never"])
-def test_a_step_is_adamws_on_the_gradient(make_rank, first_step_on_the_cpu, groups, settings, share):
-    """DeepSpeed on the learner's own device, against torch's AdamW on the clipped gradient, float32 on the CPU."""
+def test_a_step_equals_adamw_on_the_gradient(make_rank, first_step_on_the_cpu, groups, settings, share):
+    """DeepSpeed on the learner's device is compared with torch's AdamW on the clipped gradient, float32 on the CPU."""
     chosen, bound = STEPS[settings]
     rank = make_rank(share_prefix=share, **chosen)
     first = masters_of(rank)
-    tally = rank.learn(groups, counts_of(groups))
+    stats = rank.learn(groups, counts_of(groups))
     moved = {name: value - first[name] for name, value in masters_of(rank).items()}
     expected, norm = first_step_on_the_cpu
-    apart = sum(float((moved[name] - expected[name]).square().sum()) for name in expected) ** 0.5
-    error = apart / sum(float(value.square().sum()) for value in expected.values()) ** 0.5
-    print(f"{settings}, sharing {share}, on {rank.engine.deepspeed.device}: {error:.1e}, norm {tally.grad_norm:.4f}")
+    distance = sum(float((moved[name] - expected[name]).square().sum()) for name in expected) ** 0.5
+    error = distance / sum(float(value.square().sum()) for value in expected.values()) ** 0.5
+    print(f"{settings}, sharing {share}, on {rank.engine.deepspeed.device}: {error:.1e}, norm {stats.grad_norm:.4f}")
     assert error < bound
-    assert tally.grad_norm == pytest.approx(norm, rel=bound)
+    assert stats.grad_norm == pytest.approx(norm, rel=bound)
 
 
 def masters_of(rank) -> dict[str, torch.Tensor]:
-    """What AdamW steps, by parameter, on the CPU; float32."""
-    from learner.training.optimizer_state import MASTER, read_state, tie_state
+    """Return the master copies that AdamW steps, by parameter, float32 on the CPU."""
+    from learner.training.optimizer_state import MASTER, link_state, read_state
 
-    tie_state(rank.engine)
+    link_state(rank.engine)
     trained = [(name, p) for name, p in rank._model.named_parameters() if p.requires_grad]
     return {name: read_state(rank.engine, p)[MASTER].detach().float().cpu().clone() for name, p in trained}
 
 
 @pytest.fixture(scope="module")
 def first_step_on_the_cpu(alone, tiny_folder, banned, groups, encoder):
-    """How AdamW moves each parameter in a first step, and the gradient's norm."""
-    trainer = make_trainer(tiny_folder, TrainingPhase(STEADY, 4, max_tokens=10), {}, banned=banned)
+    """AdamW's update of each parameter in a first step, and the gradient's norm."""
+    trainer = make_trainer(tiny_folder, PhaseSettings(STEADY, 4, max_tokens=10), {}, banned=banned)
     trainer.reinforce([encoder.encode(g.question, g.template) for g in groups], groups, counts_of(groups))
     model = trainer.policy.model
     trained = {name: p for name, p in model.named_parameters() if p.grad is not None}
@@ -111,12 +111,12 @@ def first_step_on_the_cpu(alone, tiny_folder, banned, groups, encoder):
 
 
 def test_a_masked_completion_has_no_gradient(gradients, groups, encoder, tiny_folder, alone):
-    """Whatever its advantage: what is learnt is what is learnt without it."""
+    """The gradient is the same as without the completion, whatever its advantage."""
 
     def of(batch):
-        trainer = make_trainer(tiny_folder, TrainingPhase(STEADY, 4, max_tokens=10), {})
+        trainer = make_trainer(tiny_folder, PhaseSettings(STEADY, 4, max_tokens=10), {})
         trainer.reinforce([encoder.encode(g.question, g.template) for g in batch], batch, counts_of(groups[:1]))
-        return trainer.engine.taken()
+        return trainer.engine.take()
 
     first, second = groups[:2]
     masked = replace(second, completions=tuple(replace(c, counts=False) for c in second.completions))
@@ -125,17 +125,17 @@ def test_a_masked_completion_has_no_gradient(gradients, groups, encoder, tiny_fo
         assert (with_masked[name] - gradient).abs().max() < 1e-7, name
 
 
-def test_nothing_is_computed_that_is_not_needed(make_rank, groups, monkeypatch):
-    """One update and no KL: one forward of one model, and none of it for old log-probabilities or a reference."""
+def test_no_unnecessary_forwards(make_rank, groups, monkeypatch):
+    """One update without KL takes one forward of one model, and none for old log-probabilities or a reference."""
     rank = make_rank(beta=0.0)
     trainer = rank._trainer
     assert trainer.reference is None
     forwards = []
     inner = trainer.policy.forward
     monkeypatch.setattr(trainer.policy, "forward", lambda batch: forwards.append(batch.tokens) or inner(batch))
-    tally = rank.learn(groups, counts_of(groups))
-    assert sum(forwards) == tally.tokens_computed == sum(len(g.prompt_token_ids) for g in groups) + tally.tokens
-    assert tally.clipped == 0
+    stats = rank.learn(groups, counts_of(groups))
+    assert sum(forwards) == stats.tokens_computed == sum(len(g.prompt_token_ids) for g in groups) + stats.tokens
+    assert stats.clipped == 0
 
 
 def test_several_updates_compute_the_reference_once(make_rank, groups, monkeypatch):
@@ -150,17 +150,17 @@ def test_several_updates_compute_the_reference_once(make_rank, groups, monkeypat
             return inner(batch)
 
         monkeypatch.setattr(model, "forward", counting)
-    tally = rank.learn(groups, counts_of(groups))
-    assert tally.updates == 3
+    stats = rank.learn(groups, counts_of(groups))
+    assert stats.updates == 3
     assert calls == {"policy": 3, "reference": 1}
 
 
 def test_later_updates_are_clipped_against_the_batchs_start(make_rank, groups):
-    """A step so large that ratios leave the bounds: the second update of a batch clips, the first does not."""
+    """With a large step ratios leave the bounds: the second update of a batch clips, the first does not."""
     large = STEADY.model_copy(update={"learning_rate": 0.1})
     one, three = (
         make_rank(
-            TrainingPhase(large, 4, max_tokens=10), loss={"updates_per_batch": n, "clip_low": 0.01, "clip_high": 0.01}
+            PhaseSettings(large, 4, max_tokens=10), loss={"updates_per_batch": n, "clip_low": 0.01, "clip_high": 0.01}
         )
         for n in (1, 3)
     )
@@ -185,8 +185,8 @@ def test_later_updates_are_clipped_against_the_batchs_start(make_rank, groups):
     ],
     ids=str,
 )
-def test_a_loss_that_is_not_finite_changes_nothing(make_rank, groups, settings, bad):
-    """The step is not made, and the next one is what it would have been."""
+def test_a_non_finite_loss_changes_nothing(make_rank, groups, settings, bad):
+    """The step is skipped, and the next one is the same as without it."""
     counts = counts_of(groups)
     poison = [
         replace(groups[0], completions=tuple(replace(c, advantage=bad) for c in groups[0].completions)),
@@ -198,8 +198,8 @@ def test_a_loss_that_is_not_finite_changes_nothing(make_rank, groups, settings, 
         rank.learn(groups, counts)
     first = parameters_of(disturbed)
     assert any(not torch.equal(first[n], before[n]) for n in before)
-    tally = disturbed.learn(poison, counts)
-    assert (tally.updates, tally.nonfinite) == (0, 1)
+    stats = disturbed.learn(poison, counts)
+    assert (stats.updates, stats.nonfinite) == (0, 1)
     assert all(torch.equal(value, first[name]) for name, value in parameters_of(disturbed).items())
     undisturbed.skip(1)
     for rank in (disturbed, undisturbed):
@@ -217,7 +217,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(make_rank, groups, settings, 
         ({"language_model": False, "audio_tower": False}, {"multi_modal_projector"}),
     ],
 )
-def test_what_is_frozen_stays(make_rank, groups, train, moved):
+def test_frozen_parts_do_not_change(make_rank, groups, train, moved):
     rank = make_rank(train=train)
     before = parameters_of(rank)
     rank.learn(groups, counts_of(groups))
@@ -236,9 +236,9 @@ def test_activation_checkpointing_changes_nothing(make_rank, groups, lora):
 
 
 def test_bfloat16_keeps_master_weights(make_rank, groups):
-    """Steps far below bfloat16's resolution add up in the masters."""
+    """Steps far below the resolution of bfloat16 accumulate in the master weights."""
     tiny_steps = STEADY.model_copy(update={"learning_rate": 1e-5, "weight_decay": 0.0})
-    rank = make_rank(TrainingPhase(tiny_steps, 30, max_tokens=10), dtype="bfloat16")
+    rank = make_rank(PhaseSettings(tiny_steps, 30, max_tokens=10), dtype="bfloat16")
     from learner.training.optimizer_state import MASTER, read_state
 
     name, parameter = next((n, p) for n, p in rank._model.named_parameters() if n.endswith("0.self_attn.q_proj.weight"))

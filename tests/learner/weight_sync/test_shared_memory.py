@@ -1,4 +1,4 @@
-"""Weights in memory files: what is in them, which file is written to, and when one is let go."""
+"""Weights in memory files: their contents, the choice of the file to write, and when a file is freed."""
 
 import os
 from contextlib import contextmanager, nullcontext
@@ -15,7 +15,7 @@ from protocol.weights import digest
 
 
 def weights(*shapes, value=0.0, dtype=torch.float32) -> list[Weight]:
-    """Parameters of some shapes, each filled with a value of its own."""
+    """Return parameters of the given shapes, each filled with a different value."""
     made = [nn.Parameter(torch.full(shape, value + i, dtype=dtype)) for i, shape in enumerate(shapes)]
     return [Weight(f"layer.{i}.weight", (parameter,)) for i, parameter in enumerate(made)]
 
@@ -72,7 +72,7 @@ def test_two_files_take_turns(publisher):
     assert seen[1] == seen[-1]
 
 
-def test_what_a_hung_worker_reads_is_never_written_to(publisher):
+def test_a_file_that_a_hung_worker_reads_is_never_written(publisher):
     address = publish(publisher, weights(*SHAPES, value=1.0), 1).address
     hung = Reader(address, "hung")
     held = hung.read()
@@ -80,13 +80,13 @@ def test_what_a_hung_worker_reads_is_never_written_to(publisher):
     for version in range(2, 9):
         publish(publisher, weights(*SHAPES, value=float(version)), version)
         assert all(torch.equal(held[name], kept[name]) for name in kept), version
-    assert len(files(publisher)) == 3, "the hung worker's, and two in turn"
+    assert len(files(publisher)) == 3, "the hung worker's file, and two that take turns"
     assert torch.equal(Reader(address, "late").read()["layer.0.weight"], torch.full((3, 5), 8.0))
-    hung.let_go()
-    assert torch.equal(hung.read()["layer.0.weight"], torch.full((3, 5), 8.0)), "the newest, of those it has missed"
+    hung.release()
+    assert torch.equal(hung.read()["layer.0.weight"], torch.full((3, 5), 8.0)), "the newest of those it has missed"
 
 
-def test_a_file_that_nobody_needs_is_given_back(publisher):
+def test_an_unused_file_is_freed(publisher):
     address = publish(publisher, weights(*SHAPES), 1).address
     hung = Reader(address)
     hung.read()
@@ -98,11 +98,11 @@ def test_a_file_that_nobody_needs_is_given_back(publisher):
         publish(publisher, weights(*SHAPES), version)
         if len(files(publisher)) == 2:
             return
-    pytest.fail("it keeps the file of a worker that has gone")
+    pytest.fail("the file of a disconnected worker is kept")
 
 
-def test_other_weights_take_other_files(publisher):
-    """As the second phase of a job has them, which trains more of the model."""
+def test_other_weights_use_other_files(publisher):
+    """The second phase of a job may train more of the model."""
     publish(publisher, weights(*SHAPES, value=1.0), 1)
     publish(publisher, weights(*SHAPES, value=2.0), 2)
     more = weights(*SHAPES, (9, 9), value=3.0)
@@ -129,23 +129,23 @@ def test_digests_are_those_of_each_version(publisher):
         reader.socket.close()
 
 
-def test_ranks_that_only_gather_gather_the_same_lots(publisher):
-    """Under ZeRO-3 a lot that one rank gathers and another does not would hang both."""
-    asked = {"publish": [], "gather": []}
+def test_ranks_that_only_gather_gather_the_same_buckets(publisher):
+    """Under ZeRO-3 a bucket that one rank gathers and another does not would hang both."""
+    requested = {"publish": [], "gather": []}
 
-    def whole(who):
+    def record(name):
         @contextmanager
         def gathered(parameters):
-            asked[who].append([id(p) for p in parameters])
+            requested[name].append([id(p) for p in parameters])
             yield
 
         return gathered
 
     some = weights(*[(1024, 1024)] * 40)
-    publisher.publish(some, whole("publish"), 1, audio_changed=False)
-    gather(some, whole("gather"))
-    assert asked["publish"] == asked["gather"]
-    assert len(asked["publish"]) == 3, "160 MiB in lots of at most 64"
+    publisher.publish(some, record("publish"), 1, audio_changed=False)
+    gather(some, record("gather"))
+    assert requested["publish"] == requested["gather"]
+    assert len(requested["publish"]) == 3, "160 MiB in buckets of at most 64 MiB"
 
 
 def test_nothing_is_left_when_it_is_closed():

@@ -1,4 +1,4 @@
-"""The real binary against a real service: every command, its exit codes, its JSON."""
+"""The installed command against a real service: every command, its exit codes and its JSON."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 import yaml
 from support.service import SPEC, Threaded, sample
 
-from orchestrator.run.commands import Mailbox
+from orchestrator.run.mailbox import Mailbox
 from orchestrator.schemas.job_state import JobState
 from orchestrator.service.store.database import sqlite_url
 
@@ -71,12 +71,12 @@ def test_a_job_is_submitted_and_shown_and_cancelled(earshot, job_file):
     assert "queued" in earshot("show", identifier)
     assert "0/1" in earshot("jobs")
     assert earshot("cancel", identifier, "--json")["state"] == "cancelled"
-    assert "told to cancel" in earshot("cancel", again[0])
+    assert "Command sent: cancel" in earshot("cancel", again[0])
     ended = earshot("watch", identifier, code=1)
     assert "cancelled: cancelled by local" in ended
 
 
-def test_a_running_job_tells_and_is_told(earshot, threaded):
+def test_telemetry_and_commands_of_a_running_job(earshot, threaded):
     job, run = threaded.do(lambda made: made.running())
     run.append_metrics({"step": 1, "reward/mean": 0.25, "kl/ref": None})
     run.append_metrics({"step": 2, "reward/mean": 0.75})
@@ -115,16 +115,16 @@ def test_bad_input_is_one_line_and_exit_code_2(earshot, job_file, threaded):
     assert "did you mean 'steps'" in earshot("submit", job_file, code=2)
     job_file.write_text(yaml.safe_dump({**SPEC, "model": {"path": "/etc"}}))
     assert "not under the folders" in earshot("submit", job_file, code=2)
-    assert "no URL" in earshot("jobs", "--url", "nonsense", code=2)
+    assert "not the URL" in earshot("jobs", "--url", "nonsense", code=2)
     assert "not valid" in earshot("jobs", code=2, EARSHOT_TOKEN="earshot_wrong")
     assert "one document" in earshot("logs", "x", "--follow", "--json", code=2)
 
 
-def test_where_no_service_answers(earshot):
+def test_an_unreachable_service(earshot):
     started = time.monotonic()
-    said = earshot("jobs", code=1, EARSHOT_URL="http://127.0.0.1:9")
-    assert "no service answers at http://127.0.0.1:9" in said
-    assert "earshot serve" in said
+    output = earshot("jobs", code=1, EARSHOT_URL="http://127.0.0.1:9")
+    assert "no service answers at http://127.0.0.1:9" in output
+    assert "earshot serve" in output
     assert time.monotonic() - started < 30
 
 
@@ -138,7 +138,7 @@ def test_tokens_are_made_listed_used_and_revoked(earshot, threaded, tmp_path):
     assert [(token["owner"], token["role"]) for token in listed] == [("ada", "submitter")]
     assert secret not in json.dumps(listed)
     assert secret not in earshot("token", "list", **database)
-    # By another process: one that has a database open loses SQLite's locks on it by reading the file besides.
+    # In another process: reading the file in the process that has it open would release SQLite's locks on it.
     assert subprocess.run(["grep", "-rqF", "ada", threaded.home], check=False).returncode == 0
     assert subprocess.run(["grep", "-rqF", secret, threaded.home], check=False).returncode == 1
     assert earshot("token", "revoke", made["id"], "--json", **database)["revoked"]
@@ -149,6 +149,6 @@ def test_tokens_are_made_listed_used_and_revoked(earshot, threaded, tmp_path):
     assert actions.count("token.create") == 1
 
 
-def test_help_asks_nobody(earshot):
+def test_help_sends_no_request(earshot):
     assert "submit" in earshot("--help", EARSHOT_URL="nonsense")
     assert "TOKEN" in earshot("token", "revoke", "--help")

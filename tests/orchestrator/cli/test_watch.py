@@ -1,4 +1,4 @@
-"""The panel of `earshot watch` fits its terminal and lets nothing of a job steer it."""
+"""The panel of `earshot watch` fits the terminal, and no text of a job can control the terminal."""
 
 import time
 from collections import deque
@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.cli.service.watch import Watched, panel
-from orchestrator.display.progress import TimeLeft
+from orchestrator.display.progress_text import TimeLeft
 from orchestrator.schemas.api import EventView, JobDetail, ProgressView, WorkerCount, WorkerPage, WorkerView
 from orchestrator.schemas.job_state import JobState
 
@@ -59,5 +59,5 @@ def test_it_fits(watched, width):
             "worker_lost",
         ):
             assert part in text
-        # Where a line ends depends on the width.
-        assert "with other clips 30.0%" in " ".join(text.replace("│", " ").split())
+        # Line breaks depend on the width.
+        assert "with shuffled clips 30.0%" in " ".join(text.replace("│", " ").split())

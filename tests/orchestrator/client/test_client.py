@@ -1,9 +1,8 @@
-"""The clients against a real service: typed answers, errors, repetition, waiting, streams that go on."""
+"""The clients against a real service: typed responses, errors, retries, waiting, streams that resume."""
 
 import asyncio
 import threading
 import time
-from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -17,7 +16,7 @@ from orchestrator.client import (
     UnreachableError,
     WaitTimeoutError,
 )
-from orchestrator.client.sse import Decoder
+from orchestrator.client.sse import EventDecoder
 from orchestrator.job.spec import JobSpec
 from orchestrator.schemas.job_state import JobState
 
@@ -48,7 +47,7 @@ def test_a_job_from_submission_to_its_end(threaded, client):
     cancelling.join()
 
 
-def test_what_a_running_job_tells_and_is_told(threaded, client):
+def test_telemetry_of_and_commands_to_a_running_job(threaded, client):
     job, run = threaded.do(lambda made: made.running())
     run.append_metrics({"step": 1, "reward/mean": 0.5})
     clip = threaded.made.clip()
@@ -69,7 +68,7 @@ def test_what_a_running_job_tells_and_is_told(threaded, client):
     assert client.cluster().gpus == 2
 
 
-def test_a_refusal_is_an_error_with_its_reason(client):
+def test_a_refused_request_raises_an_error_with_the_reason(client):
     with pytest.raises(ApiError, match="did you mean 'steps'") as refused:
         client.submit({**SPEC, "stepz": 3})
     assert refused.value.status == 422
@@ -79,26 +78,39 @@ def test_a_refusal_is_an_error_with_its_reason(client):
         assert refused.value.status in (404, 422)
 
 
-def test_a_stream_goes_on_where_its_connection_dropped(threaded, client, monkeypatch):
+class Interrupting(httpx.HTTPTransport):
+    """A connection that breaks in every stream after its third chunk."""
+
+    def __init__(self):
+        super().__init__()
+        self.resumed_after = []
+
+    def handle_request(self, request):
+        response = super().handle_request(request)
+        if response.headers["content-type"].startswith("text/event-stream"):
+            self.resumed_after.append(request.headers.get("last-event-id"))
+            response.stream = InterruptedStream(response.stream)
+        return response
+
+
+class InterruptedStream(httpx.SyncByteStream):
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __iter__(self):
+        for i, chunk in enumerate(self._stream):
+            yield chunk
+            if i == 2:
+                raise httpx.ReadError("interrupted")
+
+    def close(self):
+        self._stream.close()
+
+
+def test_a_stream_continues_after_its_last_event_when_the_connection_breaks(threaded):
     job, run = threaded.do(lambda made: made.running())
-    opened = []
-
-    @contextmanager
-    def dropping(*args, open_=client._opened):
-        with open_(*args) as response:
-            opened.append(args[2])
-            pieces = response.iter_bytes
-
-            def cut(*more):
-                for i, piece in enumerate(pieces(*more)):
-                    yield piece
-                    if i == 2:
-                        raise httpx.ReadError("cut")
-
-            monkeypatch.setattr(response, "iter_bytes", cut)
-            yield response
-
-    monkeypatch.setattr(client, "_opened", dropping)
+    transport = Interrupting()
+    client = EarshotClient(threaded.url, retry_seconds=5, transport=transport)
 
     def write():
         for i in range(30):
@@ -111,12 +123,13 @@ def test_a_stream_goes_on_where_its_connection_dropped(threaded, client, monkeyp
     events = [event.model_dump() for event in client.stream_events(job.id)]
     writing.join()
     assert [{k: v for k, v in event.items() if k != "cursor"} for event in events] == run.events()
-    assert len(opened) > 1
+    assert len(transport.resumed_after) > 1
+    assert None not in transport.resumed_after[1:]
     assert [event.model_dump() for event in client.stream_events(job.id, after=events[-3]["cursor"])] == events[-2:]
     assert [event.model_dump() for event in client.stream_events(job.id, tail=1)] == events[-1:]
 
 
-def test_what_can_be_repeated_is_repeated_and_no_job_is_made_twice():
+def test_requests_that_are_safe_to_repeat_are_retried_and_no_job_is_created_twice():
     asked = []
 
     def answer(request):
@@ -128,13 +141,13 @@ def test_what_can_be_repeated_is_repeated_and_no_job_is_made_twice():
         return httpx.Response(200, json={"status": "ok"})
 
     client = EarshotClient("http://x", transport=httpx.MockTransport(answer), retry_seconds=10)
-    with pytest.raises(ValueError):  # it is no job
+    with pytest.raises(ValueError):  # the response does not describe a job
         client.submit(SPEC)
     assert len(asked) == 4
     assert len({key for _, _, key in asked}) == 1
 
 
-def test_what_cannot_be_repeated_is_not():
+def test_a_request_that_may_have_been_carried_out_is_not_repeated():
     asked = []
 
     def answer(request):
@@ -147,7 +160,7 @@ def test_what_cannot_be_repeated_is_not():
     assert len(asked) == 1
 
 
-def test_where_no_service_is(monkeypatch):
+def test_no_service_at_the_address(monkeypatch):
     with pytest.raises(UnreachableError, match="no service answers at"):
         EarshotClient("http://127.0.0.1:9", retry_seconds=0.3).jobs()
     for url in ("ftp://x", "nonsense", "http://"):
@@ -158,14 +171,14 @@ def test_where_no_service_is(monkeypatch):
         EarshotClient("http://x")
 
 
-def test_a_stream_is_read_however_it_is_cut():
+def test_a_stream_is_decoded_however_its_bytes_are_split():
     text = ': still here\n\nid: 3\ndata: {"a": "\u2028é"}\n\nevent: end\nid: 9\ndata: {}\n\nid: 10\ndata: torn'.encode()
-    whole = Decoder().feed(text)
+    whole = EventDecoder().feed(text)
     assert [(sent.id, sent.data, sent.name) for sent in whole] == [
         ("3", '{"a": "\u2028é"}', "message"), ("9", "{}", "end"),
     ]  # fmt: skip
     for size in (1, 2, 3, 7):
-        decoder = Decoder()
+        decoder = EventDecoder()
         assert [s for i in range(0, len(text), size) for s in decoder.feed(text[i : i + size])] == whole
 
 

@@ -1,4 +1,4 @@
-"""Who goes first where the service and jobs share cores."""
+"""The priority of sessions where the service and jobs share cores."""
 
 import subprocess
 import sys
@@ -6,48 +6,47 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster.core_share import NICENESS, give_way, niceness_of_session
+from orchestrator.cluster.core_share import NICENESS, lower_session_priority, session_niceness
 
 
-def test_a_session_gives_way_and_ours_does_not() -> None:
-    before = niceness_of_session()
+def test_a_session_gets_a_low_priority_and_ours_does_not() -> None:
+    before = session_niceness()
     if before is None:
         pytest.skip("this kernel does not share cores among sessions")
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
         try:
-            assert niceness_of_session(other.pid) != NICENESS
-            give_way(other.pid)
-            assert niceness_of_session(other.pid) == NICENESS
+            assert session_niceness(other.pid) != NICENESS
+            lower_session_priority(other.pid)
+            assert session_niceness(other.pid) == NICENESS
         finally:
             other.kill()
-    assert niceness_of_session() == before
+    assert session_niceness() == before
 
 
-def test_a_driver_gives_way(tmp_path: Path) -> None:
-    before = niceness_of_session()
+def test_a_driver_has_a_low_priority(tmp_path: Path) -> None:
+    before = session_niceness()
     if before is None:
         pytest.skip("this kernel does not share cores among sessions")
     script = (
-        "import sys\n"
-        "from orchestrator.service import driver_main\n"
-        "from orchestrator.cluster.core_share import niceness_of_session\n"
-        "try:\n    driver_main.start()\n"
-        "except SystemExit:\n    print(niceness_of_session())\n"
+        "import runpy\n"
+        "from orchestrator.cluster.core_share import session_niceness\n"
+        "try:\n    runpy.run_module('orchestrator.driver', run_name='__main__')\n"
+        "except SystemExit:\n    print(session_niceness())\n"
     )
     command = [sys.executable, "-c", script, tmp_path, "job-1"]
     done = subprocess.run(command, start_new_session=True, capture_output=True, text=True, timeout=60, check=True)
-    assert "no run directory" in done.stderr
+    assert "not a run directory" in done.stderr
     assert done.stdout == f"{NICENESS}\n"
-    assert niceness_of_session() == before
+    assert session_niceness() == before
 
 
 def test_a_process_without_a_share(monkeypatch) -> None:
     monkeypatch.setattr(Path, "read_text", lambda self: "")
-    assert niceness_of_session() is None
+    assert session_niceness() is None
 
 
 def test_a_process_that_has_ended_is_no_error() -> None:
     with subprocess.Popen(["true"]) as ended:
         pass
-    give_way(ended.pid)
-    assert niceness_of_session(ended.pid) is None
+    lower_session_priority(ended.pid)
+    assert session_niceness(ended.pid) is None

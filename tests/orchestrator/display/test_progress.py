@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from orchestrator.display.live_progress import LiveProgress
 from orchestrator.display.notation import duration, sparkline
-from orchestrator.display.progress import LiveProgress, Phase, PlainProgress, QuietProgress, TimeLeft, make_progress
+from orchestrator.display.progress import Phase, PlainProgress, QuietProgress, make_progress
+from orchestrator.display.progress_text import TimeLeft
 
 EVALUATION = {"accuracy": 0.71, "silence_accuracy": 0.262, "chance_accuracy": 0.25, "count": 200, "by_task": {}}
 METRICS = {"step": 3, "reward/mean": 1.25, "reward/accuracy": 0.625, "kl/ref": float("nan"), "workers/alive": 2}
@@ -59,7 +61,7 @@ def test_quiet_shows_nothing(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("failure", [None, RuntimeError, KeyboardInterrupt])
-def test_live_gives_the_terminal_back(
+def test_live_restores_the_terminal(
     failure: type[BaseException] | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
@@ -119,7 +121,7 @@ def test_live_without_any_metric_but_the_step() -> None:
     assert "step 2/2" in console.export_text()
 
 
-def test_time_left_counts_from_the_first_step_it_saw() -> None:
+def test_time_left_counts_from_the_first_step() -> None:
     times = iter([100.0, 130.0, 160.0])
     left = TimeLeft(lambda: next(times))
     assert left.after({"step": 11}, 20) == ""

@@ -17,20 +17,18 @@ from orchestrator.run.metrics import METRIC_NAMES
 from orchestrator.run.samples import Sample
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
-# Their end tags are left out, as HTML allows.
-OPTIONAL = {"th"}
 HOSTILE = "</td></table><script>alert(1)</script><img src=http://evil.example/x onerror=alert(1)>'\" &amp; \x1b\u202e"
 
 
 class Page(HTMLParser):
-    """Collects the elements and text of a page; fails where tags do not nest."""
+    """The elements and the text of a page; it fails where tags do not nest."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
         self._open: list[str] = []
-        self.feed(text)
+        self.feed(str(text))
         self.close()
         assert self._open == []
 
@@ -43,8 +41,6 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
-        while self._open[-1] in OPTIONAL and self._open[-1] != tag:
-            self._open.pop()
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
@@ -116,7 +112,7 @@ def test_report_of_a_whole_run(run: RunDirectory) -> None:
     assert "accuracy, step 12: 1.71" in page.text
 
 
-def test_report_asks_nothing_of_the_network(run: RunDirectory) -> None:
+def test_report_needs_no_network(run: RunDirectory) -> None:
     full_run(run, 3)
     text = render_report(run)
     assert "://" not in text
@@ -142,6 +138,27 @@ def test_hostile_text_stays_text(run: RunDirectory, tmp_path: Path) -> None:
         assert "<script>alert(1)</script>" in page.text
         assert not {"\x1b", "\u202e"} & set(page.text)
         assert "⟨U+202E⟩" in page.text
+
+
+@pytest.mark.parametrize(
+    "place", ["job name", "question", "choice", "answer", "completion", "reward", "event", "state"]
+)
+def test_a_script_is_shown_and_never_run(place: str, tmp_path: Path) -> None:
+    script = "<script>alert('x')</script>{{ 7 * 7 }}"
+    run = RunDirectory.create(tmp_path / "run", f'name: "{script if place == "job name" else "my-job"}"\n')
+    changes: dict[str, Any] = {
+        "question": {"question": script},
+        "choice": {"choices": (script, "b")},
+        "answer": {"choices": (script, "b"), "answer": script},
+        "reward": {"rewards": {script: 1.0}},
+    }.get(place, {})
+    run.append_samples([sample(1, 1, script if place == "completion" else "a dog", **changes)])
+    run.append_event("state", state=script if place == "state" else "running")
+    if place == "event":
+        run.append_event("error", message=script, detail={script: [script]})
+    page = Page(render_report(run))
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert script in page.text
 
 
 def test_report_of_nothing(run: RunDirectory) -> None:
@@ -183,9 +200,9 @@ def test_report_of_nulls_and_gaps(run: RunDirectory) -> None:
     assert "nan" not in text.lower().replace("nanum", "")
 
 
-def test_report_tells_of_a_torn_line(run: RunDirectory) -> None:
+def test_report_shows_an_incomplete_last_line(run: RunDirectory) -> None:
     (run.path / "samples.jsonl").write_bytes(b'{"step"')
-    assert "samples.jsonl ends in a line that was cut off." in Page(render_report(run)).text
+    assert "samples.jsonl ends in an incomplete line." in Page(render_report(run)).text
 
 
 def test_report_stays_small_however_long_the_run(run: RunDirectory) -> None:
@@ -219,7 +236,7 @@ def test_ticks_lie_inside_and_are_few(low: float, span: float) -> None:
     assert all(low - 1e-6 * (abs(low) + span) <= tick <= low + span + 1e-6 * (abs(low) + span) for tick in found)
 
 
-def test_ticks_close_together_bear_different_names() -> None:
+def test_ticks_close_together_have_different_labels() -> None:
     text = line_plot("t", [Series("a", [(1, 1.001), (2, 1.003)])])
     labels = re.findall(r'text-anchor="end">([^<]*)<', text)
     assert labels == ["1.001", "1.0015", "1.002", "1.0025", "1.003"]

@@ -1,4 +1,4 @@
-"""The driver, as far as it goes without Ray."""
+"""The driver, up to the point where it starts Ray."""
 
 import pytest
 
@@ -7,8 +7,9 @@ from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import dump_spec
 from orchestrator.run import exit_codes as driver_exit
 from orchestrator.run.checkpoints import Checkpoints
-from orchestrator.run.commands import CommandKind, Mailbox, send
+from orchestrator.run.commands import CommandKind
 from orchestrator.run.directory import RunDirectory
+from orchestrator.run.mailbox import Mailbox, send
 from orchestrator.training.state import RunState
 
 
@@ -27,7 +28,7 @@ def kinds(run: RunDirectory) -> list[str]:
     return [event["kind"] for event in run.events()]
 
 
-def test_bad_input_is_told_from_failure(spec, tmp_path, capsys) -> None:
+def test_bad_input_has_an_exit_code_of_its_own(spec, tmp_path, capsys) -> None:
     missing = spec.model_copy(update={"data": spec.data.model_copy(update={"train": "/nowhere.jsonl"})})
     run = RunDirectory.create(tmp_path / "run", dump_spec(missing))
     assert driver_main.main(run.path, "j-1") == driver_exit.BAD_INPUT
@@ -36,7 +37,7 @@ def test_bad_input_is_told_from_failure(spec, tmp_path, capsys) -> None:
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_driver_that_died_behind_its_last_checkpoint_has_nothing_left_to_do(spec, tmp_path) -> None:
+def test_a_driver_that_died_after_its_last_checkpoint_has_nothing_left_to_do(spec, tmp_path) -> None:
     run = RunDirectory.create(tmp_path / "run", dump_spec(spec))
     run.append_event("attempt", submission_id="j-1", pid=1)
     checkpoints = Checkpoints(run, keep_last=0, keep_best=True)
@@ -53,12 +54,12 @@ def test_a_driver_that_died_behind_its_last_checkpoint_has_nothing_left_to_do(sp
 def test_two_drivers_do_not_write_one_run_directory(spec, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(driver_main, "_LOCK_SECONDS", 0.3)
     run = RunDirectory.create(tmp_path / "run", dump_spec(spec))
-    with run.written():
+    with run.lock():
         assert driver_main.main(run.path, "j-2") == driver_exit.LOST
     assert kinds(run) == []
 
 
-def test_a_new_driver_is_told_what_the_old_one_was(spec, tmp_path) -> None:
+def test_a_new_driver_repeats_the_commands_of_the_old_one(spec, tmp_path) -> None:
     run = RunDirectory.create(tmp_path / "run", dump_spec(spec))
     for kind, count, by in (
         (CommandKind.SCALE, 2, "ann"),
@@ -69,5 +70,5 @@ def test_a_new_driver_is_told_what_the_old_one_was(spec, tmp_path) -> None:
         send(run, kind, count=count, by=by)
     for command in Mailbox(run).take():
         run.append_event("command", id=command.id, command=command.kind, count=command.count, by=command.by)
-    driver_main._tell_again(run)
+    driver_main._resend_commands(run)
     assert [(c.kind, c.count) for c in Mailbox(run).take()] == [(CommandKind.SCALE, 3), (CommandKind.PAUSE, None)]

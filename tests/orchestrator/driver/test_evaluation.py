@@ -1,4 +1,4 @@
-"""A job that only evaluates: what it may say, what it asks for, and what it leaves behind. No engine is asked."""
+"""A job that only evaluates: its valid settings, its resources and its results. Without an engine."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from orchestrator.display.report import render_report
 from orchestrator.driver.evaluation import run_evaluation
 from orchestrator.driver.resume import check_resumable
 from orchestrator.evaluation.compare import compare_results, read_result
-from orchestrator.job.demand import cpus_of
+from orchestrator.job.demand import max_cpus
 from orchestrator.job.sections.evaluation import AudioControl
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import SpecError, dump_spec, parse_spec
@@ -40,19 +40,17 @@ def spec(tiny_folder: Path, benchmark_home: Path) -> JobSpec:
 
 
 class Answering:
-    """Stands where the pool does: right when it hears the question's own clip, and only then."""
+    """A stand-in for the pool: correct only with the question's own clip."""
 
-    async def generate(
-        self, requests: Sequence[RolloutRequest], sampling: Sampling, *, by_rule: bool
-    ) -> list[Group | FailedQuestion]:
-        assert (sampling, by_rule) == (Sampling(group_size=2, max_tokens=8, temperature=1.0), False)
+    async def generate(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Group | FailedQuestion]:
+        assert sampling == Sampling(group_size=2, max_tokens=8, temperature=1.0)
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: RolloutRequest) -> Group:
         question = request.question
         own = not request.silent and request.other_clip is None
-        said = question.answer if own else next(c for c in question.choices if c != question.answer)
-        completion = Completion((), (), f"<answer>{said}</answer>", StopReason.STOP)
+        text = question.answer if own else next(c for c in question.choices if c != question.answer)
+        completion = Completion((), (), f"<answer>{text}</answer>", StopReason.STOP)
         return Group(question, request.template, (), (completion, completion), 0, "w")
 
 
@@ -71,7 +69,7 @@ def ran(spec: JobSpec, folder: Path) -> RunDirectory:
     return run
 
 
-def test_it_leaves_the_result_and_the_predictions(spec, tmp_path, benchmark_home):
+def test_it_writes_the_result_and_the_predictions(spec, tmp_path, benchmark_home):
     run = ran(spec, tmp_path / "run")
     result = read_result(run.evaluation_file)
     figures = {key: result[key] for key in ("accuracy", "silence_accuracy", "shuffled_accuracy", "count", "failed")}
@@ -87,15 +85,15 @@ def test_it_leaves_the_result_and_the_predictions(spec, tmp_path, benchmark_home
     predictions = [json.loads(line) for line in (run.path / "predictions.jsonl").read_text().splitlines()]
     asked = [json.loads(line) for line in (benchmark_home / "heldout.jsonl").read_text().splitlines()]
     assert predictions == [item | {"model_prediction": item["answer"]} for item in asked]
-    ((step, told),) = run.evaluations()
-    assert (step, told["shuffled_accuracy"]) == (0, 0.0)
-    assert set(told["by_category"]) == {item["category"] for item in asked}
+    ((step, event),) = run.evaluations()
+    assert (step, event["shuffled_accuracy"]) == (0, 0.0)
+    assert set(event["by_category"]) == {item["category"] for item in asked}
     assert compare_results(result, result)["official"]["p_value"] == 1.0
     console = Console(record=True, width=120, file=StringIO())
     show_evaluation(result, console)
     assert "shuffled" in (text := console.export_text())
     assert "pass@2 100.0%" in text
-    # Without a step there is no after.
+    # Without a step there is nothing before and after.
     run.write_summary({"state": "succeeded", "steps": 0})
     page = render_report(run)
     assert "before → after" not in page
@@ -104,7 +102,7 @@ def test_it_leaves_the_result_and_the_predictions(spec, tmp_path, benchmark_home
         check_resumable(run, spec, spec)
 
 
-def test_what_is_left_open_is_written_out(spec):
+def test_defaults_are_filled_in(spec):
     assert (spec.steps, spec.data.train, spec.evaluation.controls) == (0, spec.data.evaluation, tuple(AudioControl))
     assert parse_spec(spec.model_dump(mode="json"), "job") == spec
     whole = {"method": "evaluate", "model": {"path": "m"}, "data": {"evaluation": "e", "evaluation_format": "mmau"}}
@@ -113,11 +111,11 @@ def test_what_is_left_open_is_written_out(spec):
     assert less.evaluation.controls == ()
 
 
-def test_it_asks_for_no_learner(spec):
+def test_it_needs_no_learner(spec):
     planned = plan(spec)
     assert (planned["learner_ranks"], planned["reference_model"], planned["training_questions"]) == (0, False, 0)
     assert (planned["evaluation_questions"], planned["memory_gib"]["learner_rank"]) == (20, 0.0)
-    assert cpus_of(spec) == 1
+    assert max_cpus(spec) == 1
 
 
 @pytest.mark.parametrize(
@@ -130,7 +128,7 @@ def test_it_asks_for_no_learner(spec):
         ({"evaluation": {"controls": ["noise"]}}, "'silence' or 'shuffled'"),
     ],
 )
-def test_what_does_not_fit_is_one_line(change, words):
+def test_an_invalid_setting_is_one_line(change, words):
     job = {"method": "evaluate", "model": {"path": "m"}, "data": {"evaluation": "e"}} | change
     with pytest.raises(SpecError, match=words) as error:
         parse_spec(job, "job")

@@ -1,4 +1,4 @@
-"""When new ranks are started, with what, and when the job is given up. The ranks here only fail."""
+"""Restarts of the learner: when new ranks are started, with which settings, and when the job fails."""
 
 import asyncio
 from types import SimpleNamespace
@@ -13,10 +13,11 @@ from orchestrator.preflight.prepare import Prepared
 from orchestrator.run.directory import RunDirectory
 from orchestrator.training.control import Control
 from orchestrator.training.state import RunState
+from protocol.weights import Carrier
 
 
 class FailingLearner:
-    """Stands in for the ranks: each one that is made fails at its start with the next of `errors`, or does not."""
+    """A stand-in for the ranks: each one fails at its start with the next of `errors`, if any is left."""
 
     def __init__(self, settings, **_) -> None:
         self.settings = settings
@@ -29,35 +30,42 @@ class FailingLearner:
     async def stop(self) -> None:
         self.stopped = True
 
+    async def publish(self, carrier: Carrier) -> "FailingLearner":
+        return self
+
 
 made: list[FailingLearner] = []
 errors: list[Exception] = []
+carriers: list[tuple] = []
+"""The arguments of each `use_weight_sync`."""
 
 
 @pytest.fixture
 def attempts(tmp_path, monkeypatch):
-    """A job of at most two restarts; `go` returns where its ranks have started."""
+    """Returns a function that runs a job of at most two restarts until its ranks have started."""
     monkeypatch.setattr(recovery, "LearnerGroup", FailingLearner)
     monkeypatch.setattr(recovery, "_FIRST_BACK_OFF_SECONDS", 0.01)
 
     async def done(self, workers):
         await workers
 
-    monkeypatch.setattr(recovery.Attempts, "_attempt", done)
+    monkeypatch.setattr(recovery.LearnerSupervisor, "_run_attempt", done)
     spec = JobSpec.model_validate(
         {"model": {"path": "m"}, "data": {"train": "t"}, "learner": {"max_restarts": 2, "micro_batch_tokens": 1000}}
     )
     prepared = Prepared(spec, "m", (), (), None, True, 0)
     run = RunDirectory.create(tmp_path / "run", "name: test\n")
 
-    def go(*given: Exception) -> list[dict]:
+    def run_job(*given: Exception) -> list[dict]:
         made.clear()
+        carriers.clear()
         errors[:] = given
-        pool = SimpleNamespace(carry_with=lambda *_: None)
-        job = recovery.Attempts(prepared, run, RunState(), make_progress("quiet"), pool, None, Control(run))
+        pool = SimpleNamespace(use_weight_sync=lambda *given: carriers.append(given))
+        progress = make_progress("quiet")
+        job = recovery.LearnerSupervisor(prepared, run, RunState(), progress, pool, None, Control(run))
 
         async def play() -> None:
-            await job.go(asyncio.sleep(0))
+            await job.run(asyncio.sleep(0))
 
         try:
             asyncio.run(play())
@@ -65,13 +73,21 @@ def attempts(tmp_path, monkeypatch):
             assert all(learner.stopped for learner in made[:-1])
         return run.events()
 
-    return go
+    return run_job
 
 
 def test_ranks_that_are_lost_are_replaced_as_often_as_allowed(attempts):
     events = attempts(LearnerLostError("one"), LearnerLostError("two"))
     assert len(made) == 3
     assert [e.get("cause") for e in events if e.get("state") == "recovering"] == ["one", "two"]
+
+
+def test_each_learner_brings_a_carrier_of_its_own(attempts):
+    """A group or a socket of ranks that are gone is not used again."""
+    attempts(LearnerLostError("one"))
+    (first, _), (second, republish) = carriers
+    assert first is not second
+    assert asyncio.run(republish()) is made[1]
 
 
 def test_more_often_ends_the_job_with_the_last_cause(attempts):

@@ -35,7 +35,7 @@ def groups(count: int) -> list[Group]:
 
 
 def actors() -> set[int]:
-    """Processes of reward actors."""
+    """Return the pids of the reward actors."""
     found = set()
     for process in psutil.process_iter(["pid", "cmdline"]):
         if "ray::RewardActor" in " ".join(process.info["cmdline"] or ()):
@@ -45,7 +45,7 @@ def actors() -> set[int]:
 
 @pytest.fixture
 def play(cluster, monkeypatch):
-    """Runs something with a handle, its own actors' processes and its events."""
+    """A function that runs an action with a handle and the pids of its actors, and returns its events."""
     monkeypatch.setattr(reward_handle, "_BACK_OFF_SECONDS", 0.05)
 
     def run(action, *, score_seconds=60.0):
@@ -79,12 +79,12 @@ def test_a_killed_actor_is_replaced_and_the_batch_is_scored(play):
         assert [[[s.total for s in scores] for scores in one] for one in both] == [[[2.0, 1.0]] * 3, [[2.0, 1.0]] * 2]
 
     events = play(action)
-    # Two batches met the same death: it is replaced once.
+    # Two batches lost the same actor: it is replaced once.
     assert [(kind, detail["restart"]) for kind, detail in events] == [("reward_restarted", 1)]
     assert events[0][1]["cause"]
 
 
-def test_a_stopped_actor_is_found_by_the_deadline(play):
+def test_a_hanging_actor_is_found_by_the_deadline(play):
     async def action(handle, own):
         await handle.score(groups(1))
         kill(own(), signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""How the command ends when it is told to."""
+"""A command that runs a job ends in order on SIGINT and SIGTERM."""
 
 import os
 import signal
@@ -9,32 +9,34 @@ import time
 import pytest
 
 from orchestrator.cli.foreground import at_work
+from orchestrator.cli.outcome import exit_codes
 
 
 @pytest.fixture
 def ignoring_sigint():
-    """As a shell starts a command with `&` behind it."""
+    """Ignore SIGINT, as a shell has a command do that it starts with `&`."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
-def test_both_signals_end_a_command_that_was_started_in_the_background(ignoring_sigint, told):
-    with pytest.raises(SystemExit) as ended, at_work():
-        os.kill(os.getpid(), told)
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_both_signals_end_a_command_that_was_started_in_the_background(ignoring_sigint, sent):
+    with pytest.raises(SystemExit) as ended, exit_codes(), at_work():
+        os.kill(os.getpid(), sent)
         time.sleep(5)
     assert ended.value.code == 130
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_a_command_with_a_ray_of_its_own_ends_as_it_should():
-    """Ray sets signal handlers, and a process that it ends in its own way does not clean up."""
+    """Ray installs signal handlers of its own, which would end the process without clean-up."""
     script = """
 import asyncio
-from orchestrator.driver import cluster
-from orchestrator.foreground import at_work
-from orchestrator.spec import JobSpec
+from orchestrator.driver.session import ray_session
+from orchestrator.cli.foreground import at_work
+from orchestrator.cli.outcome import exit_codes
+from orchestrator.job.spec import JobSpec
 
 async def work():
     try:
@@ -45,7 +47,7 @@ async def work():
         print("cleaned up", flush=True)
 
 spec = {"model": {"path": "builtin:tiny-qwen2-audio"}, "data": {"train": "builtin:synthetic"}}
-with at_work(), cluster(JobSpec.model_validate(spec)):
+with exit_codes(), at_work(), ray_session(JobSpec.model_validate(spec)):
     asyncio.run(work())
 """
     with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) as process:
@@ -55,9 +57,9 @@ with at_work(), cluster(JobSpec.model_validate(spec)):
                 if line == "at work\n":
                     break
             process.terminate()
-            said = process.stderr.read()
+            stderr = process.stderr.read()
             assert process.wait(timeout=30) == 130
         finally:
             process.kill()
-    assert "cleaned up" in said.splitlines()
-    assert said.splitlines()[-1] == "earshot: interrupted"
+    assert "cleaned up" in stderr.splitlines()
+    assert stderr.splitlines()[-1] == "earshot: interrupted; every process it started has ended"

@@ -1,20 +1,20 @@
-"""Questions that are answered without hearing: who is asked what, what is left out, and what is refused before."""
+"""Questions that are answered without audio: the requests, the removed questions, and refused outputs."""
 
 import asyncio
 
 import pytest
 
+from audio_qa.errors import InputError
 from audio_qa.question import Question
 from orchestrator.driver.silence_filter import SilenceResult, ask_silently, check_output
 from orchestrator.job.spec import JobSpec
-from orchestrator.preflight.prepare import BAD_INPUT
 from protocol.rollout import Completion, FailedQuestion, Failure, Group, StopReason
 
 QUESTIONS = [Question("d", i, f"q{i}", f"/{i}.wav", "?", ("a dog", "a cat"), "a dog") for i in range(3)]
 SPEC = JobSpec.model_validate({"model": {"path": "m"}, "data": {"train": "t"}, "rollout": {"max_tokens": 9}})
 
 
-def test_every_question_is_asked_silently_as_often_as_wanted():
+def test_every_question_is_asked_with_silence():
     asked = []
 
     async def generate(requests, sampling):
@@ -34,14 +34,14 @@ def test_every_question_is_asked_silently_as_often_as_wanted():
             for request in requests
         ]
 
-    heard = asyncio.run(ask_silently(generate, SPEC, QUESTIONS, samples=4, temperature=0.8))
+    results = asyncio.run(ask_silently(generate, SPEC, QUESTIONS, samples=4, temperature=0.8))
     ((requests, sampling),) = asked
     assert all(request.silent for request in requests)
     assert len({request.seed for request in requests}) == 3
     assert (sampling.group_size, sampling.max_tokens, sampling.temperature) == (4, 9, 0.8)
-    assert [(item.id, item.right, item.asked) for item in heard] == [("q0", 4, 4), ("q1", 2, 4), ("q2", None, 4)]
-    assert [item.known_without(0.75) for item in heard] == [True, False, False]
-    assert [item.known_without(0.5) for item in heard] == [True, True, False]
+    assert [(item.id, item.right, item.asked) for item in results] == [("q0", 4, 4), ("q1", 2, 4), ("q2", None, 4)]
+    assert [item.known_without(0.75) for item in results] == [True, False, False]
+    assert [item.known_without(0.5) for item in results] == [True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -51,14 +51,14 @@ def test_the_threshold_is_included(right, threshold, known):
     assert SilenceResult("q", "?", "a", right, 8).known_without(threshold) is known
 
 
-def test_what_could_not_be_written_is_refused_before_anybody_is_asked(tmp_path):
+def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_asked(tmp_path):
     output = tmp_path / "heard.jsonl"
     check_output(SPEC, output, QUESTIONS)
     assert list(tmp_path.iterdir()) == []
     repeated = [Question("d", 0, "q0", "/0.wav", "?", ("a dog", "a dog"), "a dog")]
     for bad, questions in ((tmp_path / "nowhere" / "x.jsonl", QUESTIONS), (output, repeated)):
-        with pytest.raises(BAD_INPUT):
+        with pytest.raises(InputError):
             check_output(SPEC, bad, questions)
     (tmp_path / "heard.dropped.jsonl").write_text("")
-    with pytest.raises(BAD_INPUT, match="exists; name a new file"):
+    with pytest.raises(InputError, match="exists; name a new file"):
         check_output(SPEC, output, QUESTIONS)

@@ -1,4 +1,4 @@
-"""Answers become scores, submissions and comparisons; no engine is asked."""
+"""Completions become scores, submissions and comparisons, without an engine."""
 
 import asyncio
 import json
@@ -30,14 +30,14 @@ QUESTIONS = [
 
 
 def answering(texts: dict[str, Sequence[str] | None]) -> Any:
-    """An engine that answers from a table when it hears the clip, and "cat" when it does not."""
+    """An engine that answers from a table if it gets the clip, and "cat" otherwise."""
 
     async def generate(requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Group | FailedQuestion]:
         answers: list[Group | FailedQuestion] = []
         for request in requests:
             said = ["cat"] * sampling.group_size if request.silent else texts[request.question.id]
             if request.other_clip is not None:
-                # What is heard is what is answered; the last clip fits into no prompt.
+                # The answer depends on the clip; the last clip does not fit into any prompt.
                 said = None if request.other_clip == CLIPS[-1] else texts[OWNERS[request.other_clip]]
             if said is None:
                 answers.append(FailedQuestion(request.question, Failure.AUDIO, "broken", "w"))
@@ -57,7 +57,7 @@ def ask(texts: dict[str, Sequence[str] | None], **sampling: Any) -> Evaluation:
 GREEDY = {"q0": ["<answer>dog</answer>"], "q1": ["dog"], "q2": ["<answer>cat</answer>"], "q3": None}
 
 
-def test_an_evaluation_keeps_what_was_answered_beside_its_figures():
+def test_an_evaluation_keeps_the_completions():
     result = ask(GREEDY)
     assert result.answers == (("<answer>dog</answer>",), ("dog",), ("<answer>cat</answer>",), None)
     event = result.as_event()
@@ -72,8 +72,8 @@ CLIPS = [f"{i}.wav" for i in range(4)]
 OWNERS = {clip: f"q{i}" for i, clip in enumerate(CLIPS)}
 
 
-def test_the_controls_ask_once_more_with_what_is_heard_instead():
-    """The clips are not there: then each path is a sound of its own."""
+def test_each_control_asks_once_more_with_another_clip():
+    """The clips do not exist, so each path counts as a different sound."""
     questions = [replace(q, audio=clip, difficulty="easy") for q, clip in zip(QUESTIONS, CLIPS, strict=True)]
     asked: list[RolloutRequest] = []
     texts = {"q0": ["dog"], "q1": ["dog"], "q2": ["cat"], "q3": ["dog"]}
@@ -89,10 +89,10 @@ def test_the_controls_ask_once_more_with_what_is_heard_instead():
     clips = [r.other_clip for r in shuffled]
     assert sorted(clip for clip in clips if clip) == CLIPS
     assert all(own != other for own, other in zip(CLIPS, clips, strict=True))
-    # Every draw has a seed of its own, the same with each thing that is heard.
+    # Every question has its own seed, the same for each control.
     assert len({r.seed for r in heard}) == 4
     assert [r.seed for r in heard] == [r.seed for r in silent] == [r.seed for r in shuffled]
-    # Of three that could be asked, the two that were told of a dog; the right answer is the same everywhere.
+    # Of the three that could be asked, two got the clip of a dog; the correct answer is the same for all.
     total = result.total
     assert (total.accuracy, total.silence_accuracy, total.shuffled_accuracy) == (3 / 4, 0.0, 2 / 3)
     assert result.groups["by_difficulty"] == {"easy": total}
@@ -100,7 +100,7 @@ def test_the_controls_ask_once_more_with_what_is_heard_instead():
     assert (alone.total.silence_accuracy, alone.total.shuffled_accuracy) == (None, None)
 
 
-def test_of_several_samples_the_majority_counts():
+def test_the_majority_of_several_samples_counts():
     sampled = {"q0": ["dog", "<answer>dog</answer>", "cat"], "q1": ["cat", "cat", "dog"], "q2": ["dog"] * 3, "q3": None}
     result = ask(sampled, samples=3, temperature=1.0)
     assert result.total.accuracy == 0.5
@@ -116,7 +116,7 @@ def questions_of(questions: Sequence[Question]) -> Any:
     return held_out_set(spec, questions)
 
 
-def test_scores_count_what_could_not_be_asked_and_can_be_shown():
+def test_scores_include_questions_that_could_not_be_asked():
     found = questions_of(QUESTIONS)
     assert (found.source.version, len(found.records)) == ("seed 42", 4)
     told = scored(found, ask(GREEDY).answers, seed=0)
@@ -193,7 +193,7 @@ def test_results_of_different_question_files_are_not_compared(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps(result | {"source": source}))
     assert "different question files" in run("compare", tmp_path / "a.json", tmp_path / "b.json", code=2)
     (tmp_path / "c.json").write_text("[]")
-    assert "no result" in run("compare", tmp_path / "a.json", tmp_path / "c.json", code=2)
+    assert "not a result" in run("compare", tmp_path / "a.json", tmp_path / "c.json", code=2)
     assert "cannot be read" in run("compare", tmp_path / "a.json", tmp_path / "d.json", code=2)
 
 
@@ -213,5 +213,5 @@ def test_several_samples_need_a_temperature(tmp_path):
     model = ("evaluate", "builtin:tiny-qwen2-audio")
     assert "is a folder" in run(*model, "--predictions", tmp_path, code=2)
     (tmp_path / "file").write_text("")
-    assert "no file can be made" in run(*model, "--predictions", tmp_path / "file" / "out.json", code=2)
+    assert "no file can be created" in run(*model, "--predictions", tmp_path / "file" / "out.json", code=2)
     assert "evaluation.controls.1" in run(*model, "--controls", "silence,noise", code=2)

@@ -1,4 +1,4 @@
-"""Job files: what is read, and the one line for each thing that can be wrong."""
+"""Job files: reading and validation, with one line for each error."""
 
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def test_every_example_is_valid_and_survives_the_round_trip(path):
         ({"data": {"train": "t", "curriculum": {"max_solve_rate": 0.9}}}, ["data.curriculum", "need measured"]),
         (
             {"data": {"train": "t", "curriculum": {"measured": "m", "min_solve_rate": 0.5, "max_solve_rate": 0.1}}},
-            ["min_solve_rate", "exchange them"],
+            ["min_solve_rate", "swap them"],
         ),
         ({"data": {"train": "t", "curriculum": {}}, "method": "supervised"}, ["data.curriculum", "leave it out"]),
         ({"data": {"train": "t", "unlabelled": True}}, ["data.unlabelled", "'accuracy'"]),
@@ -79,7 +79,7 @@ def test_every_example_is_valid_and_survives_the_round_trip(path):
         ({"model": {"path": "m", "max_context": 64}, "rollout": {"max_tokens": 64}}, ["rollout.max_tokens", "lower"]),
     ],
 )
-def test_one_line_names_the_key_and_the_way_out(change, words):
+def test_one_line_names_the_key_and_the_correction(change, words):
     with pytest.raises(SpecError) as caught:
         parse_spec({**SMALLEST, **change}, "job.yaml")
     message = str(caught.value)
@@ -89,20 +89,20 @@ def test_one_line_names_the_key_and_the_way_out(change, words):
         assert word in message, message
 
 
-def test_top_p_of_one_is_what_happens_anyway():
+def test_neutral_values_of_top_p_and_top_k_are_accepted():
     assert parse_spec({**SMALLEST, "rollout": {"top_p": 1.0, "top_k": 0}}, "job").rollout.group_size == 8
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "holds none"),
-        ("- a\n- b\n", "holds none"),
+        ("", "this one has none"),
+        ("- a\n- b\n", "this one has none"),
         ("model: {path: m\n", "not valid YAML"),
-        ("steps: 1\nsteps: 2\n", "'steps' stands twice, again in line 2"),
+        ("steps: 1\nsteps: 2\n", "duplicate key 'steps' in line 2, first in line 1"),
     ],
 )
-def test_a_file_that_is_no_job(tmp_path, text, words):
+def test_a_file_that_is_not_a_job(tmp_path, text, words):
     path = tmp_path / "job.yaml"
     path.write_text(text)
     with pytest.raises(SpecError, match=words):
@@ -129,7 +129,7 @@ def test_relative_paths_start_at_the_job_file(tmp_path):
     ("staleness", "given", "level"),
     [(0, None, "none"), (2, None, "token"), (2, "none", "none"), (0, "sequence", "sequence")],
 )
-def test_what_is_stale_is_weighed_unless_the_job_says_otherwise(staleness, given, level):
+def test_stale_samples_have_importance_weights_unless_the_job_says_otherwise(staleness, given, level):
     correction = {} if given is None else {"level": given}
     spec = JobSpec.model_validate(
         {
@@ -145,6 +145,6 @@ def test_what_is_stale_is_weighed_unless_the_job_says_otherwise(staleness, given
 
 def test_compiling_is_for_gpus():
     job = {"model": {"path": "m"}, "data": {"train": "t"}, "learner": {"compile": True}}
-    with pytest.raises(ValueError, match=r"learner\.compile is for GPUs, and with rollout\.gpus 0"):
+    with pytest.raises(ValueError, match=r"learner\.compile needs GPUs, and with rollout\.gpus 0"):
         JobSpec.model_validate(job)
     assert JobSpec.model_validate(job | {"rollout": {"gpus": 1}}).learner.compile

@@ -1,4 +1,4 @@
-"""What a storage's URL may be is said in one line that holds no secret."""
+"""Validation of storage URLs: each error is one line without secrets."""
 
 import sys
 
@@ -20,7 +20,7 @@ from orchestrator.storage.location import open_location
         ("sftp://ada:hunter2@host/runs", "name and password"),
         ("s3://bucket/runs?X-Amz-Signature=hunter2", "query"),
         ("https://host/runs", "nothing can be written"),
-        ("file://runs", "whole path"),
+        ("file://runs", "absolute path"),
         ("file:///", "a URL such as"),
         ("s3://", "a URL such as"),
         ("/runs", "a URL such as"),
@@ -41,7 +41,7 @@ def test_other_urls_are_refused_in_the_job_file(url, words):
     "url",
     ["s3://bucket", "gs://bucket/a/b", "file:///a", "memory://a", "abfs://container@account.dfs.core.windows.net/a"],
 )
-def test_urls_that_name_a_place_are_taken(url):
+def test_urls_of_a_storage_are_accepted(url):
     check_url(url)
     assert spec_with(f"{url}/").storage == url
 
@@ -54,7 +54,7 @@ def test_a_runs_url_is_a_storage_and_a_name():
             split_run(url)
 
 
-def test_what_is_not_installed_is_named_with_the_extra(monkeypatch):
+def test_a_missing_library_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(SpecError, match=r"gs:// URLs need the package gcsfs.*install earshot\[gcs\]"):
         open_location("gs://bucket/runs")
@@ -71,7 +71,7 @@ def test_an_unknown_scheme_is_refused():
         (["run", "examples/demo.yaml", "--run-dir", "s3://ada:hunter2@bucket/run"], "--run-dir: the s3:// URL"),
         (["run", "--resume", "--run-dir", "memory://nothing/run"], "no run at memory://nothing/run"),
         (["serve", "--storage", "s3://ada:hunter2@bucket"], "--storage: the s3:// URL"),
-        (["evaluate", "memory://nothing/run/checkpoints/step-1"], "no stored checkpoint"),
+        (["evaluate", "memory://nothing/run/checkpoints/step-1"], "not a stored checkpoint"),
     ],
 )
 def test_the_command_refuses_before_anything_is_written(arguments, words, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""`earshot data check` lists everything, and a job refuses what it lists."""
+"""`earshot data check` lists every problem, and a job refuses the questions that have one."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ from orchestrator.questions.splits import read_split, refuse_overlap
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A job with four training and two held-out questions, each about a clip of its own."""
+    """Write a job with four training and two held-out questions, each about its own clip."""
     for split, count in (("train", 4), ("test", 2)):
         items = []
         for i in range(count):
@@ -59,7 +59,7 @@ def job(home: Path) -> JobSpec:
     return resolve_paths(parse_spec(value, "job"), home)
 
 
-def test_sound_data_is_told_in_numbers(home):
+def test_statistics_of_questions_without_problems(home):
     found = check(home / "job.yaml", code=0)
     assert found["accepted"] is True
     assert [found["splits"][s]["statistics"]["questions"] for s in ("train", "evaluation")] == [4, 2]
@@ -98,14 +98,14 @@ def test_a_question_file_is_checked_by_itself(home):
     assert next(iter(found["splits"].values()))["source"]["format"] == "mapped"
 
 
-def test_for_a_person_it_ends_with_the_count(home):
+def test_without_json_the_output_ends_with_the_counts(home):
     done = CliRunner().invoke(app, ["data", "check", str(home / "job.yaml")])
     assert (done.exit_code, done.stdout.strip().splitlines()[-1]) == (0, "No problem was found.")
     (home / "train" / "2.wav").unlink()
     done = CliRunner().invoke(app, ["data", "check", str(home / "job.yaml")])
     assert done.exit_code == 2
     assert "line 3: audio" in done.stdout
-    assert done.stdout.strip().endswith("1 problem(s) for which a job refuses the data, 0 that it takes")
+    assert done.stdout.strip().endswith("1 problem(s) that make a job refuse the questions, 0 that it accepts")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_contaminated_data_is_refused_unless_nothing_is_trained(home):
     refuse_overlap(spec.model_copy(update={"steps": 0}), train, held_out)
 
 
-def test_missing_clips_of_avqa_are_listed_and_taken(home):
+def test_missing_clips_of_avqa_are_listed_and_accepted(home):
     item = {"question_text": "What?", "multi_choice": ["a", "b"], "answer": 0}
     write(home / "avqa.jsonl", [item | {"id": i, "audio_path": f"train/{i}.wav"} for i in (0, 9)])
     found = check(home / "avqa.jsonl", code=0)
@@ -145,7 +145,7 @@ def test_the_real_file_without_its_clips_is_refused_with_all_of_them():
     assert split["statistics"]["repeated_choices"] == 27
 
 
-def test_a_job_knows_the_formats_that_there_are():
+def test_a_job_file_accepts_every_format():
     assert set(get_args(DataFormat)) == set(NAMES)
 
 
@@ -162,7 +162,7 @@ def test_a_wrong_format_in_a_job_file_is_named(data, words):
         parse_spec({"model": {"path": "m"}, "data": {"train": "t.jsonl"} | data}, "job")
 
 
-def test_places_are_taken_from_the_job_files_folder():
+def test_relative_paths_start_at_the_job_files_folder():
     data = {"train": "s3://b/t.jsonl", "evaluation": "hf:o/n#test", "audio_root": "clips"}
     spec = resolve_paths(parse_spec({"model": {"path": "m"}, "data": data}, "job"), Path("/jobs"))
     assert (spec.data.train, spec.data.evaluation) == ("s3://b/t.jsonl", "hf:o/n#test")

@@ -1,4 +1,4 @@
-"""A model's folder and its prompts are checked for every family, before anything is started."""
+"""The model folder and the prompts are checked for every family, before anything is started."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ def folder(request, tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory) -> list[Question]:
-    """About clips whose last frame is whole, begun, and just ended."""
+    """Return questions about clips whose last frame is complete, partial, and just complete."""
     home = tmp_path_factory.mktemp("clips")
     made = []
     for i, samples in enumerate((9_600, 24_001, 31_999)):
@@ -35,12 +35,12 @@ def questions(tmp_path_factory) -> list[Question]:
     return made
 
 
-def test_what_is_written_is_accepted_and_its_context_is_found(folder):
+def test_a_written_folder_is_accepted_and_its_context_is_found(folder):
     check_model_folder(folder)
     assert model_context(folder) == (512 if facts_of(folder).model_type == "qwen2_audio" else CONTEXT)
 
 
-def test_the_longest_prompt_is_the_one_that_is_read(folder, questions):
+def test_the_longest_prompt_matches_the_processor(folder, questions):
     from learner.families.registry import family_of
     from learner.model.loading import load_processor
     from learner.model.prompts import PromptEncoder
@@ -60,7 +60,7 @@ def test_the_longest_prompt_is_the_one_that_is_read(folder, questions):
 def test_a_clip_named_in_the_text_is_refused(folder, questions):
     token = facts_of(folder).audio_token
     odd = Question("clips", 9, "9", questions[0].audio, f"What is {token}?", ("a", "b"), "a")
-    with pytest.raises(SpecError, match="in place of once"):
+    with pytest.raises(SpecError, match="instead of once"):
         check_prompts([odd], folder, PromptTemplate.ANSWER, room=CONTEXT, truncate=False, report=lambda *_: None)
 
 
@@ -75,7 +75,7 @@ def test_other_models_are_refused(folder, tmp_path, model_type, words):
         check_model_folder(str(tmp_path))
 
 
-def test_a_talker_is_not_counted_as_what_trains(tmp_path):
+def test_a_talker_is_not_counted(tmp_path):
     import torch
     from safetensors.torch import save_file
 
@@ -86,7 +86,9 @@ def test_a_talker_is_not_counted_as_what_trains(tmp_path):
 
 
 def test_a_job_is_checked_without_torch():
-    modules = "orchestrator.cli.main, orchestrator.preflight.prepare, orchestrator.preflight.plan"
+    modules = (
+        "orchestrator.cli.main, orchestrator.cli.run.run, orchestrator.preflight.prepare, orchestrator.preflight.plan"
+    )
     loaded = f"import sys, {modules}; print(*sys.modules)"
     names = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "vllm", "deepspeed"} & set(names)

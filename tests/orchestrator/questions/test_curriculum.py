@@ -1,4 +1,4 @@
-"""Questions drawn by how often they are solved: by hand, by frequency, and over a checkpoint."""
+"""The curriculum: probabilities computed by hand, observed frequencies, and resuming from a checkpoint."""
 
 import json
 from collections import Counter
@@ -34,38 +34,38 @@ def one_by_one(source, count: int) -> list[int]:
     return [source.draw(1)[0].index for _ in range(count)]
 
 
-def test_without_a_section_all_are_drawn_alike():
+def test_without_a_section_draws_are_uniform():
     job = JobSpec.model_validate({"model": {"path": "m"}, "data": {"train": "t"}})
     assert isinstance(source_of(job, QUESTIONS, RunState(), {}), QuestionSource)
 
 
-def test_chances_are_those_of_p_times_one_less_p():
-    """p is 1, 1/2, 0, 7/8, and unknown: 1/2. p (1 - p) is 0, 16, 0, 7, 16 in 64ths; the uniform tenth comes on top."""
+def test_probabilities_are_proportional_to_p_times_one_minus_p():
+    """p is 1, 1/2, 0, 7/8, and unknown: 1/2. p (1 - p) is 0, 16, 0, 7, 16 in 64ths; plus a uniform tenth."""
     expected = [0.02 + 0.9 * part / 39 for part in (0, 16, 0, 7, 16)]
     count = 6000
     drawn = Counter(one_by_one(learnable(RunState()), count))
     assert [drawn[i] / count for i in range(5)] == pytest.approx(expected, abs=0.025)
 
 
-def test_none_is_drawn_twice_by_one_step_while_there_are_others():
+def test_one_call_does_not_repeat_questions_while_there_are_others():
     source = learnable(RunState())
     for _ in range(50):
         assert Counter(q.index for q in source.draw(5)) == Counter(range(5))
     assert Counter(q.index for q in source.draw(10)) == Counter(dict.fromkeys(range(5), 2))
 
 
-def test_where_nothing_can_be_learnt_all_are_drawn_alike():
+def test_draws_are_uniform_where_nothing_can_be_learnt():
     source = learnable(RunState(), measured={q.key: SolveRate(8, 8) for q in QUESTIONS})
     drawn = Counter(one_by_one(source, 2000))
     assert min(drawn.values()) > 300
 
 
-def test_what_is_solved_in_the_job_is_drawn_less():
+def test_solved_questions_are_drawn_less():
     state = RunState()
     source = learnable(state, measured={})
     for _ in range(6):
         source.observe("d:1", 8, 8)
-    # From nothing, 8 of 8 over and over: the share is 1 at once. One failure moves it by half of all that is known.
+    # 8 of 8 each time: the share is 1 at once. One failed group changes it by half of its weight.
     assert state.solve_rates["d:1"].share == 1
     assert 1 not in one_by_one(learnable(state, uniform=1e-9, measured={}), 300)
     source.observe("d:1", 0, 8)
@@ -86,7 +86,7 @@ def test_the_seed_decides():
     assert one_by_one(other, 40) != first
 
 
-def test_a_job_that_goes_on_from_a_checkpoint_draws_what_it_would_have_drawn():
+def test_a_resumed_job_makes_the_same_draws():
     state = RunState()
     source = learnable(state)
 
@@ -117,8 +117,8 @@ def test_a_checkpoint_without_solve_rates_is_read():
     assert (state.step, state.solve_rates) == (3, {})
 
 
-def test_easy_ones_first_once_an_epoch():
-    # Measured 1, 7/8, 1/2 and 0; the unknown one counts as 1/2 and comes behind the one before it.
+def test_easy_questions_first_once_per_epoch():
+    # Measured 1, 7/8, 1/2 and 0; the unknown one counts as 1/2 and follows the question before it.
     assert [q.index for q in easy_first(QUESTIONS, MEASURED)] == [0, 3, 1, 4, 2]
     source = source_of(spec(order="easy_first"), QUESTIONS, RunState(), MEASURED)
     assert [q.index for q in source.draw(7)] == [0, 3, 1, 4, 2, 0, 3]
@@ -126,7 +126,7 @@ def test_easy_ones_first_once_an_epoch():
     assert [q.index for q in later.draw(2)] == [1, 4]
 
 
-def test_bounds_leave_out_what_was_measured_outside():
+def test_bounds_exclude_questions_measured_outside():
     section = CurriculumSection(measured="x", min_solve_rate=0.1, max_solve_rate=0.875)
     assert [q.index for q in within(QUESTIONS, MEASURED, section)] == [1, 3, 4]
 

@@ -19,7 +19,7 @@ ENDS = st.sampled_from(["trained", "zero_variance", "stale", "audio", "retries"]
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Draws and ends questions as a controller would, with a list of everything that happened to compare with."""
+    """Draws and ends questions as a training loop does, next to a plain list to compare with."""
 
     in_flight = Bundle("in_flight")
     ended = Bundle("ended")
@@ -46,7 +46,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(draw=ended, end=ENDS)
     def never_twice(self, draw: Draw, end: str) -> None:
-        with pytest.raises(LedgerError, match="ended before"):
+        with pytest.raises(LedgerError, match="already ended"):
             finish(self.ledger, draw, end)
 
     @rule(draw=in_flight, end=ENDS)

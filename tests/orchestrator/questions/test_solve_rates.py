@@ -1,4 +1,4 @@
-"""Solve rates read from what earlier runs and evaluations left."""
+"""Solve rates read from the files of earlier runs and evaluations."""
 
 import json
 from dataclasses import asdict
@@ -33,7 +33,7 @@ def write(path, *lines: str) -> str:
     return str(path)
 
 
-def test_of_a_runs_samples(tmp_path):
+def test_from_the_samples_of_a_run(tmp_path):
     right, wrong = "<answer>a dog</answer>", "<answer>a cat</answer>"
     path = write(
         tmp_path / "samples.jsonl",
@@ -45,7 +45,7 @@ def test_of_a_runs_samples(tmp_path):
     assert measured_rates(path, QUESTIONS) == {"d:0": SolveRate(6, 8), "d:2": SolveRate(0, 2)}
 
 
-def test_of_an_evaluation(tmp_path):
+def test_from_an_evaluation(tmp_path):
     answers = [
         {"id": "q1", "completions": ["<answer>a dog</answer>", "a cat"]},
         {"id": "q2", "completions": None},
@@ -58,15 +58,15 @@ def test_of_an_evaluation(tmp_path):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (None, "is no file"),
-        ("", "holds no answers to measure by"),
-        ("not JSON", "holds no answers to measure by"),
-        ("[]", "holds no answers to measure by"),
-        ('{"answers": [{"id": "q1"}]}', "holds no answers to measure by"),
-        ('{"answers": [{"id": "elsewhere", "completions": ["a"]}]}', "says nothing of these training questions"),
+        (None, "is not a file"),
+        ("", "has no answers to measure by"),
+        ("not JSON", "has no answers to measure by"),
+        ("[]", "has no answers to measure by"),
+        ('{"answers": [{"id": "q1"}]}', "has no answers to measure by"),
+        ('{"answers": [{"id": "elsewhere", "completions": ["a"]}]}', "has none of these training questions"),
     ],
 )
-def test_what_cannot_be_used_is_said_in_one_line(tmp_path, text, problem):
+def test_an_unusable_file_is_a_one_line_error(tmp_path, text, problem):
     path = tmp_path / "measured.json"
     if text is not None:
         path.write_text(text)
@@ -79,11 +79,11 @@ def test_what_cannot_be_used_is_said_in_one_line(tmp_path, text, problem):
 def test_samples_of_other_questions_under_the_same_keys_are_refused(tmp_path):
     other = Question("d", 0, "q0", "0.wav", "Which?", ("a dog", "a cat"), "a dog")
     path = write(tmp_path / "samples.jsonl", *samples(other, "a dog"))
-    with pytest.raises(SpecError, match="is about other questions: its d:0 is 'Which\\?'"):
+    with pytest.raises(SpecError, match="has other questions: its d:0 is 'Which\\?'"):
         measured_rates(path, QUESTIONS)
 
 
-def test_bounds_that_leave_nothing_are_refused(tmp_path):
+def test_bounds_that_exclude_all_questions_are_refused(tmp_path):
     path = write(tmp_path / "samples.jsonl", *(line for q in QUESTIONS for line in samples(q, "a dog", "a dog")))
     data = {"train": "t", "curriculum": {"measured": path, "max_solve_rate": 0.9}}
     job = JobSpec.model_validate({"model": {"path": "m"}, "data": data})

@@ -12,7 +12,7 @@ def indices(source, count):
     return [q.index for q in source.draw(count)]
 
 
-def test_every_question_once_an_epoch():
+def test_every_question_once_per_epoch():
     source = QuestionSource(QUESTIONS, seed=1, shuffle=True)
     for _ in range(3):
         assert Counter(indices(source, 7)) == Counter(range(7))
@@ -27,7 +27,7 @@ def test_epochs_differ_and_the_seed_decides():
     assert indices(QuestionSource(QUESTIONS, seed=2, shuffle=True), 7) != first
 
 
-def test_a_position_is_all_its_state():
+def test_the_position_is_its_only_state():
     source = QuestionSource(QUESTIONS, seed=1, shuffle=True)
     indices(source, 10)
     later = QuestionSource(QUESTIONS, seed=1, shuffle=True, position=10)

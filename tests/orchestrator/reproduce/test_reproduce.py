@@ -10,8 +10,8 @@ import yaml
 from typer.testing import CliRunner
 
 from audio_qa.scoring.intervals import interval
-from orchestrator.cli import reproduce as reproduce_command
 from orchestrator.cli.main import app
+from orchestrator.cli.run import reproduce as reproduce_command
 from orchestrator.job.spec_file import SpecError, dump_spec, read_spec
 from orchestrator.places import examples_folder
 from orchestrator.reproduce.figures import TRAINED, UNSEEN, Share, difference, table
@@ -23,11 +23,11 @@ from orchestrator.run.directory import RunDirectory
 
 TINY = examples_folder() / "tiny"
 DOMAIN = {"event": "sound", "melody": "music", "vowel": "speech"}
-"""A question type of each domain; of these, the recipes train on the first only."""
+"""A question type of each domain; the recipes train on the first of them only."""
 
 
 def evaluation(right: dict[str, int], silent: int = 10) -> dict[str, Any]:
-    """Of 40 questions of each type, of which so many were answered right."""
+    """Return an evaluation of 40 questions of each type, with these numbers of correct answers."""
 
     def part(accuracy: float, silence: float, count: int) -> dict[str, Any]:
         return {
@@ -38,18 +38,18 @@ def evaluation(right: dict[str, int], silent: int = 10) -> dict[str, Any]:
             "failed": 0,
         }
 
-    of_types = {name: part(n / 40, silent / 120, 40) for name, n in right.items()}
+    by_type = {name: part(n / 40, silent / 120, 40) for name, n in right.items()}
     return {
         **part(sum(right.values()) / 120, silent / 120, 120),
-        "by_task": {DOMAIN[name]: figures for name, figures in of_types.items()},
-        "by_category": of_types,
+        "by_task": {DOMAIN[name]: figures for name, figures in by_type.items()},
+        "by_category": by_type,
     }
 
 
 def finish(run: RowRun, right: dict[str, int], **summary: Any) -> None:
-    """Leave what a job leaves that ran to its end."""
+    """Write the files of a job that ran to its end."""
     directory = RunDirectory.create(run.path, dump_spec(run.spec))
-    # What was measured before training is no result.
+    # An evaluation before training is not a result.
     directory.append_event("evaluation", step=0, result=evaluation(dict.fromkeys(right, 0)))
     directory.append_event("evaluation", step=run.spec.steps, result=evaluation(right))
     directory.append_event("state", state="succeeded")
@@ -65,7 +65,7 @@ def table_of(runs: list[RowRun], problems: dict[str, str] | None = None) -> dict
     return table(runs, tiny=True, seconds=5, problems=problems or {})
 
 
-def test_the_rows_of_a_seed_come_together_and_differ_in_seed_and_place(runs, tmp_path):
+def test_the_rows_of_a_seed_are_adjacent_and_have_their_own_folders(runs, tmp_path):
     assert [run.row.name for run in runs] == [*NAMES, *NAMES]
     assert [run.spec.seed for run in runs] == [0] * 6 + [1] * 6
     assert len({run.path for run in runs}) == 12
@@ -93,7 +93,7 @@ def test_figures_are_counts_over_seeds_by_domain_and_by_trained_type(runs):
     assert row["paper"]["average"] == 64.5
 
 
-def test_the_baseline_of_a_run_without_an_end_is_no_figure(runs):
+def test_the_baseline_of_an_unfinished_run_is_not_a_figure(runs):
     directory = RunDirectory.create(runs[0].path, dump_spec(runs[0].spec))
     directory.append_event("state", state="running")
     directory.append_event("evaluation", step=0, result=evaluation(dict.fromkeys(DOMAIN, 40)))
@@ -104,7 +104,7 @@ def test_the_baseline_of_a_run_without_an_end_is_no_figure(runs):
     assert "Not complete: 0 of 12 runs are done." in markdown(found)
 
 
-def test_a_run_that_was_stopped_behind_its_last_checkpoint_is_done(runs):
+def test_a_run_that_was_stopped_after_its_last_checkpoint_is_done(runs):
     directory = RunDirectory.create(runs[4].path, dump_spec(runs[4].spec))
     directory.append_event("evaluation", step=100, result=evaluation(dict.fromkeys(DOMAIN, 30)))
     directory.append_event("state", state="cancelled")
@@ -114,7 +114,7 @@ def test_a_run_that_was_stopped_behind_its_last_checkpoint_is_done(runs):
     assert table_of(runs)["rows"][4]["runs"][0]["state"] == "succeeded"
 
 
-def test_what_is_given_takes_the_place_of_what_is_to_be_filled_in(tmp_path, monkeypatch):
+def test_options_fill_in_the_open_fields(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fill = {"model.path": "models/seven", "data.train": "hf:owner/avqa#train", "data.evaluation": "mmau.json"}
     made = row_runs(ROWS, 1, examples_folder() / "paper", tmp_path / "home", fill)
@@ -124,7 +124,7 @@ def test_what_is_given_takes_the_place_of_what_is_to_be_filled_in(tmp_path, monk
     assert {run.spec.seed for run in made} == {42}
 
 
-def test_a_difference_is_told_apart_only_beyond_its_interval():
+def test_a_difference_is_significant_only_beyond_its_interval():
     # Newcombe (1998), table II, case (a): 56/70 and 48/80, method 10.
     found = difference(Share(56, 70), Share(48, 80))
     assert found["interval"] == pytest.approx([0.0524, 0.3339], abs=2e-4)
@@ -133,7 +133,7 @@ def test_a_difference_is_told_apart_only_beyond_its_interval():
     assert difference(Share(50, 100), Share(52, 100))["verdict"] == "not told apart"
 
 
-def test_the_papers_question_is_answered_for_types_that_training_had_not(runs):
+def test_the_differences_include_unseen_types(runs):
     finish(runs[2], {"event": 40, "melody": 8, "vowel": 8})
     finish(runs[4], {"event": 40, "melody": 30, "vowel": 30})
     asked = {(q["first"], q["second"], q["of"]): q for q in table_of(runs)["questions"]}
@@ -143,7 +143,7 @@ def test_the_papers_question_is_answered_for_types_that_training_had_not(runs):
 
 
 class Tags(HTMLParser):
-    """What a page is made of."""
+    """The tags and links of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -193,13 +193,13 @@ def test_the_command_runs_what_is_not_done_and_writes_the_table_after_every_row(
 
     def stand_in(run: RowRun, progress: object) -> None:
         asked.append((run.row.name, run.spec.seed))
-        # As a reader meets it meanwhile.
+        # As a reader finds it during the run.
         assert json.loads((home / "table.json").read_text())["complete"] is False
         if len(asked) == 2:
             raise RuntimeError("no room")
         finish(run, dict.fromkeys(DOMAIN, 30))
 
-    monkeypatch.setattr("orchestrator.reproduce.runs.carry_out", stand_in)
+    monkeypatch.setattr("orchestrator.cli.run.reproduce.run_row", stand_in)
     command = ["reproduce", "--tiny", "--seeds", "1", "--rows", "grpo_2,zero_shot,sft_full_1", "--run-dir", str(home)]
     first = CliRunner().invoke(app, [*command, "--json"])
     assert first.exit_code == 1
@@ -218,7 +218,7 @@ def test_ctrl_c_leaves_a_readable_table(monkeypatch, tmp_path):
     def interrupted(run: RowRun, progress: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("orchestrator.reproduce.runs.carry_out", interrupted)
+    monkeypatch.setattr("orchestrator.cli.run.reproduce.run_row", interrupted)
     result = CliRunner().invoke(app, ["reproduce", "--tiny", "--run-dir", str(tmp_path / "home"), "--json"])
     assert result.exit_code == 130
     assert json.loads((tmp_path / "home" / "table.json").read_text())["complete"] is False
@@ -229,8 +229,8 @@ def test_ctrl_c_leaves_a_readable_table(monkeypatch, tmp_path):
     [
         (["--tiny", "--rows", "grpo_4"], "no row 'grpo_4'; choose from zero_shot"),
         (["--tiny", "--recipes", "nowhere"], "zero_shot.yaml: the job file cannot be read"),
-        ([], "name what is yours with --model, --train, --evaluation"),
-        (["--model", "nowhere", "--train", "a.jsonl", "--evaluation", "b.jsonl"], "nowhere' is no folder"),
+        ([], "name yours with --model, --train, --evaluation"),
+        (["--model", "nowhere", "--train", "a.jsonl", "--evaluation", "b.jsonl"], "nowhere' is not a folder"),
         (["--tiny", "--run-dir", "{used}"], "holds something else"),
     ],
 )
@@ -248,11 +248,11 @@ def test_bad_input_is_one_line_before_anything_is_written(arguments, words, tmp_
 
 def test_the_command_has_as_many_seeds_as_its_help_says():
     text = CliRunner().invoke(app, ["reproduce", "--help"], env={"COLUMNS": "300"}).stdout
-    assert f"by default {reproduce_command.TINY_SEEDS} with --tiny" in text
+    assert f"Default: {reproduce_command.TINY_SEEDS} with --tiny" in text
 
 
 def test_recipes_of_a_row_differ_from_one_another_only_where_the_row_does():
-    """One base, the same questions and as many of them for all rows: none is given more than another."""
+    """All rows have the same base model and the same number of the same questions."""
     specs = {name: read_spec(TINY / f"{name}.yaml") for name in NAMES}
     for spec in specs.values():
         assert spec.model == specs["grpo_2"].model
@@ -269,16 +269,16 @@ def test_recipes_of_a_row_differ_from_one_another_only_where_the_row_does():
     assert seen == {name: 0 if "shot" in name or "chain" in name else 3200 for name in NAMES}
 
 
-def test_the_stand_in_folder_is_the_one_the_command_takes():
+def test_both_recipe_folders_have_a_job_file_for_each_row():
     assert {path.stem for path in TINY.glob("*.yaml")} == set(NAMES)
     assert {path.stem for path in (examples_folder() / "paper").glob("*.yaml")} == set(NAMES)
     assert Path(TINY).is_dir()
 
 
-def test_rows_that_learn_nothing_need_no_training_questions(tmp_path):
+def test_rows_without_training_need_no_training_questions(tmp_path):
     paper, yours = examples_folder() / "paper", {"model.path": "/models/mine", "data.evaluation": "/data/mmau.json"}
     assert [run.spec.steps for run in row_runs(ROWS[:2], 1, paper, tmp_path, yours)] == [0, 0]
-    with pytest.raises(SpecError, match=r"AVQA train: name what is yours with --train$"):
+    with pytest.raises(SpecError, match=r"AVQA train: name yours with --train$"):
         row_runs(ROWS[:3], 1, paper, tmp_path, yours)
     trained = yours | {"data.train": "/data/avqa.json"}
     runs = row_runs(ROWS, 1, paper, tmp_path, trained)

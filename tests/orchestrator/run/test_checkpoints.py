@@ -1,10 +1,10 @@
-"""Checkpoints are there whole or not at all, and the right ones are kept."""
+"""Checkpoints are complete or do not exist, and the right ones are kept."""
 
 from pathlib import Path
 
 import pytest
 
-from orchestrator.driver.recovery import go_back
+from orchestrator.driver.recovery import roll_back_to_checkpoint
 from orchestrator.questions.ledger import Ledger
 from orchestrator.run.checkpoints import Checkpoints
 from orchestrator.run.directory import RunDirectory
@@ -25,7 +25,7 @@ def steps(run: RunDirectory) -> list[str]:
     return sorted(p.name for p in (run.path / "checkpoints").iterdir())
 
 
-def test_one_that_is_being_written_is_no_checkpoint(run):
+def test_a_folder_that_is_being_written_is_not_a_checkpoint(run):
     checkpoints = Checkpoints(run, keep_last=0, keep_best=False)
     commit(checkpoints, 1)
     partial = checkpoints.begin(2)
@@ -36,8 +36,8 @@ def test_one_that_is_being_written_is_no_checkpoint(run):
     assert steps(run) == ["step-1"]
 
 
-def test_a_folder_without_its_state_is_not_gone_on_from(run):
-    """What somebody copied there, say: only a commit makes a checkpoint."""
+def test_a_folder_without_its_state_is_not_resumed_from(run):
+    """A copied folder, say: only a commit makes a checkpoint."""
     checkpoints = Checkpoints(run, keep_last=0, keep_best=False)
     commit(checkpoints, 1)
     checkpoints.folder(9).mkdir()
@@ -69,7 +69,7 @@ def test_the_latest_and_the_best_are_kept_and_the_start_always(run, keep_last, k
     assert checkpoints.best() == (10 if 10 in kept else 40)
 
 
-def test_going_back_restores_the_ledger_and_the_files(run):
+def test_rolling_back_restores_the_ledger_and_the_files(run):
     checkpoints = Checkpoints(run, keep_last=0, keep_best=False)
     state = RunState()
     draw = state.ledger.draw("d:0")
@@ -81,7 +81,7 @@ def test_going_back_restores_the_ledger_and_the_files(run):
     state.ledger.failed(state.ledger.draw("d:1"), "audio")
     run.append_metrics({"step": 2})
     checkpoints.begin(2)
-    go_back(run, checkpoints, state)
+    roll_back_to_checkpoint(run, checkpoints, state)
     assert (state.step, state.position) == (1, 1)
     assert state.ledger.counts() == {
         "drawn": 1, "trained": 1, "zero_variance": 0, "stale": 0, "failed": 0, "in_flight": 0
@@ -90,11 +90,11 @@ def test_going_back_restores_the_ledger_and_the_files(run):
     assert steps(run) == ["step-1"]
 
 
-def test_going_back_without_a_checkpoint_is_starting_over(run):
+def test_rolling_back_without_a_checkpoint_starts_over(run):
     state = RunState(step=3, position=9, weight_version=40)
     state.ledger.draw("d:0")
     run.append_metrics({"step": 1})
-    go_back(run, Checkpoints(run, keep_last=0, keep_best=False), state)
+    roll_back_to_checkpoint(run, Checkpoints(run, keep_last=0, keep_best=False), state)
     assert state == RunState(ledger=state.ledger)
     assert state.ledger.counts() == Ledger().counts()
     assert run.metrics() == []

@@ -1,9 +1,11 @@
-"""Commands reach a job whole, once, in order."""
+"""Commands reach a job completely, once, in order."""
 
 import pytest
 
-from orchestrator.run.commands import FILE, CommandError, CommandKind, Mailbox, send
+from orchestrator.run.commands import CommandError, CommandKind
 from orchestrator.run.directory import RunDirectory
+from orchestrator.run.files import COMMANDS
+from orchestrator.run.mailbox import Mailbox, send
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def test_commands_come_in_order_and_once(run):
 def test_a_line_that_is_being_written_waits(run):
     mailbox = Mailbox(run)
     send(run, CommandKind.PAUSE)
-    path = run.path / FILE
+    path = run.path / COMMANDS
     whole = path.read_bytes()
     path.write_bytes(whole[:-5])
     assert mailbox.take() == []
@@ -33,7 +35,7 @@ def test_a_line_that_is_being_written_waits(run):
     assert [c.kind for c in mailbox.take()] == ["pause"]
 
 
-def test_what_an_earlier_process_did_is_not_done_again(run):
+def test_commands_of_an_earlier_process_are_not_repeated(run):
     done = send(run, CommandKind.SCALE, count=1)
     send(run, CommandKind.SCALE, count=2)
     run.append_event("command", id=done, command="scale")
@@ -43,10 +45,10 @@ def test_what_an_earlier_process_did_is_not_done_again(run):
 @pytest.mark.parametrize(
     ("kind", "count"), [(CommandKind.SCALE, None), (CommandKind.SCALE, -1), (CommandKind.PAUSE, 2)]
 )
-def test_nonsense_is_refused_and_not_written(run, kind, count):
+def test_an_invalid_command_is_refused_and_not_written(run, kind, count):
     with pytest.raises(CommandError):
         send(run, kind, count=count)
-    assert not (run.path / FILE).exists()
+    assert not (run.path / COMMANDS).exists()
 
 
 @pytest.mark.parametrize(
@@ -60,8 +62,8 @@ def test_nonsense_is_refused_and_not_written(run, kind, count):
         '{"kind": "scale", "count": "three", "id": "1", "by": ""}',
     ],
 )
-def test_a_line_that_is_no_command_is_shown_once_and_the_next_is_heard(run, line):
-    (run.path / FILE).write_text(f"{line}\n")
+def test_a_line_that_is_not_a_command_is_reported_once_and_skipped(run, line):
+    (run.path / COMMANDS).write_text(f"{line}\n")
     send(run, CommandKind.SCALE, count=2)
     assert [c.count for c in Mailbox(run).take()] == [2]
     assert [c.count for c in Mailbox(run).take()] == [2]

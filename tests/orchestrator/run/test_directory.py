@@ -14,7 +14,7 @@ from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.metrics import METRIC_NAMES
-from orchestrator.run.records import RunDirectoryError, current_steps, json_text, whole_lines
+from orchestrator.run.records import RunDirectoryError, current_steps, json_text
 from orchestrator.run.samples import group_samples
 from protocol.reward import Score
 from protocol.rollout import Completion, Group, StopReason
@@ -27,14 +27,14 @@ def run(tmp_path: Path) -> RunDirectory:
     return RunDirectory.create(tmp_path / "run", JOB)
 
 
-def test_new_run_holds_its_job_and_nothing_else(run: RunDirectory) -> None:
+def test_a_new_run_contains_only_its_job_file(run: RunDirectory) -> None:
     assert [path.name for path in run.path.iterdir()] == ["job.yaml"]
     assert run.job_file.read_text() == JOB
     assert (run.metrics(), list(run.samples()), run.events(), run.summary()) == ([], [], [], None)
     assert run.checkpoint(7) == run.path / "checkpoints" / "step-7"
 
 
-def test_going_back_takes_away_what_was_written_behind(run: RunDirectory) -> None:
+def test_rolling_back_removes_later_lines(run: RunDirectory) -> None:
     run.append_metrics({"step": 1})
     run.append_event("state", state="running")
     before = run.offsets()
@@ -49,18 +49,18 @@ def test_going_back_takes_away_what_was_written_behind(run: RunDirectory) -> Non
 
 
 def test_one_process_writes_a_run(run: RunDirectory) -> None:
-    with run.written(), pytest.raises(RunDirectoryError, match="another process"), RunDirectory(run.path).written():
+    with run.lock(), pytest.raises(RunDirectoryError, match="another process"), RunDirectory(run.path).lock():
         pass
-    with run.written():
+    with run.lock():
         pass
 
 
-def test_an_empty_directory_will_do(tmp_path: Path) -> None:
+def test_an_empty_directory_is_accepted(tmp_path: Path) -> None:
     assert RunDirectory.create(tmp_path, JOB).job_file.is_file()
 
 
 @pytest.mark.parametrize("what", ["a run", "other files", "file", "nothing"])
-def test_what_is_no_run_of_this_job_is_refused_in_one_line(tmp_path: Path, what: str) -> None:
+def test_other_paths_are_refused_in_one_line(tmp_path: Path, what: str) -> None:
     path = tmp_path / "there"
     if what == "file":
         path.write_text("x")
@@ -86,7 +86,7 @@ def test_metrics_need_a_step(run: RunDirectory) -> None:
             run.append_metrics({"step": step})
 
 
-def test_numbers_that_json_lacks_become_null(run: RunDirectory) -> None:
+def test_numbers_that_are_not_finite_become_null(run: RunDirectory) -> None:
     run.append_metrics({"step": 1, "kl/ref": float("nan"), "entropy": float("inf"), "reward/mean": np.float32(0.5)})
     assert run.metrics() == [{"step": 1, "reward/mean": 0.5, "kl/ref": None, "entropy": None}]
     assert "NaN" not in (run.path / "metrics.jsonl").read_text()
@@ -148,7 +148,7 @@ def test_scores_must_match_the_completions() -> None:
         group_samples(group, [Score({}, 0.0)], [0.0], draw=0, step=1, learner_version=0)
 
 
-def test_events_bear_their_time(run: RunDirectory) -> None:
+def test_events_have_their_time(run: RunDirectory) -> None:
     run.append_event("scaled", workers=3, by="rest")
     (event,) = run.events()
     assert list(event) == ["time", "kind", "workers", "by"]
@@ -157,7 +157,7 @@ def test_events_bear_their_time(run: RunDirectory) -> None:
         run.append_event("scaled", time=3)
 
 
-def test_a_torn_last_line_is_left_out_reported_and_mended(run: RunDirectory) -> None:
+def test_a_torn_last_line_is_skipped_reported_and_removed(run: RunDirectory) -> None:
     run.append_metrics({"step": 1})
     path = run.path / "metrics.jsonl"
     with path.open("ab") as file:
@@ -179,17 +179,17 @@ def test_a_file_that_is_one_long_torn_line(run: RunDirectory) -> None:
 
 
 @pytest.mark.parametrize("line", ["{oops}", '{"a": NaN}', "[1]", '{"a": "\\u00', "\xff"])
-def test_a_whole_line_that_is_no_json_object_names_its_place(run: RunDirectory, line: str) -> None:
+def test_an_error_names_the_line_that_is_not_an_object(run: RunDirectory, line: str) -> None:
     (run.path / "events.jsonl").write_bytes(b'{"kind": "state"}\n' + line.encode("latin-1") + b"\n")
     with pytest.raises(RunDirectoryError, match=r"events\.jsonl.*line 2"):
         run.events()
 
 
-def test_a_full_disk_leaves_whole_lines(run: RunDirectory) -> None:
-    """With a limit on the size of files standing for the end of the disk."""
+def test_a_full_disk_leaves_complete_lines(run: RunDirectory) -> None:
+    """A limit on file sizes stands for the full disk."""
     program = f"""
 import resource, signal
-from orchestrator.run_directory import RunDirectory
+from orchestrator.run.directory import RunDirectory
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 run = RunDirectory({str(run.path)!r})
@@ -202,14 +202,9 @@ while True:
     assert len(run.events()) > 5
 
 
-def test_the_rest_of_a_line_that_was_being_written_is_no_line() -> None:
-    """A reader at the end of the file is given a part of the line, and when the writer is done the rest."""
-    assert list(whole_lines([b'{"a": 1}\n', b'{"b', b'": 2}\n', b'{"c": 3}\n'])) == [b'{"a": 1}\n']
-
-
-def test_a_killed_writer_leaves_whole_lines(run: RunDirectory) -> None:
+def test_a_killed_writer_leaves_complete_lines(run: RunDirectory) -> None:
     program = f"""
-from orchestrator.run_directory import RunDirectory
+from orchestrator.run.directory import RunDirectory
 run = RunDirectory({str(run.path)!r})
 print("ready", flush=True)
 for number in range(10**9):
@@ -227,14 +222,14 @@ for number in range(10**9):
     assert [event["number"] for event in events] == list(range(len(events)))
 
 
-def test_summary_is_replaced_whole(run: RunDirectory) -> None:
+def test_the_summary_is_replaced_atomically(run: RunDirectory) -> None:
     run.write_summary({"state": "running"})
     run.write_summary({"state": "succeeded", "final_accuracy": float("nan")})
     assert run.summary() == {"state": "succeeded", "final_accuracy": None}
     assert sorted(path.name for path in run.path.iterdir()) == ["job.yaml", "summary.json"]
 
 
-def test_json_has_no_word_for_objects() -> None:
+def test_json_refuses_other_objects() -> None:
     with pytest.raises(TypeError):
         json_text({"a": object()})
 

@@ -1,4 +1,4 @@
-"""kill -9 of the service, again and again, while three jobs run and five wait."""
+"""Kill the service with SIGKILL repeatedly while three jobs run and five wait."""
 
 import asyncio
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from support.fake_driver import FolderRunner
 from support.postgres import small_spec
-from support.stand_in import FolderRunner
 
 from orchestrator.schemas.job_state import ACTIVE, JobState
 from orchestrator.service.store.store import Store
@@ -29,8 +29,8 @@ def runner(tmp_path: Path) -> Iterator[FolderRunner]:
 
 
 def start(database_url: str, tmp_path: Path) -> subprocess.Popen[str]:
-    """Returns once the store is open."""
-    program = Path(__file__).with_name("stand_in_service.py")
+    """Start the service; return once its store is open."""
+    program = Path(__file__).with_name("service_program.py")
     with (tmp_path / "service.log").open("a") as log:
         service = subprocess.Popen(
             [sys.executable, program, database_url, tmp_path / "cluster", tmp_path / "runs", "3"],
@@ -65,7 +65,7 @@ def test_no_job_is_lost_or_started_twice(database_url: str, tmp_path: Path, runn
     jobs = on_store(submit)
     moments = random.Random(7)
     for _ in range(4):
-        # From before the first driver is started to when all three are at work.
+        # At some time between before the first driver starts and after all three are running.
         service = start(database_url, tmp_path)
         time.sleep(moments.uniform(0, 0.4))
         kill(service)
@@ -95,7 +95,7 @@ def test_no_job_is_lost_or_started_twice(database_url: str, tmp_path: Path, runn
     deadline = time.monotonic() + 60
     while set(on_store(states)) != {JobState.SUCCEEDED}:
         assert time.monotonic() < deadline, (tmp_path / "service.log").read_text()[-3000:]
-        # The whole time it is killed again.
+        # The service is killed throughout.
         kill(service)
         service = start(database_url, tmp_path)
         time.sleep(moments.uniform(0.3, 1.5))

@@ -1,4 +1,4 @@
-"""The real command, on a cluster that is not there: all that a service does without running a job."""
+"""The real command on an unreachable cluster: everything that a service does without running a job."""
 
 import json
 import re
@@ -21,14 +21,14 @@ NO_CLUSTER = "http://127.0.0.1:1"
 
 
 class Command:
-    """`earshot serve`, started any number of times."""
+    """`earshot serve`, which can be started several times."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.processes: list[subprocess.Popen[str]] = []
 
     def start(self, *arguments: object) -> httpx.Client:
-        """Returns when the service answers."""
+        """Start the command and return a client once the service answers."""
         log = self.home / f"log-{len(self.processes)}.txt"
         process = self.spawn(log, *arguments)
         deadline = time.monotonic() + 60
@@ -46,13 +46,13 @@ class Command:
         return process
 
     def refused(self, *arguments: object) -> str:
-        """What the command says that ends with exit code 2."""
+        """Return the last line of a command that ends with exit code 2."""
         log = self.home / "refused.txt"
         process = self.spawn(log, *arguments)
         assert process.wait(timeout=60) == 2, log.read_text()
-        said = [line for line in log.read_text().splitlines() if not line.startswith("{")]
+        lines = [line for line in log.read_text().splitlines() if not line.startswith("{")]
         assert "Traceback" not in log.read_text()
-        return said[-1]
+        return lines[-1]
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def command(tmp_path: Path) -> Iterator[Command]:
         process.wait(timeout=10)
 
 
-def test_answers_do_not_wait_for_one_another_to_be_acknowledged() -> None:
+def test_responses_do_not_wait_for_acknowledgements() -> None:
     with listening("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
         connection, _ = listener.accept()
         with connection:
@@ -94,7 +94,7 @@ def test_a_queue_without_a_cluster_outlives_the_service(command: Command) -> Non
     assert command.processes[-1].wait(timeout=30) == 0
 
 
-def test_beyond_this_machine_a_token_is_needed(command: Command) -> None:
+def test_a_service_reachable_from_other_machines_requires_a_token(command: Command) -> None:
     assert "earshot token create" in command.refused("--host", "0.0.0.0")
     made = subprocess.run(
         [EARSHOT, "token", "create", "ann", "--role", "admin", "--json", "--data-dir", command.home / "data"],
@@ -109,13 +109,13 @@ def test_beyond_this_machine_a_token_is_needed(command: Command) -> None:
     assert client.get("/v1/jobs", headers=headers).status_code == 200
 
 
-def test_it_says_what_it_cannot_be_started_with(command: Command) -> None:
+def test_settings_it_cannot_start_with_are_refused_with_the_reason(command: Command) -> None:
     taken = command.home / "file"
     taken.write_text("")
     for arguments, words in (
-        (("--data-dir", taken), "cannot be made"),
+        (("--data-dir", taken), "cannot create the data directory"),
         (("--database-url", "mysql://x/y"), "not supported"),
-        (("--ray-address", "auto"), "no dashboard's URL"),
+        (("--ray-address", "auto"), "not a dashboard's URL"),
         (("--host", "999.1.1.1"), "cannot listen on"),
     ):
         assert words in command.refused(*arguments)

@@ -1,4 +1,4 @@
-"""The storages that runs are put into: one in memory, a folder, and a server that speaks S3."""
+"""The storages of the tests: one in memory, a folder, and an S3 server."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,13 +17,13 @@ def s3() -> Iterator[S3Server]:
 
 @pytest.fixture
 def new_bucket(s3: S3Server) -> str:
-    """A bucket of the test's own."""
+    """A new bucket for this test."""
     return bucket(f"runs-{uuid.uuid4()}")
 
 
 @pytest.fixture(params=["memory", "file", "s3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A storage's URL, of each kind."""
+    """The URL of a storage of each kind."""
     match request.param:
         case "memory":
             memory = fsspec.filesystem("memory")
@@ -38,7 +38,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def spoil() -> Callable[[str, bytes], None]:
-    """Replaces what is stored under a URL."""
+    """A function that replaces the stored file at a URL."""
 
     def replace(url: str, content: bytes) -> None:
         filesystem, path = fsspec.core.url_to_fs(url)

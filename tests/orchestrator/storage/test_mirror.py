@@ -1,4 +1,4 @@
-"""A run is stored beside the job: whole checkpoints, in spite of what goes wrong, and never at the job's expense."""
+"""A run is stored while its job runs: complete checkpoints despite failures, and never at the job's expense."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ from orchestrator.storage.location import Location, StorageError
 from orchestrator.storage.mirror import Mirror, MirrorPace, mirrored
 from orchestrator.storage.stored_run import stored_run
 
-PACE = MirrorPace(look=0.02, files=0.02, first_back_off=0.02, longest_back_off=0.1, deadline=60, close=60)
+PACE = MirrorPace(poll=0.02, files=0.02, first_back_off=0.02, longest_back_off=0.1, deadline=60, close=60)
 
 
 @contextmanager
@@ -68,22 +68,22 @@ def test_all_of_a_run_is_stored(job, storage, tmp_path):
         mirror.flush()
         run.write_summary({"state": "succeeded"})
     stored = stored_at(f"{storage}/my-run")
-    whole = stored.whole()
-    assert {step: manifest.accuracy for step, manifest in whole.items()} == {1: None, 2: 0.5}
-    assert stored.begun() == [1, 2]
+    manifests = stored.manifests()
+    assert {step: manifest.accuracy for step, manifest in manifests.items()} == {1: None, 2: 0.5}
+    assert stored.started() == [1, 2]
     for step in (1, 2):
-        stored.fetch(whole[step], tmp_path / "fetched" / str(step))
+        stored.fetch(manifests[step], tmp_path / "fetched" / str(step))
         assert contents(tmp_path / "fetched" / str(step)) == contents(checkpoints.folder(step))
     location = stored._location
-    own = ["events.jsonl", "job.yaml", "metrics.jsonl", "summary.json", "tensorboard/events.out"]
-    assert [*location.names()] == ["checkpoints", *[name.partition("/")[0] for name in own]]
-    for name in own:
+    names = ["events.jsonl", "job.yaml", "metrics.jsonl", "summary.json", "tensorboard/events.out"]
+    assert [*location.names()] == ["checkpoints", *[name.partition("/")[0] for name in names]]
+    for name in names:
         assert location.read(name) == (run.path / name).read_bytes()
     assert not (run.path / "checkpoints" / ".storing").exists()
     assert kinds(run, "storage_failed") == []
 
 
-def test_what_is_not_kept_here_is_not_kept_there(storage, tmp_path):
+def test_a_checkpoint_that_is_removed_here_is_removed_there(storage, tmp_path):
     spec = spec_with(storage, checkpoint={"keep_last": 2, "keep_best": True})
     run = new_run(tmp_path / "my-run", spec)
     checkpoints = checkpoints_of(run, spec)
@@ -91,25 +91,25 @@ def test_what_is_not_kept_here_is_not_kept_there(storage, tmp_path):
         for step, accuracy in ((0, None), (1, 0.9), (2, 0.1), (3, None), (4, 0.2)):
             commit(run, checkpoints, step, accuracy)
             mirror.flush()
-            assert sorted(stored_at(f"{storage}/my-run").whole()) == checkpoints.steps()
-    assert checkpoints.steps() == stored_at(f"{storage}/my-run").begun() == [0, 1, 3, 4]
-    # On a machine that has the newest only: what the rule keeps of all that is stored stays.
+            assert sorted(stored_at(f"{storage}/my-run").manifests()) == checkpoints.steps()
+    assert checkpoints.steps() == stored_at(f"{storage}/my-run").started() == [0, 1, 3, 4]
+    # On a machine that has only the newest one, the rule applies to all stored checkpoints.
     shutil.rmtree(checkpoints.folder(1))
     shutil.rmtree(checkpoints.folder(3))
     with mirroring(run, spec) as mirror:
         commit(run, checkpoints, 5)
         mirror.flush()
-    assert stored_at(f"{storage}/my-run").begun() == [0, 1, 4, 5]
+    assert stored_at(f"{storage}/my-run").started() == [0, 1, 4, 5]
 
 
-def test_a_checkpoint_thrown_away_while_it_is_stored_is_stored_whole(job, storage, monkeypatch, tmp_path):
+def test_a_checkpoint_removed_while_it_is_being_stored_is_stored_completely(job, storage, monkeypatch, tmp_path):
     run, spec, checkpoints = job
-    put, reached, go_on = Location.put, threading.Event(), threading.Event()
+    put, reached, proceed = Location.put, threading.Event(), threading.Event()
 
     def slow(self, file: Path, name: str) -> None:
         if name.endswith("step-1/model.safetensors"):
             reached.set()
-            assert go_on.wait(60)
+            assert proceed.wait(60)
         put(self, file, name)
 
     monkeypatch.setattr(Location, "put", slow)
@@ -118,16 +118,16 @@ def test_a_checkpoint_thrown_away_while_it_is_stored_is_stored_whole(job, storag
     with mirroring(run, spec) as mirror:
         assert reached.wait(60)
         checkpoints.remove(1)
-        go_on.set()
+        proceed.set()
         until(lambda: bool(kinds(run, "stored")))
         stored = stored_at(f"{storage}/my-run")
-        stored.fetch(stored.whole()[1], tmp_path / "fetched")
+        stored.fetch(stored.manifests()[1], tmp_path / "fetched")
         assert contents(tmp_path / "fetched") == before
         mirror.flush()
     assert kinds(run, "storage_failed") == []
 
 
-def test_what_was_begun_and_is_not_kept_any_more_is_removed(job, storage, monkeypatch):
+def test_an_incomplete_checkpoint_that_is_no_longer_kept_is_removed(job, storage, monkeypatch):
     run, spec, checkpoints = job
     put = Location.put
 
@@ -140,10 +140,10 @@ def test_what_was_begun_and_is_not_kept_any_more_is_removed(job, storage, monkey
     commit(run, checkpoints, 1)
     with mirroring(run, spec) as mirror:
         until(lambda: bool(kinds(run, "storage_failed")))
-        assert stored_at(f"{storage}/my-run").begun() == [1]
+        assert stored_at(f"{storage}/my-run").started() == [1]
         checkpoints.remove(1)
         mirror.flush()
-        assert stored_at(f"{storage}/my-run").begun() == []
+        assert stored_at(f"{storage}/my-run").started() == []
         assert len(kinds(run, "storage_recovered")) == 1
 
 
@@ -154,13 +154,13 @@ def test_a_step_that_was_done_again_is_stored_again(job, storage):
         mirror.flush()
         commit(run, checkpoints, 1, accuracy=0.5)
         mirror.flush()
-    assert stored_at(f"{storage}/my-run").whole()[1].accuracy == 0.5
+    assert stored_at(f"{storage}/my-run").manifests()[1].accuracy == 0.5
     with mirroring(run, spec) as mirror:
         mirror.flush()
-        assert len(kinds(run, "stored")) == 2, "what is stored is not stored again"
+        assert len(kinds(run, "stored")) == 2, "a stored checkpoint is not stored again"
 
 
-def test_a_storage_that_is_away_for_a_while_gets_all_of_it_then(s3, new_bucket, tmp_path):
+def test_after_an_outage_the_storage_gets_everything(s3, new_bucket, tmp_path):
     spec = spec_with(new_bucket)
     run = new_run(tmp_path / "my-run", spec)
     checkpoints = checkpoints_of(run, spec)
@@ -171,15 +171,15 @@ def test_a_storage_that_is_away_for_a_while_gets_all_of_it_then(s3, new_bucket, 
         try:
             commit(run, checkpoints, 2)
             until(lambda: bool(kinds(run, "storage_failed")))
-            # The job goes on.
+            # The job continues.
             commit(run, checkpoints, 3)
         finally:
             s3.start()
         mirror.flush()
         assert len(kinds(run, "storage_failed")) == 1
         assert len(kinds(run, "storage_recovered")) == 1
-    assert sorted(stored_at(f"{new_bucket}/my-run").whole()) == [1, 2, 3]
-    # What a resumption would take came first.
+    assert sorted(stored_at(f"{new_bucket}/my-run").manifests()) == [1, 2, 3]
+    # The checkpoint that a resumed job would need was stored first.
     assert [e["step"] for e in kinds(run, "stored")][:2] in ([1, 3], [1, 2])
 
 
@@ -205,12 +205,12 @@ def test_a_storage_that_stays_away_is_an_error_at_the_end(tmp_path):
     assert all("Forbidden" in cause for cause in causes)
 
 
-def test_a_storage_that_hangs_ends_no_later_than_the_deadline(tmp_path, monkeypatch):
+def test_a_hanging_storage_delays_the_job_until_the_deadline(tmp_path, monkeypatch):
     spec = spec_with("memory://hanging")
     run = new_run(tmp_path / "my-run", spec)
     commit(run, checkpoints_of(run, spec), 1)
-    go_on = threading.Event()
-    monkeypatch.setattr(Location, "put", lambda *_: go_on.wait(60))
+    proceed = threading.Event()
+    monkeypatch.setattr(Location, "put", lambda *_: proceed.wait(60))
     stored = stored_run(spec, run.path)
     assert stored is not None
     mirror = Mirror(run, stored, spec, replace(PACE, deadline=0.2, close=0.2))
@@ -220,7 +220,7 @@ def test_a_storage_that_hangs_ends_no_later_than_the_deadline(tmp_path, monkeypa
             mirror.flush()
         mirror.close()
     finally:
-        go_on.set()
+        proceed.set()
         mirror._thread.join(60)
     assert not mirror._thread.is_alive()
 
@@ -229,7 +229,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from support.storage import spec_with
-from orchestrator.run_directory import RunDirectory
+from orchestrator.run.directory import RunDirectory
 from orchestrator.storage.location import Location
 from orchestrator.storage.mirror import Mirror
 from orchestrator.storage.stored_run import stored_run
@@ -251,7 +251,7 @@ time.sleep(600)
 
 
 @pytest.mark.parametrize("kind", ["file", "s3"])
-def test_a_kill_in_the_middle_leaves_no_checkpoint_and_the_next_one_mends_it(kind, request, tmp_path):
+def test_a_kill_while_storing_leaves_no_checkpoint_and_the_next_driver_repairs_it(kind, request, tmp_path):
     storage = f"file://{tmp_path}/stored" if kind == "file" else request.getfixturevalue("new_bucket")
     spec = spec_with(storage)
     run = new_run(tmp_path / "my-run", spec)
@@ -275,17 +275,17 @@ def test_a_kill_in_the_middle_leaves_no_checkpoint_and_the_next_one_mends_it(kin
         process.kill()
         process.wait(timeout=60)
     stored = stored_at(f"{storage}/my-run")
-    assert list(stored.whole()) == [1]
-    assert stored.begun() == [1, 2]
+    assert list(stored.manifests()) == [1]
+    assert stored.started() == [1, 2]
     assert (run.path / "checkpoints" / ".storing").exists()
-    # Where the run goes on from there, and where its directory was lost with what had been begun.
+    # In a directory without the checkpoint that was being stored, and where the run continues.
     lost = new_run(tmp_path / "elsewhere" / "my-run", spec)
     with mirroring(lost, spec) as mirror:
         mirror.flush()
-    assert stored.begun() == [1]
+    assert stored.started() == [1]
     with mirroring(run, spec) as mirror:
         mirror.flush()
-    assert list(stored.whole()) == [1, 2]
+    assert list(stored.manifests()) == [1, 2]
     assert not (run.path / "checkpoints" / ".storing").exists()
 
 

@@ -1,4 +1,4 @@
-"""A run whose directory is lost, or behind, goes on from what is stored of it."""
+"""A run whose directory is lost or out of date continues from its stored copy."""
 
 import json
 import shutil
@@ -9,24 +9,25 @@ import pytest
 from support.storage import commit, contents, new_run, spec_with, stored_at
 
 from orchestrator.driver import main as driver_main
-from orchestrator.driver.recovery import go_back
-from orchestrator.driver.resume import check_resumable, is_left_to_store, look, store_rest
+from orchestrator.driver.recovery import roll_back_to_checkpoint
+from orchestrator.driver.resume import check_resumable
+from orchestrator.driver.run_storage import find_stored, is_finished_but_unstored, store_finished
 from orchestrator.job.spec_file import SpecError, dump_spec
 from orchestrator.run import exit_codes as driver_exit
 from orchestrator.run.checkpoints import checkpoints_of
 from orchestrator.run.directory import RunDirectory
-from orchestrator.service.supervision.run_view import RunWatch
+from orchestrator.service.supervision.run_watch import RunWatch
 from orchestrator.storage import mirror as mirrors
 from orchestrator.storage.location import DamagedError, Location, StorageError
 from orchestrator.storage.mirror import mirrored
-from orchestrator.storage.restoration import begin_here, catch_up, newest_stored
+from orchestrator.storage.restoration import catch_up, create_local, newest_stored
 from orchestrator.storage.stored_run import stored_run
 from orchestrator.training.state import RunState
 
 
 @pytest.fixture
 def original(storage, tmp_path) -> RunDirectory:
-    """A run of ten steps, of which three checkpoints are stored; then it was lost behind a further line."""
+    """A run of ten steps with four stored checkpoints, which was lost after one more line."""
     spec = spec_with(storage)
     run = new_run(tmp_path / "first" / "my-run", spec)
     with mirrored(run, spec) as store:
@@ -40,7 +41,7 @@ def original(storage, tmp_path) -> RunDirectory:
 
 def here(tmp_path: Path, storage: str) -> tuple:
     path = tmp_path / "second" / "my-run"
-    begin_here(storage, path)
+    create_local(storage, path)
     spec = spec_with(storage)
     return RunDirectory(path), stored_run(spec, path), checkpoints_of(RunDirectory(path), spec)
 
@@ -50,13 +51,13 @@ def test_a_lost_run_is_brought_to_its_newest_checkpoint(original, storage, tmp_p
     assert run.job_file.read_bytes() == original.job_file.read_bytes()
     assert newest_stored(stored) == 10
     assert catch_up(run, stored, checkpoints) == 10
-    # The start and the best come along.
+    # With step 0 and the best one.
     assert checkpoints.steps() == [0, 4, 10]
     assert checkpoints.best() == 4
     for step in checkpoints.steps():
         assert contents(checkpoints.folder(step)) == contents(checkpoints_of(original, spec_with(storage)).folder(step))
     state = RunState()
-    go_back(run, checkpoints, state)
+    roll_back_to_checkpoint(run, checkpoints, state)
     assert state.step == 10
     assert run.metrics() == original.metrics()[:10]
     assert [e["kind"] for e in run.events()][-1] == "fetched"
@@ -73,13 +74,13 @@ def test_a_directory_that_is_ahead_stays_as_it_is(original, storage):
     assert contents(original.path) == before
 
 
-def test_a_directory_that_was_left_behind_takes_over_the_other_history(original, storage, tmp_path):
-    """A node that was lost with a checkpoint more than it had stored comes back when the run went on elsewhere."""
+def test_an_outdated_directory_takes_over_the_other_history(original, storage, tmp_path):
+    """A node was lost with a checkpoint that it had not stored, and returns after the run continued elsewhere."""
     spec = spec_with(storage)
     commit(original, checkpoints_of(original, spec), 11, accuracy=0.99)
     run, stored, checkpoints = here(tmp_path, storage)
     catch_up(run, stored, checkpoints)
-    go_back(run, checkpoints, RunState())
+    roll_back_to_checkpoint(run, checkpoints, RunState())
     with mirrored(run, spec) as store:
         commit(run, checkpoints, 11, accuracy=0.3)
         commit(run, checkpoints, 12)
@@ -92,7 +93,7 @@ def test_a_directory_that_was_left_behind_takes_over_the_other_history(original,
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints/step-10/model.safetensors"])
-def test_what_is_damaged_is_named_and_the_run_stays_where_it_was(original, storage, tmp_path, spoil, name):
+def test_a_damaged_file_is_named_and_the_run_stays_at_its_step(original, storage, tmp_path, spoil, name):
     run, stored, checkpoints = here(tmp_path, storage)
     spoil(f"{storage}/my-run/{name}", b'{"step": 9}\n')
     with pytest.raises(DamagedError) as caught:
@@ -109,13 +110,13 @@ def test_a_lost_log_is_named(original, storage, tmp_path):
         catch_up(run, stored, checkpoints)
 
 
-def test_fetching_that_is_interrupted_anywhere_begins_again(original, storage, tmp_path, monkeypatch):
+def test_an_interrupted_fetch_starts_again(original, storage, tmp_path, monkeypatch):
     run, stored, checkpoints = here(tmp_path, storage)
-    get, broken = Location.get, set()
+    get, failed = Location.get, set()
 
     def fails_once(self, name: str, to: Path) -> None:
-        if name not in broken:
-            broken.add(name)
+        if name not in failed:
+            failed.add(name)
             raise StorageError(f"{name}: away")
         get(self, name, to)
 
@@ -138,21 +139,21 @@ def test_another_runs_directory_is_not_taken_over(original, storage, tmp_path):
         path = tmp_path / str(job.storage).replace(":", "").replace("/", "") / "my-run"
         new_run(path, job)
         with pytest.raises(SpecError, match="move it away"):
-            begin_here(storage, path)
-    begin_here(storage, original.path)
+            create_local(storage, path)
+    create_local(storage, original.path)
     with pytest.raises(SpecError, match="there is no run at"):
-        begin_here(storage, tmp_path / "unknown")
+        create_local(storage, tmp_path / "unknown")
 
 
-def test_a_run_that_was_not_stored_takes_no_other_ones_place(original, storage, tmp_path):
+def test_a_run_does_not_replace_another_stored_run(original, storage, tmp_path):
     run = new_run(tmp_path / "third" / "my-run", spec_with(None))
-    with pytest.raises(SpecError, match="holds a run already"):
-        look(run, spec_with(None), spec_with(storage))
-    assert look(original, spec_with(storage), spec_with(storage))[1] == 10
-    assert look(original, spec_with(storage), spec_with(None)) == (None, None)
+    with pytest.raises(SpecError, match="already holds a run"):
+        find_stored(run, spec_with(None), spec_with(storage))
+    assert find_stored(original, spec_with(storage), spec_with(storage))[1] == 10
+    assert find_stored(original, spec_with(storage), spec_with(None)) == (None, None)
 
 
-def test_what_another_node_did_counts_as_done(original, storage):
+def test_steps_of_another_node_count_as_done(original, storage):
     spec = spec_with(storage, steps=12)
     check_resumable(original, spec_with(storage), spec_with(storage), 12)
     with pytest.raises(SpecError, match="has done its 12 steps"):
@@ -165,20 +166,20 @@ def test_a_run_that_could_not_be_stored_at_its_end_is_stored_later(original, sto
     original.append_event("state", state="failed")
     original.write_summary({"state": "failed"})
     monkeypatch.setattr(mirrors.Mirror, "flush", lambda _: (_ for _ in ()).throw(StorageError("still away")))
-    assert is_left_to_store(original, spec, 10)
+    assert is_finished_but_unstored(original, spec, 10)
     with pytest.raises(StorageError):
-        store_rest(original, spec)
+        store_finished(original, spec)
     monkeypatch.undo()
-    assert store_rest(original, spec)["state"] == "succeeded"
+    assert store_finished(original, spec)["state"] == "succeeded"
     stored = stored_at(f"{storage}/my-run")
     assert newest_stored(stored) == 12
     assert json.loads(stored._location.read("summary.json"))["state"] == "succeeded"
-    assert not is_left_to_store(original, spec, 12)
+    assert not is_finished_but_unstored(original, spec, 12)
 
 
 @pytest.fixture
 def service_job(storage, tiny_folder, benchmark_home, tmp_path) -> RunDirectory:
-    """A job of the service that has done all of its steps, and whose directory was lost but for what is made anew."""
+    """A job of the service that has done all of its steps, and whose directory was lost and created again."""
     model = {"path": str(tiny_folder), "max_context": 256}
     data = {"train": str(benchmark_home / "train.jsonl")}
     spec = spec_with(storage, steps=2, model=model, data=data, rollout={"max_tokens": 8})
@@ -191,7 +192,7 @@ def service_job(storage, tiny_folder, benchmark_home, tmp_path) -> RunDirectory:
     return new_run(run.path, spec)
 
 
-def test_a_driver_whose_disk_was_lost_goes_on_from_the_storage(service_job):
+def test_a_driver_whose_disk_was_lost_continues_from_the_storage(service_job):
     assert driver_main.main(service_job.path, "j1-2") == driver_exit.SUCCEEDED
     assert [e["submission_id"] for e in service_job.events() if e["kind"] == "attempt"] == ["j1-1", "j1-2"]
     assert service_job.summary()["steps"] == 2
@@ -199,7 +200,7 @@ def test_a_driver_whose_disk_was_lost_goes_on_from_the_storage(service_job):
     assert json.loads(stored._location.read("summary.json")) == service_job.summary()
 
 
-def test_a_driver_that_does_not_know_what_is_stored_does_not_begin_anew(service_job, monkeypatch, capsys):
+def test_a_driver_that_cannot_read_the_storage_does_not_start_from_scratch(service_job, monkeypatch, capsys):
     monkeypatch.setattr(driver_main, "_STORAGE_SECONDS", 0)
 
     def away(*_: object) -> None:
@@ -211,7 +212,7 @@ def test_a_driver_that_does_not_know_what_is_stored_does_not_begin_anew(service_
     assert "cannot be listed" in capsys.readouterr().err
 
 
-def test_a_driver_names_a_kind_of_storage_that_is_not_installed(tmp_path, monkeypatch, capsys):
+def test_a_driver_names_the_extra_of_a_storage_that_is_not_installed(tmp_path, monkeypatch, capsys):
     import sys
 
     monkeypatch.setitem(sys.modules, "gcsfs", None)

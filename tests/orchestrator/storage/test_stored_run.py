@@ -1,4 +1,4 @@
-"""A stored checkpoint is whole or none, and what is fetched is what was stored."""
+"""A stored checkpoint is complete or ignored, and a fetched file is the stored one."""
 
 import json
 from pathlib import Path
@@ -25,19 +25,19 @@ def checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_is_stored_is_fetched(storage, checkpoint, tmp_path):
+def test_a_stored_checkpoint_is_fetched(storage, checkpoint, tmp_path):
     run = stored_at(f"{storage}/run")
     assert run.job() is None
-    assert run.whole() == {}
+    assert run.manifests() == {}
     made = run.store(7, checkpoint, accuracy=0.5, logs={})
-    again = stored_at(f"{storage}/run").whole()
+    again = stored_at(f"{storage}/run").manifests()
     assert again == {7: made}
     run.fetch(again[7], tmp_path / "fetched")
     assert contents(tmp_path / "fetched") == contents(checkpoint)
     assert made.bytes == sum(map(len, contents(checkpoint).values()))
 
 
-def test_one_whose_storing_was_interrupted_is_none(storage, checkpoint, monkeypatch):
+def test_an_interrupted_checkpoint_is_ignored(storage, checkpoint, monkeypatch):
     run = stored_at(f"{storage}/run")
     run.store(7, checkpoint, accuracy=None, logs={})
     put, names = Location.put, []
@@ -51,18 +51,18 @@ def test_one_whose_storing_was_interrupted_is_none(storage, checkpoint, monkeypa
     monkeypatch.setattr(Location, "put", fails)
     with pytest.raises(StorageError):
         run.store(8, checkpoint, accuracy=None, logs={})
-    # Also one that takes the place of another.
+    # Also one that replaces another.
     names.clear()
     with pytest.raises(StorageError):
         run.store(7, checkpoint, accuracy=None, logs={})
     monkeypatch.undo()
-    assert run.whole() == {}
-    assert run.begun() == [7, 8]
+    assert run.manifests() == {}
+    assert run.started() == [7, 8]
     run.remove(8)
-    assert run.begun() == [7]
-    assert list(run.whole()) == []
+    assert run.started() == [7]
+    assert list(run.manifests()) == []
     run.store(7, checkpoint, accuracy=None, logs={})
-    assert list(run.whole()) == [7]
+    assert list(run.manifests()) == [7]
 
 
 @pytest.mark.parametrize("change", ["other bytes", "shorter"])
@@ -93,7 +93,7 @@ def test_a_damaged_manifest_is_named(storage, checkpoint, spoil, text):
     run.store(7, checkpoint, accuracy=None, logs={})
     spoil(f"{storage}/run/checkpoints/step-7/manifest.json", text.encode())
     with pytest.raises(DamagedError, match=r"step-7/manifest\.json"):
-        run.whole()
+        run.manifests()
 
 
 @pytest.mark.parametrize("name", ["../escaped", "/etc/escaped", "a/../../escaped"])
@@ -103,22 +103,22 @@ def test_a_manifest_writes_nothing_outside_its_folder(checkpoint, spoil, name):
     value = json.loads(made.text())
     value["files"][name] = [1, "0"]
     spoil("memory://hostile/run/checkpoints/step-7/manifest.json", json.dumps(value).encode())
-    with pytest.raises(DamagedError, match="no file in its folder"):
-        run.whole()
+    with pytest.raises(DamagedError, match="not a file in its folder"):
+        run.manifests()
 
 
-def test_a_new_run_takes_no_place_that_is_taken(storage, checkpoint):
+def test_a_new_run_needs_a_free_name(storage, checkpoint):
     run = stored_at(f"{storage}/run")
     run.check_new()
-    assert run.begun() == []
+    assert run.started() == []
     run.put_job("name: test\n")
-    with pytest.raises(SpecError, match="holds a run already"):
+    with pytest.raises(SpecError, match="already holds a run"):
         run.check_new()
     assert run.job() == "name: test\n"
     stored_at(f"{storage}/other").check_new()
 
 
-def test_a_bucket_that_is_not_there_is_found_out_at_the_start(s3):
+def test_a_missing_bucket_is_found_at_the_start(s3):
     with pytest.raises(StorageError, match=r"s3://no-such-bucket/run/\.writable"):
         stored_at("s3://no-such-bucket/run").check_new()
 

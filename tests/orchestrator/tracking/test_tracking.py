@@ -1,4 +1,4 @@
-"""Every step reaches every tracker once, in order; a tracker that fails harms nobody."""
+"""Every step reaches every tracker once, in order; a failing tracker has no effect on the job or on the others."""
 
 import asyncio
 import struct
@@ -11,7 +11,7 @@ from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import SpecError
 from orchestrator.run.directory import RunDirectory
 from orchestrator.tracking import following as module
-from orchestrator.tracking.following import Following, check_tracking, follow, trackers_of
+from orchestrator.tracking.following import RunTrackers, check_tracking, follow, trackers_of
 
 
 def spec_with(**tracking):
@@ -25,7 +25,7 @@ def run(tmp_path):
 
 
 def scalars(run_dir: Path) -> dict[tuple[str, int], float]:
-    """What TensorBoard shows: of steps done again, the later ones."""
+    """Return the scalars that TensorBoard shows: of steps done again, the later ones."""
     found: dict[tuple[str, int], float] = {}
     for path in sorted((run_dir / "tensorboard").glob("events.*")):
         data, place = path.read_bytes(), 0
@@ -41,20 +41,20 @@ def scalars(run_dir: Path) -> dict[tuple[str, int], float]:
 
 
 def test_tensorboard_holds_the_run_as_it_is(run):
-    following = Following(run, trackers_of(spec_with(), run.path))
+    trackers = RunTrackers(run, trackers_of(spec_with(), run.path))
     run.append_metrics({"step": 1, "reward/mean": 0.5, "kl/ref": None})
-    following.look()
+    trackers.log_new()
     offsets = run.offsets()
     run.append_metrics({"step": 2, "reward/mean": 0.75})
     run.append_metrics({"step": 3, "reward/mean": 0.9})
-    following.look()
+    trackers.log_new()
     run.roll_back(offsets)
-    following.look()
+    trackers.log_new()
     run.append_metrics({"step": 2, "reward/mean": 0.25})
-    following.close()
+    trackers.close()
     assert scalars(run.path) == {("reward/mean", 1): 0.5, ("reward/mean", 2): 0.25}
     run.append_metrics({"step": 3, "reward/mean": 1.0})
-    Following(run, trackers_of(spec_with(), run.path)).close()
+    RunTrackers(run, trackers_of(spec_with(), run.path)).close()
     assert scalars(run.path) == {("reward/mean", 1): 0.5, ("reward/mean", 2): 0.25, ("reward/mean", 3): 1.0}
 
 
@@ -65,21 +65,21 @@ class Broken:
         raise OSError("no network")
 
     def close(self):
-        raise AssertionError("is not asked again")
+        raise AssertionError("is not called again")
 
 
-def test_a_tracker_that_fails_is_left_out_and_told_of(run):
+def test_a_tracker_that_fails_is_an_event_and_not_used_again(run):
     makes = {**trackers_of(spec_with(), run.path), "broken": Broken}
-    following = Following(run, makes)
+    trackers = RunTrackers(run, makes)
     for step in (1, 2):
         run.append_metrics({"step": step, "reward/mean": 0.5})
-        following.look()
-    following.close()
+        trackers.log_new()
+    trackers.close()
     assert [e["tracker"] for e in run.events() if e["kind"] == "tracker_failed"] == ["broken"]
     assert len(scalars(run.path)) == 2
 
 
-def test_what_is_left_is_logged_when_the_job_ends(run, monkeypatch):
+def test_the_remaining_metrics_are_logged_when_the_job_ends(run, monkeypatch):
     monkeypatch.setattr(module, "_POLL_SECONDS", 30)
 
     async def job():
@@ -96,11 +96,11 @@ def test_what_is_left_is_logged_when_the_job_ends(run, monkeypatch):
 def test_mlflow_without_a_server(run, monkeypatch):
     tracking = pytest.importorskip("mlflow.tracking")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    following = Following(run, trackers_of(spec_with(mlflow={"experiment": "mine"}), run.path))
+    trackers = RunTrackers(run, trackers_of(spec_with(mlflow={"experiment": "mine"}), run.path))
     for step in (1, 2, 3):
         run.append_metrics({"step": step, "reward/mean": step / 4, "kl/ref": None})
-        following.look()
-    following.close()
+        trackers.log_new()
+    trackers.close()
     assert [e for e in run.events() if e["kind"] == "tracker_failed"] == []
     client = tracking.MlflowClient(tracking_uri=f"sqlite:///{run.path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("mine")
@@ -114,17 +114,17 @@ def test_mlflow_without_a_server(run, monkeypatch):
 
 def test_weights_and_biases_offline(run):
     pytest.importorskip("wandb")
-    following = Following(run, trackers_of(spec_with(wandb={"project": "p", "offline": True}), run.path))
+    trackers = RunTrackers(run, trackers_of(spec_with(wandb={"project": "p", "offline": True}), run.path))
     for step in (1, 2):
         run.append_metrics({"step": step, "reward/mean": step / 4})
-        following.look()
-    following.close()
+        trackers.log_new()
+    trackers.close()
     assert [e for e in run.events() if e["kind"] == "tracker_failed"] == []
     (written,) = (run.path / "wandb").glob("offline-run-*/*.wandb")
     assert b"reward/mean" in written.read_bytes()
 
 
-def test_what_is_not_installed_is_bad_input(monkeypatch):
+def test_a_tracker_that_is_not_installed_is_bad_input(monkeypatch):
     check_tracking(spec_with())
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SpecError, match="is not installed"):

@@ -1,4 +1,4 @@
-"""Which groups the learner gets, with which advantages."""
+"""The groups that the learner gets, and their advantages."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
-from learner.phase import Counts
+from learner.messages import BatchCounts
 from learner.settings import LearnerSettings
 from orchestrator.questions.ledger import Draw
 from orchestrator.training.batch import Verdict, batch_counts, judge
@@ -44,7 +44,7 @@ def test_advantages_go_with_their_completions():
     assert [c.token_ids for c in judged.training_group().completions] == [(0, 2), (1, 2)]
 
 
-def test_what_could_not_be_scored_is_left_out_not_scored_zero():
+def test_unscored_completions_are_left_out_not_scored_zero():
     judged = judge(Draw("d:0", 0), group(3), scores(1.0, None, 0.0), settings(beta=0.0))
     assert judged.advantages[1] is None
     assert judged.counted == (True, False, True)
@@ -57,7 +57,7 @@ def test_what_could_not_be_scored_is_left_out_not_scored_zero():
 def test_fewer_than_two_scores_train_nothing(totals):
     judged = judge(Draw("d:0", 0), group(3), scores(*totals), settings(beta=0.04))
     assert judged.verdict is Verdict.UNSCORED
-    assert batch_counts([judged], settings()) == Counts(0, 0)
+    assert batch_counts([judged], settings()) == BatchCounts(0, 0)
 
 
 @pytest.mark.parametrize(("beta", "verdict"), [(0.0, Verdict.ZERO_VARIANCE), (0.04, Verdict.TRAIN)])
@@ -65,31 +65,31 @@ def test_equal_rewards_are_trained_on_only_for_the_kl(beta, verdict):
     judged = judge(Draw("d:0", 0), group(2), scores(1.0, 1.0), settings(beta=beta))
     assert judged.verdict is verdict
     assert judged.advantages == (0.0, 0.0)
-    assert batch_counts([judged], settings(beta=beta)) == Counts(2, 4)
+    assert batch_counts([judged], settings(beta=beta)) == BatchCounts(2, 4)
 
 
-def test_cut_completions_are_masked_but_compared_with():
-    """The first completion was cut: it has an advantage, the others are judged beside it, and it counts for nothing."""
+def test_truncated_completions_are_masked_but_count_for_the_advantages():
+    """The first completion is truncated: its reward enters the advantages of all, but it does not count in the loss."""
     masking = settings(loss={"mask_truncated": True})
     judged = judge(Draw("d:0", 0), group(3), scores(1.0, 0.0, 0.0), masking)
     assert judged.advantages[0] > 0
     assert judged.counted == (False, True, True)
-    assert batch_counts([judged], masking) == Counts(2, 4)
+    assert batch_counts([judged], masking) == BatchCounts(2, 4)
     assert [c.counts for c in judged.training_group().completions] == [False, True, True]
 
 
-def test_a_group_of_nothing_but_cut_completions_teaches_nothing():
+def test_a_group_of_truncated_completions_is_not_trained_on():
     masking = settings(loss={"mask_truncated": True})
     judged = judge(Draw("d:0", 0), group(2, StopReason.LENGTH), scores(1.0, 0.0), masking)
     assert judged.verdict is Verdict.TRUNCATED
-    assert batch_counts([judged], masking) == Counts(0, 0)
+    assert batch_counts([judged], masking) == BatchCounts(0, 0)
 
 
 def test_with_dynamic_sampling_equal_rewards_neither_train_nor_count():
     dynamic = settings(beta=0.04, loss={"dynamic_sampling": True})
     judged = judge(Draw("d:0", 0), group(2), scores(1.0, 1.0), dynamic)
     assert judged.verdict is Verdict.ZERO_VARIANCE
-    assert batch_counts([judged], dynamic) == Counts(0, 0)
+    assert batch_counts([judged], dynamic) == BatchCounts(0, 0)
 
 
 def test_the_loss_decides_the_advantages():
@@ -97,7 +97,7 @@ def test_the_loss_decides_the_advantages():
     assert judged.advantages == (1.0, -1.0)
 
 
-def test_groups_of_a_stopped_update_count_as_failed():
+def test_groups_of_a_skipped_update_count_as_failed():
     judged = [judge(Draw("d:0", 0), group(2), scores(1.0, 0.0), settings())]
     metrics = step_metrics(
         step=1,

@@ -1,4 +1,4 @@
-"""Rollouts run ahead of the learner, never too far, and every question stays accounted for."""
+"""Rollouts run ahead of the learner within `max_staleness`, and every draw is accounted for."""
 
 import asyncio
 import random
@@ -29,7 +29,7 @@ def spec(steps=12, **rollout) -> JobSpec:
 
 
 class Workers:
-    """Answers after a random while, with the version of the weights when the question came in."""
+    """Answers after a random delay, with the weight version at the time of the request."""
 
     def __init__(self, seed: int, equal_rewards: float = 0.0) -> None:
         self.version = 0
@@ -51,8 +51,8 @@ class Workers:
         return [(Score({}, 1.0), Score({}, 1.0 if self._random.random() < self._equal else 0.0)) for _ in groups]
 
 
-def play(job: JobSpec, workers: Workers, state: RunState, steps: int, learn_seconds: float = 0.004):
-    """The learner's side: takes batches, settles them, moves the version; what it saw."""
+def train(job: JobSpec, workers: Workers, state: RunState, steps: int, learn_seconds: float = 0.004):
+    """Take batches as the learner does, end their draws and raise the version; return batches and draws in flight."""
 
     async def loop():
         rollouts = Rollouts(job, QUESTIONS, state, workers.generate, workers.score)
@@ -79,41 +79,41 @@ def play(job: JobSpec, workers: Workers, state: RunState, steps: int, learn_seco
 @pytest.mark.parametrize("staleness", [0, 1, 2, 5])
 def test_never_staler_than_allowed_and_every_question_once(staleness):
     state = RunState()
-    batches, held = play(spec(max_staleness=staleness), Workers(seed=staleness), state, steps=12)
+    batches, held = train(spec(max_staleness=staleness), Workers(seed=staleness), state, steps=12)
     seen = [s for _, found, _ in batches for s in found]
     assert max(seen) == min(staleness, 11)
     assert [draw.number for batch, _, _ in batches for draw in sorted(batch.draws, key=lambda d: d.number)] == list(
         range(36)
     )
-    assert not held, "nothing is begun behind the last step"
+    assert not held, "nothing is started after the last step"
     assert state.ledger.counts()["drawn"] == 36
 
 
-def test_strictly_on_policy_nothing_is_begun_ahead():
-    batches, _ = play(spec(max_staleness=0), Workers(seed=1), RunState(), steps=12)
+def test_strictly_on_policy_nothing_runs_ahead():
+    batches, _ = train(spec(max_staleness=0), Workers(seed=1), RunState(), steps=12)
     assert all(set(found) <= {0} for _, found, _ in batches)
     assert {ready for _, _, ready in batches} == {0}
 
 
 def test_several_updates_a_batch_count_as_several_versions():
-    """Two updates a step: with staleness 3 only one step may be begun ahead."""
+    """Two updates a step: with staleness 3 only one step may run ahead."""
     job = spec(max_staleness=3, learner={"loss": {"updates_per_batch": 2}})
-    batches, _ = play(job, Workers(seed=2), RunState(), steps=12)
+    batches, _ = train(job, Workers(seed=2), RunState(), steps=12)
     assert max(s for _, found, _ in batches for s in found) == 2
 
 
 def test_rollouts_that_are_faster_wait():
-    batches, _ = play(spec(max_staleness=2), Workers(seed=3), RunState(), steps=8, learn_seconds=0.05)
-    assert batches[-2][2] == 2, "both batches that may be begun ahead are done"
+    batches, _ = train(spec(max_staleness=2), Workers(seed=3), RunState(), steps=8, learn_seconds=0.05)
+    assert batches[-2][2] == 2, "both batches that may run ahead are done"
 
 
-def test_what_was_in_flight_at_a_checkpoint_is_asked_again_under_its_number():
+def test_draws_in_flight_at_a_checkpoint_are_repeated_under_their_number():
     job, state = spec(max_staleness=2), RunState()
-    _, held = play(job, Workers(seed=4), state, steps=5)
+    _, held = train(job, Workers(seed=4), state, steps=5)
     assert len(held) == 6
     again = RunState()
     again.restore(state.to_dict())
-    batches, _ = play(job, Workers(seed=5), again, steps=7)
+    batches, _ = train(job, Workers(seed=5), again, steps=7)
     numbers = [draw.number for batch, _, _ in batches for draw in batch.draws]
     assert sorted(numbers) == list(range(15, 36))
     assert {d.number for d in held} == set(numbers[:6])
@@ -121,10 +121,10 @@ def test_what_was_in_flight_at_a_checkpoint_is_asked_again_under_its_number():
     assert (counts["drawn"], counts["in_flight"]) == (36, 0)
 
 
-def test_dynamic_sampling_draws_others_in_place_of_what_teaches_nothing():
+def test_dynamic_sampling_replaces_groups_that_are_not_trained_on():
     job = spec(learner={"loss": {"dynamic_sampling": True}}, max_refills=2)
     state = RunState()
-    batches, _ = play(job, Workers(seed=6, equal_rewards=0.5), state, steps=12)
+    batches, _ = train(job, Workers(seed=6, equal_rewards=0.5), state, steps=12)
     drawn = [len(batch.draws) for batch, _, _ in batches]
     assert max(drawn) > 3
     for batch, _, _ in batches:

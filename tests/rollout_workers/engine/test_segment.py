@@ -19,7 +19,7 @@ def arrays():
 
 
 def read(path, offsets, sizes):
-    """As the engine does: one mapping for all of them."""
+    """Read all arrays through one mapping, as the engine does."""
     memory, start = Mapper().map(path, min(offsets), max(o + s for o, s in zip(offsets, sizes, strict=True)))
     return [np.frombuffer(memory, np.uint8, size, offset - start) for offset, size in zip(offsets, sizes, strict=True)]
 
@@ -36,7 +36,7 @@ def test_a_copy_has_the_bytes_and_outlives_the_file(arrays):
 
 
 class Taker:
-    """An engine that takes one update behind the other."""
+    """An engine that takes updates sequentially."""
 
     def __init__(self):
         self._mapper = Mapper()
@@ -59,10 +59,10 @@ class Taker:
         return "written"
 
 
-def test_the_stores_mapping_is_kept_shows_what_comes_later_and_cannot_be_written(cluster):
+def test_the_stores_mapping_is_kept_shows_later_objects_and_is_read_only(cluster):
     taker = ray.remote(Taker).options(num_cpus=0).remote()
     for version in range(4):
-        # Large enough not to travel with the call, and where an earlier one lay once that is freed.
+        # Too large to travel with the call, and stored where an earlier one was freed.
         reference = ray.put([np.full(300_000 + version, version, dtype=np.uint8)])
         assert ray.get(taker.take.remote([reference])) == ([True], True)
         del reference
@@ -71,7 +71,7 @@ def test_the_stores_mapping_is_kept_shows_what_comes_later_and_cannot_be_written
 
 
 class Reader:
-    """A worker process, as the store's owner knows them."""
+    """A worker process, a child of the store's owner."""
 
     def find(self, references):
         arrays = [np.asarray(array) for reference in references for array in ray.get(reference)]
@@ -85,7 +85,7 @@ class Reader:
             return path, equal(read(path, offsets, [a.nbytes for a in arrays]), arrays)
 
 
-def test_what_lies_in_the_store_is_mapped_in_place_and_other_memory_is_copied(cluster, arrays):
+def test_arrays_of_the_store_are_mapped_in_place_and_others_are_copied(cluster, arrays):
     reader = ray.remote(Reader).options(num_cpus=0).remote()
     pid = ray.get(reader.find_own.remote())
     path, same = ray.get(reader.find.remote([ray.put(arrays)]))
@@ -108,13 +108,13 @@ def first_byte(mapper, descriptor: int) -> int:
     return memory[start]
 
 
-def test_a_learners_files_stay_mapped_and_show_what_comes_later():
+def test_a_learners_files_stay_mapped_and_show_later_weights():
     mapper, files = Mapper(), [memory_file(b"1"), memory_file(b"2")]
     kept = [mapper.map(f"/proc/self/fd/{file}", 0, 1)[0] for file in files]
     os.pwrite(files[0], b"3", 0)
     assert [first_byte(mapper, file) for file in files] == [ord("3"), ord("2")]
     assert [mapper.map(f"/proc/self/fd/{file}", 0, 1)[0] for file in files] == kept
-    # Those of learners that have gone do not stay: each is as large as the model.
+    # The files of earlier learners do not stay mapped: each is as large as the model.
     later = [memory_file(bytes([i])) for i in range(6)]
     assert [first_byte(mapper, file) for file in later] == list(range(6))
     assert len(mapper._kept) == 3
@@ -124,7 +124,7 @@ def test_a_learners_files_stay_mapped_and_show_what_comes_later():
 
 
 def test_files_of_two_file_systems_with_one_inode_are_two_files(monkeypatch):
-    """Each counts its own."""
+    """Inodes are counted per file system."""
     mapper, files = Mapper(), [memory_file(b"1"), memory_file(b"2")]
     fstat, devices = os.fstat, {os.fstat(file).st_ino: device for device, file in enumerate(files)}
 

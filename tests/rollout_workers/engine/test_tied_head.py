@@ -7,7 +7,7 @@ import torch
 
 
 def differences(folder: Path) -> tuple[float, float]:
-    """How far embeddings and head are from the weight an update brought; in a process that vLLM has to itself."""
+    """Return how far embeddings and head are from the updated weight; runs in a process of its own for vLLM."""
     from types import SimpleNamespace
 
     import numpy as np

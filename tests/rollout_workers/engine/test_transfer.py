@@ -1,4 +1,4 @@
-"""The engine's side of an update, on a model that only notes what it is given."""
+"""The engine's side of an update, with a model that only records the tensors it gets."""
 
 import base64
 import pickle
@@ -13,7 +13,7 @@ from rollout_workers.engine.segment import copied
 
 @pytest.fixture
 def received(tiny):
-    """A transfer engine of the tiny checkpoint, and the tensors that its model was given."""
+    """A transfer engine of the tiny checkpoint, and the tensors that its model got."""
     from rollout_workers.engine.transfer import TransferEngine
 
     loaded = {}
@@ -27,7 +27,7 @@ def received(tiny):
 
 
 def piece(values, digests):
-    """A bucket in memory, and how it is announced."""
+    """A bucket in memory, and its announcement."""
     arrays = [value.view(-1).view(torch.uint8).numpy() for value in values.values()]
     with copied(arrays) as (path, offsets):
         slots = [
@@ -63,11 +63,11 @@ def test_one_wrong_byte_is_refused_by_its_tensors_name(received):
             engine.update_weights(message)
     assert not loaded
     for message in piece(spoilt, {}):
-        engine.update_weights(message)  # nobody said what they should be
+        engine.update_weights(message)  # without digests
 
 
-def test_what_was_sent_once_must_be_sent_again_with_its_layer(received):
-    """The checkpoint's value, which would come back, is stale."""
+def test_a_parameter_sent_once_must_be_sent_again_with_its_layer(received):
+    """Otherwise the checkpoint's stale value would be loaded."""
     engine, _ = received
     layer = "language_model.model.layers.0.self_attn"
     engine._sent = {f"{layer}.k_proj.weight"}
@@ -80,7 +80,7 @@ def test_what_was_sent_once_must_be_sent_again_with_its_layer(received):
 
 
 def test_vllms_own_backends_load_through_the_same_checks(received):
-    """NCCL's receiving side, given what it would have received."""
+    """NCCL's receiving side, with the tensors that it would have received."""
     from rollout_workers.engine.transfer import InitInfo
 
     engine, loaded = received

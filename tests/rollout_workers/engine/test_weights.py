@@ -1,4 +1,4 @@
-"""Weight updates of running engines: all parameters, some, and parts of vLLM's fused layers."""
+"""Weight updates of running engines: all parameters, some of them, and parts of vLLM's fused layers."""
 
 import copy
 
@@ -15,7 +15,7 @@ SAMPLING = Sampling(group_size=4, max_tokens=16)
 
 
 def changed(tiny, names, seed=1):
-    """The tiny model with the parameters whose canonical names contain one of `names` moved."""
+    """The tiny model with the parameters whose canonical names contain one of `names` changed."""
     other = copy.copy(tiny)
     other.model = copy.deepcopy(tiny.model)
     generator = torch.Generator().manual_seed(seed)
@@ -34,7 +34,7 @@ def difference(tiny, groups):
 
 @pytest.fixture
 def ask(pool, run, requests):
-    return lambda: run(pool.generate(requests[:5], SAMPLING, by_rule=True))
+    return lambda: run(pool.generate(requests[:5], SAMPLING, round_robin=True))
 
 
 def test_all_parameters(publisher, ask, tiny, canonical_state):
@@ -57,7 +57,7 @@ def test_the_language_model_alone(publisher, ask, tiny, canonical_state):
 
 
 @pytest.mark.parametrize("part", ["audio_tower", "multi_modal_projector"])
-def test_the_audio_side_for_clips_that_were_heard_before(publisher, ask, tiny, canonical_state, part):
+def test_the_audio_side_for_clips_in_the_cache(publisher, ask, tiny, canonical_state, part):
     ask()
     other = changed(tiny, [part])
     state = {k: v for k, v in canonical_state(other.model).items() if k.startswith(part)}
@@ -80,7 +80,7 @@ def test_banned_tokens_are_never_sampled_however_likely(publisher, pool, run, re
     audio, padding = tiny.processor.audio_token_id, tiny.model.config.text_config.vocab_size - 1
     assert {audio, padding} <= set(tiny.banned)
     with torch.no_grad():
-        # Whatever the hidden state is, one of two opposite rows has a large logit.
+        # For any hidden state, one of two opposite rows has a large logit.
         direction = torch.randn(tiny.model.lm_head.weight.shape[1], generator=torch.Generator().manual_seed(0)) * 6
         loud.model.lm_head.weight[audio] = direction
         loud.model.lm_head.weight[padding] = -direction
@@ -89,7 +89,7 @@ def test_banned_tokens_are_never_sampled_however_likely(publisher, pool, run, re
         audio_changed=False,
     )
     for sampling in (Sampling(8, 24), Sampling(1, 24, 0.0), Sampling(4, 24, 0.7)):
-        groups = run(pool.generate(requests, sampling, by_rule=False))
+        groups = run(pool.generate(requests, sampling))
         for group in groups:
             for completion in group.completions:
                 assert not set(completion.token_ids) & set(tiny.banned)
@@ -100,7 +100,7 @@ def test_banned_tokens_are_never_sampled_however_likely(publisher, pool, run, re
 
 
 @pytest.mark.parametrize("publisher", [Carrier.SHARED_MEMORY], indirect=True)
-def test_what_is_announced_is_taken_unasked(publisher, pool, run, ask, tiny, canonical_state, monkeypatch):
+def test_announced_weights_are_taken_without_a_call(publisher, pool, run, ask, tiny, canonical_state, monkeypatch):
     monkeypatch.setattr(shared_memory, "PATIENCE_SECONDS", 60.0)
     publisher.publish(canonical_state(tiny.model), audio_changed=True)
     other = changed(tiny, [""])
@@ -111,6 +111,6 @@ def test_what_is_announced_is_taken_unasked(publisher, pool, run, ask, tiny, can
     assert difference(other, after) < TOLERANCE
     publisher.version += 1
     publisher._share(canonical_state(tiny.model), publisher.version, audio_changed=True, buckets=0)
-    statuses = [run(member.handle.heartbeat()) for member in pool._crew.serving]
+    statuses = [run(member.handle.heartbeat()) for member in pool._workers.serving]
     assert {status.weight_version for status in statuses} == {publisher.version}, "though nobody told the pool"
     assert difference(tiny, ask()) < TOLERANCE

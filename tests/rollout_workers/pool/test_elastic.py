@@ -1,4 +1,4 @@
-"""A pool of real engines that grows, loses every worker in another way, shrinks to none and comes back.
+"""A pool of real engines that grows, loses each worker in a different way, shrinks to none and grows again.
 
 The tests run in their order, on one pool.
 """
@@ -46,12 +46,12 @@ def elastic(shared_memory, run, settings, events):
 
 @pytest.fixture(scope="module")
 def seen():
-    """Every process that was ever part of the pool."""
+    """Every process that was part of the pool."""
     return []
 
 
 def family(view, seen) -> list[psutil.Process]:
-    """A worker's process and all it started."""
+    """Return a worker's process and its descendants."""
     processes = [psutil.Process(view.pid), *psutil.Process(view.pid).children(recursive=True)]
     seen.extend(processes)
     return processes
@@ -76,7 +76,7 @@ def moved(tiny, seed):
 
 
 def check(groups, requests, model, version):
-    """Every request was answered once, with the newest weights."""
+    """Check that every request was answered once, with the newest weights."""
     assert [g.question for g in groups] == [r.question for r in requests]
     for group in groups:
         assert isinstance(group, Group), group
@@ -92,7 +92,7 @@ def test_a_worker_has_one_engine_process(elastic, seen):
     assert len([p for p in started if "resource_tracker" not in " ".join(p.cmdline())]) == 1
 
 
-def test_workers_that_join_have_the_newest_weights_and_nobody_waits_for_them(
+def test_joining_workers_have_the_newest_weights_and_no_request_waits_for_them(
     elastic, run, requests, tiny, canonical_state, pack_weights
 ):
     first = moved(tiny, 1)
@@ -100,11 +100,11 @@ def test_workers_that_join_have_the_newest_weights_and_nobody_waits_for_them(
     async def grow():
         await elastic.update(pack_weights(canonical_state(first.model), 7, audio_changed=True, buckets=2))
         elastic.scale(3, "by hand")
-        alone = await elastic.generate(requests, SHORT, by_rule=False)
+        alone = await elastic.generate(requests, SHORT)
         assert {v.name: str(v.state) for v in elastic.workers()}.items() >= {"rollout-0": "serving"}.items()
         assert elastic.alive == 1
-        await elastic.serving(3)
-        return alone, await elastic.generate(requests * 3, SHORT, by_rule=False)
+        await elastic.wait_until_serving(3)
+        return alone, await elastic.generate(requests * 3, SHORT)
 
     alone, together = run(grow())
     check(alone, requests, first, 7)
@@ -130,7 +130,7 @@ def test_dead_hung_and_engineless_workers_are_replaced_and_their_requests_answer
         report = await elastic.update(pack_weights(canonical_state(second.model), 8, audio_changed=True, buckets=2))
         assert report.updated == ()
         answers = await asyncio.gather(*futures)
-        await elastic.serving(3)
+        await elastic.wait_until_serving(3)
         return answers
 
     answers = run(lose_all())
@@ -146,7 +146,7 @@ def test_dead_hung_and_engineless_workers_are_replaced_and_their_requests_answer
 
 
 def test_to_none_with_requests_in_flight_and_back(elastic, run, requests, tiny, events, seen):
-    """What the leaving workers have they finish; what waits is answered by the next one, with the newest weights."""
+    """Leaving workers finish their requests; queued ones are answered by the next worker, with the newest weights."""
     families = [process for view in elastic.workers() for process in family(view, seen)]
 
     async def vanish():

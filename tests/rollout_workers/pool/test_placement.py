@@ -1,4 +1,4 @@
-"""Where workers run: real Ray actors on nodes that come and go. The workers are simulated, for Ray is the subject."""
+"""Placement of workers: real Ray actors on nodes that join and leave. The workers are simulated."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,8 @@ class Node:
         )
 
     async def joined(self, nodes):
-        """Return once the cluster has so many nodes. Ray ends one whose agent is slow to start: it is started again."""
+        """Return once the cluster has `nodes` nodes. Ray ends a node whose agent is slow to start: it is started
+        again."""
         async with asyncio.timeout(200):
             while alive() < nodes:
                 if self._process.poll() is not None:
@@ -51,7 +52,7 @@ class Node:
                 await asyncio.sleep(0.2)
 
     def lose(self):
-        """All its processes at once."""
+        """Kill all its processes at once."""
         family = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -65,7 +66,7 @@ def alive():
 
 @pytest.fixture
 def node(cluster):
-    """Adds nodes, and takes those away that are left."""
+    """Returns a function that adds nodes; removes those that are left."""
     made, before = [], alive()
 
     def add():
@@ -76,7 +77,7 @@ def node(cluster):
     for one in made:
         if one._process.poll() is None:
             one.lose()
-    # Until Ray takes a lost node for dead it places others' actors there.
+    # Until Ray declares a lost node dead, it places other tests' actors there.
     deadline = time.monotonic() + 120
     while alive() > before:
         assert time.monotonic() < deadline
@@ -91,7 +92,7 @@ def events():
 @pytest.fixture
 def pool(cluster, run, events, monkeypatch):
     """A pool whose workers need what no node has yet."""
-    monkeypatch.setattr("rollout_workers.pool.crew.PENDING_SECONDS", 0.5)
+    monkeypatch.setattr("rollout_workers.pool.worker_life.PENDING_SECONDS", 0.5)
 
     def make(name):
         options = {"num_cpus": 0, "resources": {"ears": 1}, "max_concurrency": 100, "max_restarts": 0}
@@ -147,7 +148,7 @@ def test_a_worker_waits_for_room_and_a_lost_nodes_work_is_done_elsewhere(pool, n
 
     async def lose_it():
         await first.joined(nodes + 1)
-        await pool.serving(1)
+        await pool.wait_until_serving(1)
         await pool.update(WeightUpdate(4, (), audio_changed=False, nbytes=0))
         await asyncio.sleep(0.4)
         done = sum(future.done() for future in futures)
@@ -174,5 +175,5 @@ def test_a_worker_waits_for_room_and_a_lost_nodes_work_is_done_elsewhere(pool, n
     assert answers[-1].weight_version == 4
     (view,) = pool.workers()
     assert (view.state, view.weight_version) == ("serving", 4)
-    # More than one where Ray took the lost node for alive and placed the next worker there too.
+    # More than one if Ray placed the next worker on the lost node too, before it declared it dead.
     assert view.restarts == pool.counts["restarts"] >= 1

@@ -1,4 +1,4 @@
-"""What the pool does when simulated workers die, hang or fail."""
+"""The pool with simulated workers that die, hang or fail."""
 
 import asyncio
 from collections import Counter
@@ -12,7 +12,7 @@ from protocol.weights import WeightUpdate
 from rollout_workers.errors import RolloutError, WorkerFailedError
 from rollout_workers.simulated import SimulatedHandle, SimulatedPace
 
-pytestmark = pytest.mark.usefixtures("soon")
+pytestmark = pytest.mark.usefixtures("fast_restarts")
 
 
 @played
@@ -20,14 +20,14 @@ async def test_a_dead_and_a_hung_worker_are_replaced_and_their_work_is_done():
     fleet = Fleet()
     pool = fleet.pool
     await pool.start(3)
-    await pool.serving(3)
+    await pool.wait_until_serving(3)
     asked = requests(300)
-    answers = asyncio.ensure_future(pool.generate(asked, SAMPLING, by_rule=False))
+    answers = asyncio.ensure_future(pool.generate(asked, SAMPLING))
     await asyncio.sleep(0.02)
     fleet.handle("rollout-0").crash()
     fleet.handle("rollout-1").freeze()
     check(await answers, asked)
-    await pool.serving(3)
+    await pool.wait_until_serving(3)
     lost = {d["worker"]: d for kind, d in fleet.events if kind == "worker_lost"}
     assert "died" in lost["rollout-0"]["cause"]
     assert "no sign of life" in lost["rollout-1"]["cause"]
@@ -39,25 +39,25 @@ async def test_a_dead_and_a_hung_worker_are_replaced_and_their_work_is_done():
 
 
 @played
-async def test_a_request_that_never_ends_is_found_by_its_deadline():
+async def test_a_request_that_hangs_is_found_by_its_deadline():
     fleet = Fleet(LIMITS.model_copy(update={"request_seconds": 0.1}))
     await fleet.pool.start(1)
     asked = requests(4)
     fleet.handle("rollout-0").worker._pace = replace(fleet.pace, group_seconds=1000)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rollout_workers.pool.dispatcher.GRACE_SECONDS", 0.0)
-        check(await fleet.pool.generate(asked, SAMPLING, by_rule=False), asked)
+        check(await fleet.pool.generate(asked, SAMPLING), asked)
     assert "no answer to a request" in fleet.detail("worker_lost")["cause"]
     return fleet
 
 
 @played
-async def test_the_budget_of_restarts_ends_in_an_error_that_names_the_cause():
+async def test_too_many_restarts_raise_an_error_with_the_cause():
     fleet = Fleet(LIMITS.model_copy(update={"max_restarts": 2, "attempts": 100}))
     await fleet.pool.start(1)
     answers = [fleet.pool.submit(r, SAMPLING) for r in requests(50)]
     for _ in range(3):
-        await fleet.pool.serving(1)
+        await fleet.pool.wait_until_serving(1)
         fleet.handle("rollout-0").crash()
         await asyncio.sleep(0.005)
     with pytest.raises(RolloutError, match=r"rollout-0: died.*max_restarts is 2"):
@@ -72,7 +72,7 @@ async def test_the_budget_of_restarts_ends_in_an_error_that_names_the_cause():
 
 
 @played
-async def test_a_question_is_asked_as_often_as_allowed_and_then_recorded_as_failed():
+async def test_a_question_fails_after_the_allowed_attempts():
     fleet = Fleet(LIMITS.model_copy(update={"attempts": 3}))
     await fleet.pool.start(2)
     poison, asked = 3, requests(8)
@@ -91,11 +91,11 @@ async def test_a_question_is_asked_as_often_as_allowed_and_then_recorded_as_fail
 
     for handles in fleet.handles.values():
         unusable(handles[0])
-    answers = await fleet.pool.generate(asked, SAMPLING, by_rule=False)
+    answers = await fleet.pool.generate(asked, SAMPLING)
     failed = answers.pop(poison)
     assert isinstance(failed, FailedQuestion)
     assert (failed.question, failed.reason) == (asked[poison].question, Failure.RETRIES)
-    assert "asked 3 times" in failed.detail
+    assert "failed in 3 attempts" in failed.detail
     assert "not finite" in failed.detail
     check(answers, [r for r in asked if r.seed != poison])
     assert attempts == Counter({r.seed: 3 if r.seed == poison else 1 for r in asked})
@@ -105,7 +105,7 @@ async def test_a_question_is_asked_as_often_as_allowed_and_then_recorded_as_fail
 
 
 @played
-async def test_when_all_questions_fail_it_is_not_the_questions():
+async def test_many_failures_in_a_row_end_the_pool():
     fleet = Fleet(LIMITS.model_copy(update={"attempts": 1, "max_failed_in_row": 5}))
 
     async def broken(requests, sampling):
@@ -114,24 +114,24 @@ async def test_when_all_questions_fail_it_is_not_the_questions():
     fleet.prepare = lambda handle: setattr(handle.worker, "generate", broken)
     await fleet.pool.start(1)
     with pytest.raises(RolloutError, match=r"5 questions in a row failed.*broken"):
-        await fleet.pool.generate(requests(10), SAMPLING, by_rule=False)
+        await fleet.pool.generate(requests(10), SAMPLING)
     return fleet
 
 
 @played
-async def test_by_rule_a_slot_answers_its_share_also_when_its_worker_died():
+async def test_round_robin_gives_a_slot_its_share_again_after_its_worker_died():
     fleet = Fleet(pace=SimulatedPace(group_seconds=0.05, groups_at_once=2), whole_batches=True)
     await fleet.pool.start(3)
     asked = requests(11)
     for name in ("rollout-1", "rollout-2"):
-        answers = asyncio.ensure_future(fleet.pool.generate(asked, SAMPLING, by_rule=True))
+        answers = asyncio.ensure_future(fleet.pool.generate(asked, SAMPLING, round_robin=True))
         await asyncio.sleep(0.02)
         fleet.handle(name).crash()
         check(await answers, asked)
         assert [a.worker for a in answers.result()] == [f"rollout-{i % 3}" for i in range(11)]
     assert fleet.pool.counts["requeued"] == 4 + 3
     fleet.handle("rollout-0").crash()
-    answers = await fleet.pool.generate(asked, SAMPLING, by_rule=True)
+    answers = await fleet.pool.generate(asked, SAMPLING, round_robin=True)
     assert [a.worker for a in answers] == [f"rollout-{i % 3}" for i in range(11)], "it waits for all slots"
     return fleet
 
@@ -156,7 +156,7 @@ async def test_a_worker_that_hangs_while_it_catches_up_is_replaced_after_its_sil
 
     fleet.prepare = prepare
     fleet.pool.scale(2, "by hand")
-    await fleet.pool.serving(2)  # long before `update_seconds`
+    await fleet.pool.wait_until_serving(2)  # long before `update_seconds`
     assert hung[0].killed
     assert "no sign of life" in fleet.detail("worker_lost")["cause"]
     return fleet

@@ -1,4 +1,4 @@
-"""Everything at once, at random: no question is lost, none is answered twice."""
+"""Random faults, scaling and updates at once: no question is lost or answered twice."""
 
 import asyncio
 import random
@@ -7,12 +7,12 @@ from collections import Counter
 import pytest
 from support.pool import LIMITS, SAMPLING, Fleet, check, played, requests, weights
 
-pytestmark = pytest.mark.usefixtures("soon")
+pytestmark = pytest.mark.usefixtures("fast_restarts")
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_in_a_storm_every_question_is_answered_exactly_once(seed):
-    """Workers die, hang, come, go and take new weights at random while questions are asked."""
+    """Workers die, hang, join, leave and take new weights at random while questions are asked."""
 
     @played
     async def storm():
@@ -45,7 +45,7 @@ def test_in_a_storm_every_question_is_answered_exactly_once(seed):
         check(answers, asked)
         assert answered == Counter(dict.fromkeys(range(len(asked)), 1))
         assert (pool.in_flight, pool.waiting) == (0, 0)
-        await pool.serving(3)
+        await pool.wait_until_serving(3)
         assert {view.weight_version for view in pool.workers() if view.state == "serving"} == {version}
         return fleet
 

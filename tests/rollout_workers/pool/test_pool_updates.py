@@ -1,4 +1,4 @@
-"""How weights reach simulated workers that come, lag, fail and go."""
+"""Weight updates of simulated workers that join, lag, fail and leave."""
 
 import asyncio
 from dataclasses import replace
@@ -14,11 +14,11 @@ from rollout_workers.weight_sync.nccl import NcclSync
 from rollout_workers.weight_sync.shared_memory import SharedMemorySync
 from rollout_workers.weight_sync.sync import ObjectStoreSync
 
-pytestmark = pytest.mark.usefixtures("soon")
+pytestmark = pytest.mark.usefixtures("fast_restarts")
 
 
 @played
-async def test_nobody_waits_for_a_worker_that_starts_and_it_has_the_newest_weights_first():
+async def test_no_request_waits_for_a_starting_worker_which_takes_the_newest_weights_first():
     fleet = Fleet()
     pool = fleet.pool
     await pool.start(1)
@@ -26,41 +26,41 @@ async def test_nobody_waits_for_a_worker_that_starts_and_it_has_the_newest_weigh
     fleet.pace = SimulatedPace(start_seconds=0.2, update_seconds=0.1)
     pool.scale(2, "by hand")
     asked = requests(20)
-    check(await pool.generate(asked, SAMPLING, by_rule=False), asked)
+    check(await pool.generate(asked, SAMPLING), asked)
     assert fleet.states()["rollout-1"] == "starting"
     await asyncio.sleep(0.25)
     assert fleet.states()["rollout-1"] == "syncing"
     await pool.update(weights(2))  # while it takes the first
     assert fleet.states()["rollout-1"] == "syncing"
-    await pool.serving(2)
+    await pool.wait_until_serving(2)
     assert [view.weight_version for view in pool.workers()] == [2, 2]
-    answers = await pool.generate(requests(40), SAMPLING, by_rule=False)
+    answers = await pool.generate(requests(40), SAMPLING)
     assert {(a.worker, a.weight_version) for a in answers} == {("rollout-0", 2), ("rollout-1", 2)}
     fleet.handle("rollout-0").crash()
-    await pool.serving(2)
+    await pool.wait_until_serving(2)
     assert [view.weight_version for view in pool.workers()] == [2, 2]
     return fleet
 
 
 @played
-async def test_versions_may_go_back():
-    """A learner that went back to its checkpoint publishes an older version: it is the newest update all the same."""
+async def test_versions_may_decrease():
+    """A learner that returned to its checkpoint publishes an older version, which is still the newest update."""
     fleet = Fleet()
     await fleet.pool.start(1)
     for version in (5, 3):
         report = await fleet.pool.update(weights(version))
         assert (report.version, report.updated, report.late, report.dropped) == (version, ("rollout-0",), (), {})
-    (answer,) = await fleet.pool.generate(requests(1), SAMPLING, by_rule=False)
+    (answer,) = await fleet.pool.generate(requests(1), SAMPLING)
     assert answer.weight_version == 3
     return fleet
 
 
 @played
-async def test_an_update_drops_who_fails_and_goes_on_without_who_is_late():
+async def test_an_update_drops_failed_workers_and_does_not_wait_for_late_ones():
     fleet = Fleet()
     pool = fleet.pool
     await pool.start(4)
-    await pool.serving(4)
+    await pool.wait_until_serving(4)
 
     async def failing(update):
         raise WorkerFailedError("'update' failed: ValueError: the bytes are not those that were sent")
@@ -75,8 +75,8 @@ async def test_an_update_drops_who_fails_and_goes_on_without_who_is_late():
     assert "not those that were sent" in report.dropped["rollout-1"]
     assert report.seconds < 0.45
     asked = requests(10)
-    check(await pool.generate(asked, SAMPLING, by_rule=False), asked)
-    await pool.serving(4)
+    check(await pool.generate(asked, SAMPLING), asked)
+    await pool.wait_until_serving(4)
     assert [view.weight_version for view in pool.workers()] == [7] * 4
     assert [view.restarts for view in pool.workers()] == [0, 1, 0, 1]
     return fleet
@@ -93,12 +93,12 @@ async def test_a_wrong_version_after_an_update_is_a_failure():
     fleet.handle("rollout-0").worker.update = stale
     report = await fleet.pool.update(weights(4))
     assert "has weight version 3 after an update to 4" in report.dropped["rollout-0"]
-    await fleet.pool.serving(1)
+    await fleet.pool.wait_until_serving(1)
     return fleet
 
 
 @played
-async def test_bytes_that_are_lost_are_published_again_or_waited_for():
+async def test_lost_bytes_are_published_again_or_the_next_update_is_awaited():
     fleet = Fleet()
     pool = fleet.pool
     await pool.start(1)
@@ -122,29 +122,29 @@ async def test_bytes_that_are_lost_are_published_again_or_waited_for():
         published.append(1)
         return replace(weights(1), nbytes=1)
 
-    pool.carry_with(ObjectStoreSync(), republish)
+    pool.use_weight_sync(ObjectStoreSync(), republish)
     pool.scale(2, "by hand")
-    await pool.serving(2)
+    await pool.wait_until_serving(2)
     assert published == [1]
 
     async def learner_is_dead():
         raise RuntimeError("no learner")
 
-    pool.carry_with(ObjectStoreSync(), learner_is_dead)
+    pool.use_weight_sync(ObjectStoreSync(), learner_is_dead)
     await pool.update(weights(2))
     pool.scale(3, "by hand")
     await asyncio.sleep(0.05)
     assert fleet.states()["rollout-2"] == "syncing"
     assert any("no learner" in d["cause"] for kind, d in fleet.events if kind == "weights_unavailable")
     await pool.update(weights(3))
-    await pool.serving(3)
+    await pool.wait_until_serving(3)
     assert pool.counts["restarts"] == 0
     return fleet
 
 
 @pytest.mark.parametrize("carrier", [Carrier.SHARED_MEMORY, Carrier.NCCL])
 def test_a_worker_that_joins_elsewhere_waits_for_the_learner_as_long_as_it_takes(carrier, monkeypatch):
-    """What the learner takes is not the worker's fault: it may be in the middle of a step, or starting anew."""
+    """The learner's delay does not count against the worker: it may be busy with a step, or restarting."""
     monkeypatch.setattr(weight_keeper, "GRACE_SECONDS", 0.05)
 
     @played
@@ -169,11 +169,11 @@ def test_a_worker_that_joins_elsewhere_waits_for_the_learner_as_long_as_it_takes
             return weights(1)
 
         sync = SharedMemorySync(None) if carrier is Carrier.SHARED_MEMORY else NcclSync(None, ranks_each=1, seconds=1)
-        pool.carry_with(sync, republish)
+        pool.use_weight_sync(sync, republish)
         pool._keeper.latest = replace(weights(1), carrier=carrier)
         fleet.prepare = elsewhere
         pool.scale(2, "by hand")
-        await pool.serving(2)
+        await pool.wait_until_serving(2)
         assert [view.weight_version for view in pool.workers()] == [1, 1]
         assert pool.counts["restarts"] == 0
         assert not fleet.kinds()["weights_unavailable"], "nothing is wrong"

@@ -1,10 +1,10 @@
-"""What the carriers between GPUs say to learner and workers, as far as no GPU is needed."""
+"""The calls that the carriers between GPUs make of learner and workers; no GPU needed."""
 
 import asyncio
 from dataclasses import replace
 
 import pytest
-from support.carriers import UPDATE, UPDATE_IN_STORE, Learner, Worker, spread
+from support.carriers import UPDATE, UPDATE_IN_STORE, Learner, Worker, distribute
 
 from protocol.weights import Carrier
 from rollout_workers.errors import ElsewhereError, WorkerFailedError, WorkerLostError
@@ -20,7 +20,7 @@ from rollout_workers.weight_sync.nccl import GroupPlan, NcclSync, update_info
         (["a", "b", "c"], 4, 13, {"a": 1, "b": 5, "c": 9}),
     ],
 )
-def test_every_rank_of_every_engine_has_a_number_of_its_own(workers, ranks_each, members, offsets):
+def test_every_rank_of_every_engine_has_a_unique_number(workers, ranks_each, members, offsets):
     plan = GroupPlan.of(workers, ranks_each)
     assert (plan.members, plan.offsets) == (members, offsets)
     numbers = [0, *(offset + rank for offset in offsets.values() for rank in range(ranks_each))]
@@ -50,14 +50,14 @@ def test_a_group_is_made_again_only_where_its_members_changed():
     learner = Learner()
     sync = NcclSync(learner, ranks_each=2, seconds=5)
     workers = {"w0": Worker(), "w1": Worker()}
-    assert spread(sync, workers) == spread(sync, workers) == {"w0": 5, "w1": 5}
+    assert distribute(sync, workers) == distribute(sync, workers) == {"w0": 5, "w1": 5}
     assert [call[0] for call in learner.calls] == ["meet", "broadcast", "broadcast"]
     assert workers["w1"].names() == ["begin", "meet", "load", "finish", "begin", "load", "finish"]
     _, piece = workers["w1"].calls[2]
     assert piece == {"carrier": "nccl", "info": update_info(UPDATE), "digests": {"a": "d1"}}
     workers["w1"] = Worker()  # replaced, under the same name
-    spread(sync, workers)
-    spread(sync, {"w0": workers["w0"]})
+    distribute(sync, workers)
+    distribute(sync, {"w0": workers["w0"]})
     met = [call for call in learner.calls if call[0] == "meet"]
     assert met == [("meet", "learner", 7001, 5), ("meet", "learner", 7002, 5), ("meet", "learner", 7003, 3)]
 
@@ -67,48 +67,48 @@ def test_a_worker_that_is_not_ready_is_left_out_before_anything_is_sent():
     workers = {"w0": Worker(), "w1": Worker(), "w2": Worker()}
     workers["w0"].trouble["begin"] = None  # hangs
     workers["w2"].trouble["begin"] = WorkerFailedError("'begin_update' failed")
-    outcomes = spread(NcclSync(learner, ranks_each=1, seconds=0.1), workers)
+    outcomes = distribute(NcclSync(learner, ranks_each=1, seconds=0.1), workers)
     assert outcomes.pop("w1") == 5
     assert all(isinstance(outcome, WorkerLostError) for outcome in outcomes.values())
     assert "within 0 s" in str(outcomes["w0"])
     assert learner.calls == [("meet", "learner", 7001, 2), ("broadcast",)]
 
 
-def test_who_fails_in_the_broadcast_fails_alone_and_the_group_is_made_anew():
+def test_a_worker_that_fails_in_the_broadcast_fails_alone_and_the_group_is_made_anew():
     learner = Learner()
     workers = {"w0": Worker(), "w1": Worker()}
     sync = NcclSync(learner, ranks_each=1, seconds=0.1)
     workers["w1"].trouble["load"] = None
-    outcomes = spread(sync, workers)
+    outcomes = distribute(sync, workers)
     assert outcomes["w0"] == 5
     assert isinstance(outcomes["w1"], WorkerLostError)
     assert "finish" not in workers["w1"].names()
-    spread(sync, {"w0": workers["w0"]})
+    distribute(sync, {"w0": workers["w0"]})
     assert [call[0] for call in learner.calls] == ["meet", "broadcast", "meet", "broadcast"]
 
 
-def test_a_group_that_cannot_be_made_is_everyones_failure():
+def test_a_group_that_cannot_be_made_fails_all_workers():
     workers = {"w0": Worker(), "w1": Worker()}
     workers["w1"].trouble["meet"] = WorkerFailedError("'meet' failed: no NCCL")
-    outcomes = spread(NcclSync(Learner(), ranks_each=1, seconds=0.1), workers)
+    outcomes = distribute(NcclSync(Learner(), ranks_each=1, seconds=0.1), workers)
     assert all("no NCCL" in str(outcome) for outcome in outcomes.values())
 
 
-def test_who_joins_late_takes_the_object_store():
+def test_a_joining_worker_takes_the_object_store():
     worker = Worker()
     sync = NcclSync(Learner(), ranks_each=1, seconds=5)
     with pytest.raises(ElsewhereError, match="version 5 is in the learner's GPUs"):
-        asyncio.run(sync.join(UPDATE, worker))
-    assert asyncio.run(sync.join(UPDATE_IN_STORE, worker)) == 5
+        asyncio.run(sync.deliver(UPDATE, worker))
+    assert asyncio.run(sync.deliver(UPDATE_IN_STORE, worker)) == 5
     assert worker.calls == [("update", Carrier.OBJECT_STORE)]
 
 
-def test_pieces_of_a_shared_gpu_are_loaded_one_behind_the_other():
+def test_pieces_of_a_shared_gpu_are_loaded_sequentially():
     learner = Learner()
     learner.pieces = [{"names": ["a"]}, {"names": ["b"]}]
     workers = {"w0": Worker(), "w1": Worker()}
     workers["w1"].trouble["load"] = WorkerFailedError("'load' failed")
-    outcomes = spread(CudaIpcSync(learner, seconds=5), workers, replace(UPDATE, carrier=Carrier.CUDA_IPC))
+    outcomes = distribute(CudaIpcSync(learner, seconds=5), workers, replace(UPDATE, carrier=Carrier.CUDA_IPC))
     assert outcomes["w0"] == 5
     assert isinstance(outcomes["w1"], WorkerLostError)
     loads = [call[1] for call in workers["w0"].calls if call[0] == "load"]

@@ -1,4 +1,4 @@
-"""An evaluation on real engines: several samples a question, with a vote, pass@k, intervals and both controls."""
+"""An evaluation on real engines: several samples per question, majority vote, pass@k, intervals, both controls."""
 
 from dataclasses import replace
 
@@ -17,10 +17,10 @@ SAMPLES = 4
 
 @pytest.fixture
 def questions(pool, run, requests):
-    """Questions whose right answer is something that the model of random weights may say."""
+    """Questions whose correct answer is one that the model with random weights may give."""
 
     async def generate(asked, sampling):
-        return await pool.generate(asked, sampling, by_rule=False)
+        return await pool.generate(asked, sampling)
 
     told = [replace(r.question, difficulty="easy" if r.question.index < 5 else "hard") for r in requests]
     first = run(evaluate(generate, told, PromptTemplate.ANSWER, 1, samples=16, temperature=0.5, controls=(), seed=9))
@@ -36,7 +36,7 @@ def test_several_samples_of_real_engines_are_voted_on_and_counted(pool, run, que
 
     async def generate(requests, sampling):
         asked.append((len(requests), sampling))
-        return await pool.generate(requests, sampling, by_rule=False)
+        return await pool.generate(requests, sampling)
 
     def ask(seed):
         sampled = {"samples": SAMPLES, "temperature": 1.0, "controls": tuple(AudioControl), "seed": seed}
@@ -50,7 +50,7 @@ def test_several_samples_of_real_engines_are_voted_on_and_counted(pool, run, que
     assert ask(seed=1) == result
     assert ask(seed=2).answers != result.answers
 
-    # The vote, and what at least one of k samples would have got right, by hand.
+    # The vote and pass@k, computed by hand.
     votes = [majority_vote([extract_answer(text) for text in texts]) for texts in result.answers]
     right = [is_correct(vote, q.answer) for vote, q in zip(votes, questions, strict=True)]
     assert result.total.accuracy == sum(right) / len(right)

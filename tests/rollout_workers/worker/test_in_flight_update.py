@@ -1,4 +1,4 @@
-"""New weights for engines whose requests are in the middle of being answered."""
+"""Weight updates of engines with requests in flight."""
 
 import asyncio
 import copy
@@ -15,7 +15,7 @@ SAMPLING = Sampling(group_size=4, max_tokens=120)
 
 @pytest.fixture
 def changed(tiny):
-    """The same model with every parameter moved, the audio tower's too."""
+    """The same model with every parameter changed, the audio tower's included."""
     other = copy.copy(tiny)
     other.model = copy.deepcopy(tiny.model)
     generator = torch.Generator().manual_seed(3)
@@ -26,9 +26,9 @@ def changed(tiny):
 
 
 async def updated_in_the_middle(pool, requests, offer, delay):
-    """The groups of requests that were asked `delay` seconds before an update."""
-    # All clips and prompts are known to the engines' caches before.
-    await pool.generate(requests, Sampling(group_size=1, max_tokens=1), by_rule=False)
+    """Return the groups of requests that were sent `delay` seconds before an update."""
+    # The engines' caches have all clips and prompts already.
+    await pool.generate(requests, Sampling(group_size=1, max_tokens=1))
     futures = [pool.submit(request, SAMPLING) for request in requests]
     await asyncio.sleep(delay)
     await offer
@@ -36,7 +36,7 @@ async def updated_in_the_middle(pool, requests, offer, delay):
 
 
 def mixed_completions(groups, requests, models) -> int:
-    """How many completions have tokens of two weights; all are compared with the weights that they name."""
+    """Return the number of completions with tokens of two versions, after comparing each token with its version."""
     mixed = 0
     for group, request in zip(groups, requests, strict=True):
         assert isinstance(group, Group)
@@ -57,9 +57,9 @@ def mixed_completions(groups, requests, models) -> int:
 def test_tokens_carry_the_weights_they_were_sampled_with(
     pool, publisher, run, requests, tiny, changed, canonical_state
 ):
-    """Log-probabilities of both parts are those of the weights they name, the audio tower's among them."""
+    """The log-probabilities of both parts are those of the versions that they name, the audio tower's included."""
     now, new = tiny, changed
-    # How soon an engine samples depends on the machine: the update comes later and later, until it meets some of them.
+    # An engine's speed depends on the machine: the update is sent later each time, until it meets some requests.
     for delay in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6):
         models = {publisher.version: now, publisher.version + 1: new}
         offer = publisher.offer(canonical_state(new.model), audio_changed=True)
@@ -70,17 +70,17 @@ def test_tokens_carry_the_weights_they_were_sampled_with(
     pytest.fail("no update met completions in the middle")
 
 
-def test_a_request_that_nobody_wants_leaves_the_engine(pool, run, requests):
+def test_a_cancelled_request_leaves_the_engine(pool, run, requests):
     async def cancelled():
         futures = [pool.submit(request, SAMPLING) for request in requests]
         await asyncio.sleep(0.05)
         for future in futures:
             future.cancel()
-        handles = [member.handle for member in pool._crew.serving]
+        handles = [member.handle for member in pool._workers.serving]
         async with asyncio.timeout(10):
             while any([(await handle.heartbeat()).sequences for handle in handles]):
                 await asyncio.sleep(0.05)
 
     run(cancelled())
-    answers = run(pool.generate(requests, Sampling(group_size=4, max_tokens=8), by_rule=False))
+    answers = run(pool.generate(requests, Sampling(group_size=4, max_tokens=8)))
     assert all(isinstance(answer, Group) for answer in answers)

@@ -1,4 +1,4 @@
-"""A worker that takes whole batches, from its start to its end; the tests run in their order."""
+"""A worker that takes whole batches, from start to end. The tests run in order."""
 
 import copy
 from dataclasses import replace
@@ -36,10 +36,10 @@ def without_origin(groups):
 
 
 def test_updated_weights_answer_as_freshly_loaded_ones(alone, pool, publisher, run, requests, other, canonical_state):
-    run(pool.generate(requests, SAMPLING, by_rule=True))
+    run(pool.generate(requests, SAMPLING, round_robin=True))
     publisher.publish(canonical_state(other.model), audio_changed=True)
-    updated = run(pool.generate(requests, SAMPLING, by_rule=True))
-    fresh = run(alone.generate(requests, SAMPLING, by_rule=True))
+    updated = run(pool.generate(requests, SAMPLING, round_robin=True))
+    fresh = run(alone.generate(requests, SAMPLING, round_robin=True))
     for one, two in zip(updated, fresh, strict=True):
         assert [c.token_ids for c in one.completions] == [c.token_ids for c in two.completions]
         for left, right in zip(one.completions, two.completions, strict=True):
@@ -48,14 +48,14 @@ def test_updated_weights_answer_as_freshly_loaded_ones(alone, pool, publisher, r
 
 def test_a_whole_batch_gives_the_same_bits_again(alone, run, requests):
     sampling = Sampling(group_size=8, max_tokens=32)
-    first = run(alone.generate(requests, sampling, by_rule=True))
-    run(alone.generate(requests[3:], sampling, by_rule=True))
+    first = run(alone.generate(requests, sampling, round_robin=True))
+    run(alone.generate(requests[3:], sampling, round_robin=True))
     for _ in range(3):
-        assert run(alone.generate(requests, sampling, by_rule=True)) == first
+        assert run(alone.generate(requests, sampling, round_robin=True)) == first
 
 
-def test_what_is_not_sent_stays_as_it_was(alone, run, requests, other, canonical_state, pack_weights):
-    """Also inside the layers that vLLM fuses; every update sends a few parameters and the earlier ones stay."""
+def test_parameters_that_are_not_sent_stay_unchanged(alone, run, requests, other, canonical_state, pack_weights):
+    """Also inside the layers that vLLM fuses: every update sends a few parameters, and the others keep their values."""
     now = copy.copy(other)
     now.model = copy.deepcopy(other.model)
     parameters = dict(now.model.named_parameters())
@@ -78,7 +78,7 @@ def test_what_is_not_sent_stays_as_it_was(alone, run, requests, other, canonical
         state = {k: v for k, v in canonical_state(now.model).items() if not torch.equal(v, before[k])}
         assert len(state) == len(names)
         run(alone.update(pack_weights(state, version, audio_changed=True, buckets=len(names))))
-        groups = run(alone.generate(requests[:5], SAMPLING, by_rule=True))
+        groups = run(alone.generate(requests[:5], SAMPLING, round_robin=True))
         for group in groups:
             for completion in group.completions:
                 difference = np.abs(np.array(completion.logprobs) - now.logprobs(group, completion, 1.0).numpy()).max()
@@ -86,7 +86,7 @@ def test_what_is_not_sent_stays_as_it_was(alone, run, requests, other, canonical
 
 
 def test_an_update_that_fails_ends_the_worker(alone, run, other, canonical_state, pack_weights):
-    """One of its bytes is not the one that the learner sent."""
+    """One byte differs from what the learner sent."""
     (view,) = alone.workers()
     family = [psutil.Process(view.pid), *psutil.Process(view.pid).children(recursive=True)]
     update = pack_weights(canonical_state(other.model), 9, audio_changed=True, buckets=3)
@@ -100,5 +100,5 @@ def test_an_update_that_fails_ends_the_worker(alone, run, other, canonical_state
     _, alive = psutil.wait_procs(family, timeout=15)
     assert not alive
     with pytest.raises(RolloutError, match=rf"rollout-0: .*{middle.slots[2].name}.*max_restarts is 0") as raised:
-        run(alone.serving(1))
+        run(alone.wait_until_serving(1))
     assert raised.value.worker == "rollout-0"

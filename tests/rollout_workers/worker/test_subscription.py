@@ -1,4 +1,4 @@
-"""A worker that hears of new weights in its machine's memory, from the learner's real end of the socket."""
+"""A worker that takes announced weights from shared memory, with the learner's real end of the socket."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ class Learner:
         self._files: list[int] = []
 
     async def publish(self, version: int, patience: float = PATIENCE) -> WeightUpdate:
-        """As a rank does, in a thread: the worker is on this one."""
+        """Announce in a thread, as a rank does: the worker runs in this one."""
         file = os.memfd_create("weights")
         self._files.append(file)
         text = description([PlacedTensor(TensorSlot("a", "uint8", (1,), 1), 0)])
@@ -47,7 +47,7 @@ class Learner:
 
 
 class Worker:
-    """Takes weights by reading their byte; can be made to wait, and to fail."""
+    """Takes weights by reading their byte; waits or fails on demand."""
 
     def __init__(self, name: str = "w") -> None:
         self.subscription = Subscription(name, self._replace)
@@ -88,7 +88,7 @@ async def beginning():
         learner.close()
 
 
-def test_later_weights_are_taken_unasked():
+def test_later_weights_are_taken_without_a_call():
     async def test(learner, worker):
         for version in range(2, 30):
             update = await learner.publish(version)
@@ -99,7 +99,7 @@ def test_later_weights_are_taken_unasked():
     together(test)
 
 
-def test_who_asks_meanwhile_waits_for_what_is_under_way():
+def test_take_waits_for_an_update_in_progress():
     async def test(learner, worker):
         worker.go.clear()
         update = await learner.publish(2, patience=0.05)
@@ -114,7 +114,7 @@ def test_who_asks_meanwhile_waits_for_what_is_under_way():
     together(test)
 
 
-def test_a_failure_is_raised_to_who_asks_and_is_not_held():
+def test_take_raises_a_failure_and_the_update_is_not_held():
     async def test(learner, worker):
         worker.failure = RuntimeError("the engine refuses")
         update = await learner.publish(2)
@@ -129,7 +129,7 @@ def test_a_failure_is_raised_to_who_asks_and_is_not_held():
     together(test)
 
 
-def test_weights_that_newer_ones_have_replaced_are_unavailable():
+def test_replaced_weights_are_unavailable():
     async def test(learner, worker):
         old = await learner.publish(2, patience=0)
         await learner.publish(3)
@@ -155,7 +155,7 @@ def test_a_learner_of_another_machine_is_not_waited_for():
     asyncio.run(test())
 
 
-def test_a_learner_that_dies_ends_the_wait_and_the_next_one_is_heard():
+def test_a_dead_learner_ends_the_wait_and_the_next_one_is_followed():
     async def test(learner, worker):
         update = await learner.publish(2)
         missing = replace(update, version=3, announced=update.announced + 1)
@@ -176,7 +176,7 @@ def test_a_learner_that_dies_ends_the_wait_and_the_next_one_is_heard():
     together(test)
 
 
-def test_what_a_dead_learner_announced_is_taken_before_the_next_ones():
+def test_a_dead_learners_announcement_is_taken_before_the_next_learners():
     async def test(learner, worker):
         worker.go.clear()
         await learner.publish(2, patience=0.05)
@@ -192,7 +192,7 @@ def test_what_a_dead_learner_announced_is_taken_before_the_next_ones():
     together(test)
 
 
-def test_a_learner_that_says_nothing_has_a_deadline(monkeypatch):
+def test_a_silent_learner_has_a_deadline(monkeypatch):
     monkeypatch.setattr(subscription, "FETCH_SECONDS", 0.1)
 
     async def test(learner, worker):

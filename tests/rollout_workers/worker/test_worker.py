@@ -1,4 +1,4 @@
-"""What a worker makes of trouble with one request or one update, without an engine around it."""
+"""A worker's handling of faulty requests and updates, without a real engine."""
 
 import asyncio
 import math
@@ -17,14 +17,14 @@ from protocol.weights import Bucket, Carrier, TensorSlot, WeightUpdate
 from rollout_workers.errors import UnusableOutputError, WeightsUnavailableError
 from rollout_workers.limits import RolloutLimits
 from rollout_workers.worker.stored import fetch
-from rollout_workers.worker.worker import RolloutWorker, _Asked
+from rollout_workers.worker.worker import RolloutWorker, _PreparedRequest
 
 SAMPLING = Sampling(group_size=2, max_tokens=4)
 
 
 @pytest.fixture(scope="module")
 def engine(tiny, settings):
-    """The real class around no vLLM."""
+    """The real class without vLLM."""
     from rollout_workers.engine.engine import Engine
 
     return Engine(None, settings, tiny.processor, facts_of(str(tiny.folder)))
@@ -57,22 +57,22 @@ def test_an_output_becomes_completions_with_their_versions(engine):
 @pytest.mark.parametrize(
     ("spoilt", "words"),
     [
-        (group_of(output([5, 6])), "1 completions where 2"),
+        (group_of(output([5, 6])), "1 completions instead of 2"),
         (group_of(output([5, 6]), output([5, 6], logprobs=[-1.0, math.nan])), "not finite"),
         (group_of(output([5, 6]), output([5, 6], logprobs=[-math.inf, -1.0])), "not finite"),
         (group_of(output([5, 6]), output([5, 6], reason="abort")), "unusable"),
         (group_of(output([5, 6]), output([], versions=())), "unusable"),
-        (group_of(output([5, 6]), output([5, 6], versions=())), "not known"),
+        (group_of(output([5, 6]), output([5, 6], versions=())), "unknown"),
     ],
 )
-def test_an_output_that_is_not_what_was_asked_is_refused(engine, spoilt, words):
+def test_an_output_that_does_not_fit_the_request_is_refused(engine, spoilt, words):
     with pytest.raises(UnusableOutputError, match=words):
         engine.completions(spoilt, 2)
 
 
 @pytest.fixture
 def worker(engine, settings):
-    """A worker around the engine above, that gives a request half a tenth of a second."""
+    """A worker around the engine above, with a request deadline of 0.05 s."""
     worker = RolloutWorker("rollout-9", settings, RolloutLimits(request_seconds=0.05))
     worker._engine = engine
     return worker
@@ -81,27 +81,27 @@ def worker(engine, settings):
 def outcome(worker, request, answer):
     async def ask():
         task = asyncio.ensure_future(answer())
-        asked = _Asked(request, SimpleNamespace(token_ids=(1, 2)), 0.0)
+        asked = _PreparedRequest(request, SimpleNamespace(token_ids=(1, 2)), 0.0)
         result = await worker._outcome(asked, task, SAMPLING)
         return result, task
 
     return asyncio.run(ask())
 
 
-def test_a_rollout_that_never_ends_is_cut_off(worker, requests):
+def test_a_rollout_that_never_ends_hits_its_deadline(worker, requests):
     result, task = outcome(worker, requests[0], lambda: asyncio.sleep(1000))
     assert isinstance(result, NoAnswer)
     assert "0.05 s" in result.cause
     assert task.cancelled(), "the engine is told to stop"
 
 
-def test_fewer_completions_than_asked_are_no_answer(worker, requests):
+def test_too_few_completions_do_not_count_as_an_answer(worker, requests):
     async def answer():
         return group_of(output([5, 6]))
 
     result, _ = outcome(worker, requests[0], answer)
     assert isinstance(result, NoAnswer)
-    assert "1 completions where 2 were asked" in result.cause
+    assert "1 completions instead of 2" in result.cause
 
 
 def test_a_groups_version_is_the_oldest_of_its_tokens(worker, requests):
@@ -136,7 +136,7 @@ def test_weights_whose_owner_died_are_unavailable(cluster):
 
 
 class Updated:
-    """An engine that notes what an update asks of it; a part can be made to fail, or to take for ever."""
+    """An engine that records the calls of an update; a part fails or hangs on demand."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -169,7 +169,7 @@ class Updated:
 
 @pytest.fixture
 def updating(settings):
-    """A worker around the engine above, and whether its process was to end."""
+    """A worker around the engine above, and a record of whether it ended its process."""
     worker = RolloutWorker("rollout-9", settings, RolloutLimits(update_seconds=0.2))
     worker._engine = Updated()
     ended = []
@@ -184,7 +184,7 @@ def test_announced_weights_are_loaded_with_the_engine_frozen(updating):
     worker, ended = updating
 
     async def take():
-        # Two at once, as two learners' may come: one behind the other.
+        # Two at once, as from two learners: they are taken sequentially.
         await asyncio.gather(*(worker._replace(ANNOUNCED, "file", ()) for _ in range(2)))
 
     asyncio.run(take())
@@ -195,7 +195,7 @@ def test_announced_weights_are_loaded_with_the_engine_frozen(updating):
 @pytest.mark.parametrize("part", ["start", "load", "finish"])
 @pytest.mark.parametrize("trouble", [RuntimeError("torn"), None], ids=["fails", "hangs"])
 def test_announced_weights_that_cannot_be_loaded_end_the_worker(updating, part, trouble):
-    """From the first byte on its weights are undefined."""
+    """Its weights are undefined from the first byte on."""
     worker, ended = updating
     worker._engine.trouble[part] = trouble
     with pytest.raises((RuntimeError, TimeoutError)):

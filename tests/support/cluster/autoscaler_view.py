@@ -1,4 +1,4 @@
-"""As a program: what Ray, at `HEAD:PORT`, tells its autoscaler, as one line of JSON."""
+"""Print what Ray at `HEAD:PORT` reports to its autoscaler, as one line of JSON."""
 
 import json
 import sys

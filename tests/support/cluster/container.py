@@ -1,4 +1,4 @@
-"""A container without a container: a command that is started again when it ends, and ends as a pod does."""
+"""A stand-in for a container: a command that is restarted when it ends, and stopped as a pod is."""
 
 import signal
 import subprocess
@@ -10,12 +10,12 @@ import psutil
 
 
 class Container:
-    """Its first process, and whatever that started."""
+    """A container's main process and its descendants."""
 
     def __init__(self, name: str, command: list[str], environment: dict[str, str], folder: Path, grace: float) -> None:
         """
         Args:
-            folder: where it runs, and where its log is.
+            folder: working directory, which also holds the log.
             grace: seconds between SIGTERM and SIGKILL.
         """
         self.name, self.grace = name, grace
@@ -41,7 +41,7 @@ class Container:
             )
 
     def tend(self) -> None:
-        """As a kubelet does: when its first process has ended, all of it has, and it is started again."""
+        """Restart it if its main process has ended, as a kubelet does."""
         if self._process is None:
             return
         self._look()
@@ -51,7 +51,7 @@ class Container:
                 self.start()
 
     def stop(self) -> int:
-        """SIGTERM to its first process, and SIGKILL to all of it when the grace is over; the exit code."""
+        """Send SIGTERM to the main process, and SIGKILL to all after the grace period; return the exit code."""
         assert self._process is not None
         self._wanted = False
         self._look()
@@ -64,7 +64,7 @@ class Container:
         return self._process.wait(timeout=30)
 
     def kill(self) -> None:
-        """All of it at once, as the loss of its machine."""
+        """Kill every process at once, as the loss of the machine would."""
         self._wanted = False
         if self._process is not None:
             self._look()
@@ -72,29 +72,29 @@ class Container:
             self._process.wait(timeout=30)
 
     def says(self, words: str) -> bool:
-        """Whether it has said something since it was started last."""
+        """Return whether its log holds this text since the last start."""
         return words in self.log_file.read_bytes()[self._begun :].decode(errors="replace")
 
     def runs(self) -> bool:
-        """Whether its first process does."""
+        """Return whether its main process is running."""
         return self._process is not None and self._process.poll() is None
 
     def wait(self, seconds: float) -> int:
-        """The exit code with which it ends by itself; it is not started again."""
+        """Wait until it ends by itself, without a restart; return the exit code."""
         assert self._process is not None
         self._wanted = False
         return self._process.wait(timeout=seconds)
 
     def left(self) -> list[str]:
-        """Whatever runs of it."""
+        """Return the processes that are running."""
         return [f"{p.pid} {_command(p)}" for p in self._family if _runs(p)]
 
     def said(self) -> str:
-        """The end of its log."""
+        """Return the end of the log."""
         return f"{self.name}\n{self.log_file.read_text(errors='replace')[-1500:] if self.log_file.exists() else ''}"
 
     def _look(self) -> None:
-        """Note who belongs to it: who has lost its parent is found no more later."""
+        """Record its processes: one that has lost its parent cannot be found later."""
         assert self._process is not None
         with suppress(psutil.NoSuchProcess):
             first = psutil.Process(self._process.pid)

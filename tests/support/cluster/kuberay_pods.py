@@ -1,4 +1,4 @@
-"""What KubeRay makes of a RayCluster: each pod's command and environment, as its controller composes them.
+"""Pods of a RayCluster: each one's command and environment, as KubeRay's controller composes them.
 
 After `ray-operator/controllers/ray/common/pod.go` of KubeRay (`setMissingRayStartParams`, `generateRayStartCommand`,
 `convertParamMap`, `BuildPod`, `setContainerEnvVars`), as far as our manifests use it.
@@ -13,10 +13,10 @@ from support.cluster.kustomize import Manifest
 
 HEAD = "head"
 _VALUED = {"log-color", "include-dashboard"}
-"""Options whose `true` or `false` is a value; any other one is there or not."""
+"""Options that take `true` or `false` as a value; all others are flags."""
 _SIZES = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "m": 1 / 1000}
 _DEFAULT_GRACE_SECONDS = 30
-"""What Kubernetes gives a pod to end."""
+"""Kubernetes' default grace period, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +25,17 @@ class Pod:
 
     image: str
     command: list[str]
-    """Empty: the image's entry point, with `arguments`."""
+    """Empty: the image's entry point is run with `arguments`."""
     arguments: list[str]
     options: dict[str, str]
-    """Of `ray start`, where that is what it runs; `command` is made of them."""
+    """Options of `ray start`, if the pod runs it; `command` is composed of them."""
     environment: dict[str, str]
     grace_seconds: int
-    """Between SIGTERM and SIGKILL."""
+    """Seconds between SIGTERM and SIGKILL."""
 
 
 def ray_pod(cluster: Manifest, group: str, secrets: Mapping[str, str]) -> Pod:
-    """A pod of a RayCluster's head (`HEAD`) or of one of its worker groups; `secrets` by NAME/KEY."""
+    """Return the pod of a RayCluster's head (`HEAD`) or of a worker group; `secrets` by NAME/KEY."""
     spec = cluster["spec"]
     assert spec["authOptions"]["mode"] == "token"
     groups = {HEAD: spec["headGroupSpec"]} | {each["groupName"]: each for each in spec["workerGroupSpecs"]}
@@ -64,7 +64,7 @@ def ray_pod(cluster: Manifest, group: str, secrets: Mapping[str, str]) -> Pod:
 
 
 def service_pod(deployment: Manifest, secrets: Mapping[str, str]) -> Pod:
-    """The pod of a Deployment."""
+    """Return the pod of a Deployment."""
     template = deployment["spec"]["template"]["spec"]
     (container,) = template["containers"]
     return Pod(
@@ -78,7 +78,7 @@ def service_pod(deployment: Manifest, secrets: Mapping[str, str]) -> Pod:
 
 
 def ray_start(options: Mapping[str, str]) -> list[str]:
-    """The container's command."""
+    """Return the container's command."""
     words = [
         f"--{name}" if value == "true" and name not in _VALUED else f"--{name}={value}"
         for name, value in sorted(options.items())
@@ -88,7 +88,7 @@ def ray_start(options: Mapping[str, str]) -> list[str]:
 
 
 def environment_of(container: Manifest, secrets: Mapping[str, str]) -> dict[str, str]:
-    """A container's variables, with the values of the secrets that it names."""
+    """Return a container's variables, with the values of the secrets that it names."""
     found = {}
     for variable in container.get("env", []):
         if "valueFrom" in variable:
@@ -100,7 +100,7 @@ def environment_of(container: Manifest, secrets: Mapping[str, str]) -> dict[str,
 
 
 def _add_resources(options: dict[str, str], resources: Mapping[str, Any]) -> None:
-    """What Ray may count with is what the container may use."""
+    """Return the `ray start` resources that KubeRay derives from the container's limits."""
     limits, requests = resources.get("limits", {}), resources.get("requests", {})
     if (cpus := limits.get("cpu") or requests.get("cpu")) is not None:
         options.setdefault("num-cpus", str(math.ceil(quantity(cpus))))
@@ -112,6 +112,6 @@ def _add_resources(options: dict[str, str], resources: Mapping[str, Any]) -> Non
 
 
 def quantity(text: str) -> float:
-    """A quantity of Kubernetes': 16Gi, 500m, 8."""
+    """Parse a Kubernetes quantity: 16Gi, 500m, 8."""
     unit = next((unit for unit in _SIZES if text.endswith(unit)), "")
     return float(text.removesuffix(unit)) * _SIZES.get(unit, 1)

@@ -1,4 +1,4 @@
-"""Renders a kustomization without kustomize: the fields that ours use, and an error for any other."""
+"""Render a kustomization without kustomize: the fields that ours use; any other is an error."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ _OF_NO_NAMESPACE = {"Namespace"}
 
 
 def render(folder: Path) -> list[Manifest]:
-    """The manifests of a folder with a kustomization.yaml."""
+    """Return the manifests of a folder with a kustomization.yaml."""
     (kustomization,) = read_yaml(folder / "kustomization.yaml")
     unknown = kustomization.keys() - _FIELDS
     assert not unknown, f"{folder}: this helper does not know {sorted(unknown)}"
@@ -50,7 +50,7 @@ def _config_map(folder: Path, made: Manifest) -> Manifest:
 
 
 def _apply(document: Any, operation: Manifest) -> None:
-    """An operation of RFC 6902: test, add, replace or remove."""
+    """Apply an operation of RFC 6902: test, add, replace or remove."""
     *way, last = (part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:])
     parent = document
     for part in way:

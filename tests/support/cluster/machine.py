@@ -1,6 +1,6 @@
 """One machine in place of a Kubernetes cluster: the pods' own commands and environments, run as processes.
 
-What is put in place of what (`Machine.here`, `Machine._on_this_machine`):
+Substitutions (`Machine.here`, `Machine._on_this_machine`):
 
 | in the manifests | here |
 |---|---|
@@ -44,13 +44,13 @@ class Machine:
     def __init__(self, folder: Path, overlay: str, secrets: dict[str, str], environment: dict[str, str]) -> None:
         """
         Args:
-            folder: with a short path, for Ray puts sockets below it.
+            folder: with a short path, since Ray puts sockets below it.
             secrets: by NAME/KEY, as the manifests name them.
-            environment: what else is in the head's environment, where drivers run.
+            environment: further variables of the head, where drivers run.
         """
         self.folder, self._secrets, self.of_drivers = folder, secrets, environment
         self.secrets: list[str] = []
-        """What must be nowhere."""
+        """The secrets that must not appear anywhere."""
         self.data = folder / "data"
         (self.data / "inputs").mkdir(parents=True)
         self._manifests = render(DEPLOY / "kuberay" / "overlays" / overlay)
@@ -63,7 +63,7 @@ class Machine:
         return found
 
     def here(self, text: str) -> str:
-        """A command's word or a variable's value, as this machine has it."""
+        """Translate a command's word or a variable's value for this machine."""
         text = re.sub("|".join(rf"\b{port}\b" for port in self.ports), lambda found: self.ports[found[0]], text)
         text = re.sub(
             r"\bearshot-head-svc(\.earshot\.svc\.cluster\.local)?|(?<=http://)earshot(?=:)", "127.0.0.1", text
@@ -72,16 +72,16 @@ class Machine:
         return text.replace("/opt/earshot/bin", str(BIN)).replace("$PATH", os.environ["PATH"])
 
     def add(self, group: str) -> Container:
-        """Start a pod of the RayCluster; returns once Ray runs in it."""
+        """Start a pod of the RayCluster and return once Ray runs in it."""
         pod = self._on_this_machine(group, ray_pod(self.manifest("RayCluster"), group, self._secrets))
         more = self.of_drivers if group == HEAD else {}
         made = self._started(f"{group}-{len(self.pods)}", pod, "worker-cpu", more)
-        # KubeRay's init container has workers wait for the head likewise.
+        # KubeRay's init container makes workers wait for the head, too.
         self.wait(lambda: made.says("Ray runtime started."))
         return made
 
     def join(self) -> str:
-        """Make a bare machine a node of the cluster, as docs/operations.md says; what the command prints."""
+        """Make a bare machine a node of the cluster, as docs/operate/bare-machines.md describes; return the output."""
         token = self.folder / "ray_token"
         token.touch(mode=0o600)
         token.write_text(self._secrets["earshot-ray-token/auth_token"])
@@ -89,7 +89,7 @@ class Machine:
         return self._cluster("join", head, "--token-file", str(token), "--cpus", _CPUS["rollout"], "--gpus", "0")
 
     def leave(self) -> str:
-        """Take that machine out again."""
+        """Remove that machine from the cluster."""
         return self._cluster("down")
 
     def _cluster(self, *arguments: str) -> str:
@@ -123,7 +123,7 @@ class Machine:
         self.wait(asked, seconds)
 
     def toolbox(self, *arguments: str, token: str = "") -> str:
-        """What `kubectl exec deploy/earshot-toolbox -- earshot …` prints."""
+        """Return the output of `kubectl exec deploy/earshot-toolbox -- earshot …`."""
         pod = service_pod(self.manifest("Deployment", "earshot-toolbox"), self._secrets)
         environment = self._environment(pod, "service") | ({"EARSHOT_TOKEN": token} if token else {})
         command = [str(BIN / "earshot"), *arguments]
@@ -132,11 +132,11 @@ class Machine:
         return done.stdout.strip()
 
     def earshot(self, *arguments: str) -> str:
-        """What a command of the user's prints."""
+        """Return the output of a command run by the user."""
         return self.toolbox(*arguments, token=self.token)
 
     def asked_of_the_autoscaler(self) -> dict[str, Any]:
-        """What Ray tells its autoscaler: resources that are `wanted` and not there, addresses of `idle` nodes."""
+        """Return what Ray reports to its autoscaler: missing resources (`wanted`) and addresses of `idle` nodes."""
         pod = ray_pod(self.manifest("RayCluster"), HEAD, self._secrets)
         command = [
             sys.executable,
@@ -150,7 +150,7 @@ class Machine:
         return found
 
     def get(self, path: str) -> Any:
-        """Of the API."""
+        """Get a route of the API."""
         return self._ask("GET", f"/v1{path}").json()
 
     def post(self, path: str, body: object = None) -> Any:
@@ -160,7 +160,7 @@ class Machine:
         return self._ask("GET", path).text
 
     def cluster(self) -> dict[str, Any]:
-        """What the service shows of the cluster; no nodes while that is away."""
+        """Return the cluster as the service shows it; without nodes while it is unreachable."""
         url = f"http://127.0.0.1:{self.ports['8420']}/v1/cluster"
         answer = httpx.get(url, headers={"Authorization": f"Bearer {self.token}"}, timeout=60)
         assert answer.status_code in (200, 503), answer.text
@@ -179,7 +179,7 @@ class Machine:
         return RunDirectory(self.data / "service" / "runs" / job)
 
     def until(self, job: str, state: str, seconds: float = _WAIT_SECONDS) -> dict[str, Any]:
-        """The job, once it is in that state."""
+        """Wait until the job is in that state and return it."""
 
         def there() -> bool:
             found = self.get(f"/jobs/{job}")
@@ -191,7 +191,7 @@ class Machine:
         return record
 
     def wait(self, there: Callable[[], bool], seconds: float = _WAIT_SECONDS) -> None:
-        """Until something is so; containers that end meanwhile are started again."""
+        """Wait until a condition holds; restart containers that end in the meantime."""
         deadline = time.monotonic() + seconds
         while not there():
             assert time.monotonic() < deadline, f"nothing happened within {seconds:.0f} s\n{self.said()}"
@@ -200,7 +200,7 @@ class Machine:
             time.sleep(0.3)
 
     def said(self) -> str:
-        """The ends of all logs."""
+        """Return the ends of all logs."""
         files = sorted(
             path for name in ("driver.log", "events.jsonl") for path in self.data.glob(f"service/runs/*/{name}")
         )
@@ -208,7 +208,7 @@ class Machine:
         return "\n\n".join([*(pod.said() for pod in self.pods.values()), *ends])
 
     def end(self) -> None:
-        """Leave nothing."""
+        """Stop every process."""
         for pod in self.pods.values():
             pod.kill()
         self.leave()
@@ -221,13 +221,13 @@ class Machine:
         return made
 
     def _environment(self, pod: Pod, image: str) -> dict[str, str]:
-        """The machine's own, as far as it is not about Earshot or Ray; the image's; the pod's."""
+        """Merge the variables of the machine (without Earshot's and Ray's), the image and the pod."""
         own = {k: v for k, v in os.environ.items() if not k.startswith(("EARSHOT_", "RAY_"))}
         found = image_environment(DEPLOY / "docker" / f"{image}.Dockerfile") | pod.environment
         return own | {name: self.here(value) for name, value in found.items()}
 
     def _on_this_machine(self, group: str, pod: Pod) -> Pod:
-        """With options of `ray start` for what a pod has to itself and processes on one machine share."""
+        """Add options of `ray start` for resources that pods own and processes on one machine share."""
         options = {name: value for name, value in pod.options.items() if name != "memory"}
         options |= {"num-cpus": _CPUS[group], "num-gpus": "0", "object-store-memory": "150000000"}
         options |= {"metrics-export-port": free_port(), "dashboard-agent-listen-port": free_port()}

@@ -1,4 +1,4 @@
-"""What tests of deploy/ share: reading its files, and holding commands and paths in them against the code."""
+"""Helpers for tests of deploy/: read its files, and check their commands and paths against the code."""
 
 import os
 import re
@@ -12,6 +12,7 @@ import pytest
 import typer
 import yaml
 
+from orchestrator.cli.lazy import LazyCommand
 from orchestrator.cli.main import app
 from orchestrator.service.api.app import create_app
 from orchestrator.service.store.database import sqlite_url
@@ -29,7 +30,7 @@ _SECRET = re.compile(
 
 
 def shared_crds() -> Path:
-    """The folder of KubeRay's CRDs beside the checkout; skips the test where there is none."""
+    """Return the folder of KubeRay's CRDs next to the checkout; skip the test if it is missing."""
     folder = Path(os.environ.get("EARSHOT_SHARED") or ROOT.parent / "shared") / "k8s"
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there: KubeRay's CRDs are needed (EARSHOT_SHARED names the folder above it)")
@@ -37,12 +38,12 @@ def shared_crds() -> Path:
 
 
 def read_yaml(path: Path) -> list[dict[str, Any]]:
-    """The documents of a file."""
+    """Return the documents of a file."""
     return [document for document in yaml.safe_load_all(path.read_text(encoding="utf-8")) if document]
 
 
 def instructions(path: Path) -> list[tuple[str, str]]:
-    """Keyword and arguments of each instruction of a Dockerfile, comments left out and continued lines joined."""
+    """Return keyword and arguments of each instruction of a Dockerfile, without comments, continued lines joined."""
     lines = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
     return [
@@ -51,53 +52,55 @@ def instructions(path: Path) -> list[tuple[str, str]]:
 
 
 def last_stage(path: Path) -> list[tuple[str, str]]:
-    """Those of the image that comes of it."""
+    """Return the instructions of the final image."""
     found = instructions(path)
     return found[max(i for i, (word, _) in enumerate(found) if word == "FROM") :]
 
 
 def image_environment(path: Path) -> dict[str, str]:
-    """The variables that a Dockerfile's image sets."""
+    """Return the variables that a Dockerfile's image sets."""
     words = " ".join(rest for word, rest in last_stage(path) if word == "ENV").split()
     return dict(word.partition("=")[::2] for word in words)
 
 
 def check_image(image: str) -> None:
-    """That an image is pinned by a version."""
+    """Check that an image is pinned by a version."""
     assert _IMAGE.fullmatch(image), f"{image} is not pinned by a version"
     if image.startswith("earshot/"):
         assert image.rpartition(":")[2] == VERSION, f"{image} is not of this version"
 
 
 def check_no_secret(path: Path) -> None:
-    """That nothing in a file looks like a secret's value."""
+    """Check that nothing in a file looks like the value of a secret."""
     for line in path.read_text(encoding="utf-8").splitlines():
         found = _SECRET.search(line)
         assert not found, f"{path.relative_to(ROOT)} has what looks like a secret: {found and found[0][:12]}…"
 
 
 def check_earshot(arguments: Sequence[str]) -> dict[str, Any]:
-    """That `earshot` takes these arguments; what it makes of them. Nothing is run."""
+    """Check that `earshot` accepts these arguments, without running it; return the parsed options."""
     command: Any = typer.main.get_command(app)
     rest = list(arguments)
     while hasattr(command, "commands"):
         name = rest.pop(0)
-        assert name in command.commands, f"`earshot {name}` is no command"
+        assert name in command.commands, f"`earshot {name}` is not a command"
         command = command.commands[name]
+        if isinstance(command, LazyCommand):
+            command = command.load()
     parameters: dict[str, Any] = command.make_context(command.name, rest).params
     return parameters
 
 
 @cache
 def service_routes() -> set[str]:
-    """Paths of the API's GET routes."""
+    """Return the paths of the API's GET routes."""
     # Nothing is opened.
     made = create_app(Store(sqlite_url(Path("unused.db")), Path("runs")))
     return {path for path, methods in made.openapi()["paths"].items() if "get" in methods}
 
 
 def check_ray_health_path(path: str) -> None:
-    """That Ray's agent answers a path on every node, read from its source: importing Ray takes a second."""
+    """Check that Ray's agent answers a path, by reading its source: importing Ray takes a second."""
     spec = find_spec("ray")
     assert spec and spec.origin
     agent = Path(spec.origin).parent / "dashboard"
@@ -106,7 +109,7 @@ def check_ray_health_path(path: str) -> None:
 
 
 def walk(value: Any) -> Iterator[dict[str, Any]]:
-    """Every mapping in a document."""
+    """Yield every mapping in a document."""
     if isinstance(value, dict):
         yield value
         for item in value.values():
@@ -117,7 +120,7 @@ def walk(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def check_ray_start(command: Sequence[str]) -> dict[str, str]:
-    """That `ray start` has these options, read from its source; the options and their values."""
+    """Check in its source that `ray start` has these options; return them with their values."""
     assert list(command[:2]) == ["ray", "start"]
     spec = find_spec("ray")
     assert spec and spec.origin

@@ -1,4 +1,4 @@
-"""The job that a path names, if it exists for whoever asks."""
+"""Access to the job named by a path, and the audit log of changes to it."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,40 +7,40 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
 
-from orchestrator.service.api.principal import Current, Principal, require
+from orchestrator.service.api.principal import CurrentPrincipal, Principal, require
 from orchestrator.service.api.problems import ProblemError
-from orchestrator.service.api.state import Api, api_of
+from orchestrator.service.api.state import ApiContext, api_context
 from orchestrator.service.store.access import Role
 from orchestrator.service.store.records import JobRecord
 from orchestrator.service.store.store import JobNotFoundError
 
 JobId = Annotated[
     str,
-    Path(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="The id of a job.", examples=["5f0c2a9e7b1d4c38"]),
+    Path(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Job id.", examples=["5f0c2a9e7b1d4c38"]),
 ]
-TheApi = Annotated[Api, Depends(api_of)]
+Context = Annotated[ApiContext, Depends(api_context)]
 
 
-async def visible_job(request: Request, job_id: JobId, principal: Current, api: TheApi) -> JobRecord:
-    """The job. Raises ProblemError: a job of somebody else's is not to be told from one that is not there."""
+async def visible_job(request: Request, job_id: JobId, principal: CurrentPrincipal, context: Context) -> JobRecord:
+    """Return the job. Raises ProblemError, the same for the job of another user and for one that does not exist."""
     if request.method != "GET":
-        # What may be done depends on what is now.
-        api.jobs.forget(job_id)
+        # Whether a change is allowed depends on the current state, not on a cached one.
+        context.jobs.forget(job_id)
     try:
-        job, _ = await api.jobs.get(job_id)
+        job, _ = await context.jobs.get(job_id)
     except JobNotFoundError:
         job = None
-    if job is None or not principal.sees(job):
+    if job is None or not principal.can_see(job):
         raise ProblemError(404, f"there is no job {job_id!r}")
     return job
 
 
-TheJob = Annotated[JobRecord, Depends(visible_job)]
+VisibleJob = Annotated[JobRecord, Depends(visible_job)]
 
 
 @dataclass(slots=True)
-class JobEntry:
-    """A line of the audit log that is being made."""
+class AuditedAction:
+    """An action in progress that will be written to the audit log."""
 
     target: str
     detail: dict[str, Any]
@@ -48,18 +48,18 @@ class JobEntry:
 
 @asynccontextmanager
 async def audited(
-    api: Api, principal: Principal, action: str, target: str = "", **detail: Any
-) -> AsyncIterator[JobEntry]:
-    """Around what a submitter may do: whether they may, whether it was done, or why not, goes to the audit log.
+    context: ApiContext, principal: Principal, action: str, target: str = "", **detail: Any
+) -> AsyncIterator[AuditedAction]:
+    """Run an action that requires the role of a submitter, and write its outcome to the audit log.
 
-    Raises ProblemError for whoever may not.
+    Raises ProblemError if the principal lacks the role.
     """
-    entry, outcome = JobEntry(target, detail), "ok"
+    entry, outcome = AuditedAction(target, detail), "ok"
     try:
         try:
             require(principal, Role.SUBMITTER)
         except ProblemError:
-            api.meters.refused.inc()
+            context.meters.refused.inc()
             raise
         yield entry
     except ProblemError as problem:
@@ -69,4 +69,4 @@ async def audited(
         outcome = type(error).__name__
         raise
     finally:
-        await api.store.audit(principal.owner, action, target=entry.target, outcome=outcome, detail=entry.detail)
+        await context.store.audit(principal.owner, action, target=entry.target, outcome=outcome, detail=entry.detail)

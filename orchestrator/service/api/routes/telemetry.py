@@ -1,4 +1,4 @@
-"""What a job tells while it runs: workers, metrics, samples with their clips, checkpoints."""
+"""Telemetry of a job: workers, metrics, samples with their clips, checkpoints."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -15,55 +15,56 @@ from orchestrator.run.directory import RunDirectory
 from orchestrator.run.records import RunDirectoryError
 from orchestrator.schemas.api import CheckpointView, MetricsView, Page, SampleView, WorkerPage
 from orchestrator.service.admission.roots import OutsideRootsError
-from orchestrator.service.api.problems import ProblemError, documented
-from orchestrator.service.api.routes.job_access import TheApi, TheJob
+from orchestrator.service.api.problems import ProblemError, error_responses
+from orchestrator.service.api.routes.job_access import Context, VisibleJob
 from orchestrator.service.api.routes.views import metrics_view, workers_view
 from orchestrator.service.store.records import JobRecord
 from orchestrator.service.telemetry.samples import Order, Samples
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["telemetry"])
 
-_MOST_STEP = 2**53
-Place = Annotated[str | None, Query(pattern=r"^\d{1,18}$", description="next_cursor of the part before.")]
+_MAX_STEP = 2**53
+Cursor = Annotated[str | None, Query(pattern=r"^\d{1,18}$", description="next_cursor of the previous page.")]
 
 
-@router.get("/workers", response_model=WorkerPage, responses=documented(404), summary="Rollout workers")
-async def workers(job: TheJob, api: TheApi) -> WorkerPage:
-    """The rollout workers of a job, and how many there should be."""
-    return workers_view(job, await asyncio.to_thread(api.facts.of, Path(job.run_dir)))
+@router.get("/workers", response_model=WorkerPage, responses=error_responses(404), summary="List rollout workers")
+async def workers(job: VisibleJob, context: Context) -> WorkerPage:
+    """List the rollout workers of a job, and their target number."""
+    return workers_view(job, await asyncio.to_thread(context.histories.of, Path(job.run_dir)))
 
 
-@router.get("/metrics", response_model=MetricsView, responses=documented(404, 409), summary="Metrics")
+@router.get("/metrics", response_model=MetricsView, responses=error_responses(404, 409), summary="Query metrics")
 async def metrics(
-    job: TheJob,
-    api: TheApi,
-    since_step: Annotated[int | None, Query(ge=-1, le=_MOST_STEP, description="Only steps behind this one.")] = None,
+    job: VisibleJob,
+    context: Context,
+    since_step: Annotated[int | None, Query(ge=-1, le=_MAX_STEP, description="Only steps after this one.")] = None,
     names: Annotated[
-        list[str] | None, Query(max_length=200, description="Only these: repeated, or separated by commas.")
+        list[str] | None, Query(max_length=200, description="Only these metrics: repeated, or separated by commas.")
     ] = None,
     points: Annotated[
-        int, Query(ge=1, le=10_000, description="More steps than this are put together in so many buckets.")
+        int,
+        Query(ge=1, le=10_000, description="Maximum number of rows; more steps are grouped into this many buckets."),
     ] = 1000,
 ) -> Response:
-    """Metrics over learner steps: one object a step, or a bucket with mean, least and greatest."""
+    """Return metrics by learner step: one object per step, or per bucket of steps with mean, minimum and maximum."""
     wanted = None if names is None else [name for part in names for name in part.split(",") if name]
 
     def query() -> bytes:
-        series = api.metrics.of(Path(job.run_dir)).query(since_step, wanted, points)
+        series = context.metrics.of(Path(job.run_dir)).query(since_step, wanted, points)
         return metrics_view(series).model_dump_json().encode()
 
     return Response(await asyncio.to_thread(query), media_type="application/json")
 
 
-@router.get("/samples", response_model=Page[SampleView], responses=documented(404, 409), summary="Samples")
+@router.get("/samples", response_model=Page[SampleView], responses=error_responses(404, 409), summary="List samples")
 async def samples(
-    job: TheJob,
-    step: Annotated[int | None, Query(ge=0, le=_MOST_STEP, description="Only those of this learner step.")] = None,
-    order: Annotated[Order, Query(description="Which come first.")] = "newest",
-    cursor: Place = None,
+    job: VisibleJob,
+    step: Annotated[int | None, Query(ge=0, le=_MAX_STEP, description="Only samples of this learner step.")] = None,
+    order: Annotated[Order, Query(description="Sort order.")] = "newest",
+    cursor: Cursor = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> Page[SampleView]:
-    """Scored completions with their questions, rewards and advantages."""
+    """List scored completions with their questions, rewards and advantages."""
     place = None if cursor is None else int(cursor)
     page = await asyncio.to_thread(Samples(Path(job.run_dir)).page, place, limit, order, step)
     items = [
@@ -83,21 +84,21 @@ async def samples(
                 "audio/*": {"schema": {"type": "string", "format": "binary"}},
                 "multipart/byteranges": {"schema": {"type": "string", "format": "binary"}},
             },
-            "description": "The bytes that the Range header asks for.",
+            "description": "The requested range of bytes.",
         },
-        **documented(404, 409, 416),
+        **error_responses(404, 409, 416),
     },
-    summary="The clip of a sample",
+    summary="Download the clip of a sample",
 )
 async def audio(
-    job: TheJob,
-    api: TheApi,
-    sample: Annotated[str, PathParameter(pattern=r"^\d{1,18}$", description="The id of a sample.", examples=["0"])],
+    job: VisibleJob,
+    context: Context,
+    sample: Annotated[str, PathParameter(pattern=r"^\d{1,18}$", description="Sample id.", examples=["0"])],
 ) -> Response:
-    """The clip that the question of a sample is about; takes Range requests, as a player makes them."""
-    path = await asyncio.to_thread(_clip, job, int(sample), api)
+    """Download the clip of a sample's question. Supports Range requests, which audio players send."""
+    path = await asyncio.to_thread(_clip, job, int(sample), context)
     kind = _MEDIA_TYPES.get(path.suffix.lower(), "audio/basic")
-    # A page that is made to look like a clip must not become one.
+    # A file crafted to be both a clip and a web page must not run as a page.
     headers = {"Content-Security-Policy": "sandbox; default-src 'none'"}
     return FileResponse(path, media_type=kind, headers=headers, content_disposition_type="inline", filename=path.name)
 
@@ -114,21 +115,23 @@ _MEDIA_TYPES = {
 }
 
 
-def _clip(job: JobRecord, sample: int, api: TheApi) -> Path:
+def _clip(job: JobRecord, sample: int, context: Context) -> Path:
     found = Samples(Path(job.run_dir)).one(sample)
     if found is None:
         raise ProblemError(404, f"job {job.id} has no sample {str(sample)!r}")
     try:
-        path = api.roots.file(str(found.get("audio", "")))
+        path = context.roots.file(str(found.get("audio", "")))
         probe(str(path))
     except (OutsideRootsError, AudioError) as error:
-        raise ProblemError(404, f"the clip of sample {str(sample)!r} cannot be had from this service") from error
+        raise ProblemError(404, f"the clip of sample {str(sample)!r} is not available from this service") from error
     return path
 
 
-@router.get("/checkpoints", response_model=Page[CheckpointView], responses=documented(404), summary="Checkpoints")
-async def checkpoints(job: TheJob) -> Page[CheckpointView]:
-    """The whole checkpoints a job has, newest first; all of them."""
+@router.get(
+    "/checkpoints", response_model=Page[CheckpointView], responses=error_responses(404), summary="List checkpoints"
+)
+async def checkpoints(job: VisibleJob) -> Page[CheckpointView]:
+    """List all complete checkpoints of a job, newest first."""
     return Page[CheckpointView](items=await asyncio.to_thread(_checkpoints, job), next_cursor=None)
 
 
@@ -145,7 +148,7 @@ def _checkpoints(job: JobRecord) -> list[CheckpointView]:
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             made = datetime.fromtimestamp(folder.stat().st_mtime, UTC)
         except FileNotFoundError:
-            # Thrown away between being listed and being looked at.
+            # Deleted after it was listed.
             continue
         items.append(CheckpointView(step=step, path=str(folder), created_at=made, bytes=size, accuracy=accuracy))
     return items

@@ -1,4 +1,4 @@
-"""From what the store and the run directories hold to what the API answers with."""
+"""Conversion of records and run data to the models of responses."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import Response
 from pydantic import BaseModel
 
+from orchestrator.run.history import RunHistory
 from orchestrator.schemas.api import (
     EvaluationView,
     JobDetail,
@@ -20,48 +21,47 @@ from orchestrator.schemas.api import (
     WorkerView,
 )
 from orchestrator.schemas.job_state import ACTIVE, JobState
-from orchestrator.service.api.state import Api
+from orchestrator.service.api.state import ApiContext
 from orchestrator.service.store.credentials import without_secrets
 from orchestrator.service.store.records import JobRecord, Transition
 from orchestrator.service.telemetry.columns import MetricSeries
-from orchestrator.service.telemetry.facts import RunFacts
 
 _ALIVE = frozenset({"serving", "draining"})
 
 
 def json_of(view: BaseModel) -> Response:
-    """An answer that is not checked against its own model again, which would take longer than to make it."""
+    """Return the view as JSON without a second validation, which would take longer than serializing it."""
     return Response(view.__pydantic_serializer__.to_json(view), media_type="application/json")
 
 
-async def job_view(api: Api, job: JobRecord) -> JobView:
-    """One job."""
-    return (await job_views(api, [job]))[0]
+async def job_view(context: ApiContext, job: JobRecord) -> JobView:
+    """Return the view of a job."""
+    return (await job_views(context, [job]))[0]
 
 
-async def job_views(api: Api, jobs: Sequence[JobRecord]) -> list[JobView]:
-    """Jobs, in their order."""
+async def job_views(context: ApiContext, jobs: Sequence[JobRecord]) -> list[JobView]:
+    """Return the views of jobs, in the same order."""
     if all(job.attempt == 0 for job in jobs):
-        # None has a run directory to read.
-        return [JobView(**_fields(api, job)) for job in jobs]
-    return await asyncio.to_thread(lambda: [JobView(**_fields(api, job)) for job in jobs])
+        # No job has a run directory to read yet.
+        return [JobView(**_fields(context, job)) for job in jobs]
+    return await asyncio.to_thread(lambda: [JobView(**_fields(context, job)) for job in jobs])
 
 
-async def job_detail(api: Api, job: JobRecord, history: Sequence[Transition]) -> JobDetail:
-    """One job with its history."""
+async def job_detail(context: ApiContext, job: JobRecord, history: Sequence[Transition]) -> JobDetail:
+    """Return the view of a job with its history."""
     changes = [
         TransitionView(from_state=change.from_state, to_state=change.to_state, at=change.at, cause=change.cause)
         for change in history
     ]
-    if job.attempt == 0 or api.facts.knows(Path(job.run_dir)):
-        # What is new since the last time is little: to read it costs less than to have a thread do it.
-        return JobDetail(**_fields(api, job), history=changes)
-    return await asyncio.to_thread(lambda: JobDetail(**_fields(api, job), history=changes))
+    if job.attempt == 0 or context.histories.knows(Path(job.run_dir)):
+        # Only what is new since the last request is read, which costs less than a thread switch.
+        return JobDetail(**_fields(context, job), history=changes)
+    return await asyncio.to_thread(lambda: JobDetail(**_fields(context, job), history=changes))
 
 
-def workers_view(job: JobRecord, facts: RunFacts) -> WorkerPage:
-    """A job's workers: those it has told of, and those that are still to come."""
-    count = _count(job, facts)
+def workers_view(job: JobRecord, history: RunHistory) -> WorkerPage:
+    """Return the known workers of a job and their target number."""
+    count = _count(job, history)
     items = [
         WorkerView.model_validate(
             {
@@ -74,7 +74,7 @@ def workers_view(job: JobRecord, facts: RunFacts) -> WorkerPage:
                 "cause": worker.cause,
             }
         )
-        for worker in sorted(facts.workers.values(), key=lambda worker: worker.name)
+        for worker in sorted(history.workers.values(), key=lambda worker: worker.name)
     ]
     if job.state not in ACTIVE:
         items = []
@@ -82,7 +82,7 @@ def workers_view(job: JobRecord, facts: RunFacts) -> WorkerPage:
 
 
 def metrics_view(series: MetricSeries) -> MetricsView:
-    """Rows instead of columns."""
+    """Return metrics as rows instead of columns."""
 
     def rows(columns: dict[str, list[float | None]]) -> list[dict[str, float | None]]:
         return (
@@ -104,10 +104,10 @@ def metrics_view(series: MetricSeries) -> MetricsView:
     )
 
 
-def _fields(api: Api, job: JobRecord) -> dict[str, Any]:
+def _fields(context: ApiContext, job: JobRecord) -> dict[str, Any]:
     run_dir = Path(job.run_dir)
-    facts = RunFacts() if job.attempt == 0 else api.facts.of(run_dir)
-    last = None if job.attempt == 0 else api.progress.of(run_dir)
+    history = RunHistory() if job.attempt == 0 else context.histories.of(run_dir)
+    last = None if job.attempt == 0 else context.progress.of(run_dir)
     steps = int(job.spec.get("steps", 0))
     step = last.step if last else 0
     return {
@@ -133,15 +133,15 @@ def _fields(api: Api, job: JobRecord) -> dict[str, Any]:
             steps=steps,
             fraction=min(1.0, step / steps) if steps else float(job.state is JobState.SUCCEEDED),
             metrics=last.metrics if last else {},
-            evaluation=EvaluationView.model_validate(facts.evaluation) if facts.evaluation else None,
+            evaluation=EvaluationView.model_validate(history.evaluation) if history.evaluation else None,
         ),
-        "workers": _count(job, facts),
+        "workers": _count(job, history),
     }
 
 
-def _count(job: JobRecord, facts: RunFacts) -> WorkerCount:
+def _count(job: JobRecord, history: RunHistory) -> WorkerCount:
     if job.state not in ACTIVE and job.state is not JobState.QUEUED:
         return WorkerCount(target=0, alive=0)
-    wanted = facts.target if facts.target is not None else int(job.spec.get("rollout", {}).get("workers", 0))
-    alive = sum(worker.state in _ALIVE for worker in facts.workers.values()) if job.state in ACTIVE else 0
+    wanted = history.target if history.target is not None else int(job.spec.get("rollout", {}).get("workers", 0))
+    alive = sum(worker.state in _ALIVE for worker in history.workers.values()) if job.state in ACTIVE else 0
     return WorkerCount(target=wanted, alive=alive)

@@ -1,4 +1,4 @@
-"""No path leads out of the roots."""
+"""No path leads outside the roots."""
 
 import os
 
@@ -16,7 +16,7 @@ def home(tmp_path):
     return tmp_path
 
 
-def test_what_is_inside_is_found(home):
+def test_paths_inside_are_found(home):
     (home / "link").symlink_to(home / "data")
     roots = Roots([home / "link"])
     assert roots.file(f"{home}/data/inner/../clip.wav") == home / "data" / "clip.wav"
@@ -41,7 +41,7 @@ def test_what_is_inside_is_found(home):
         "~/.ssh/id_rsa",
     ],
 )
-def test_what_leads_out_is_refused(home, path):
+def test_paths_outside_are_refused(home, path):
     (home / "data" / "out").symlink_to(home / "data-of-others" / "secret")
     (home / "data" / "loop").symlink_to(home / "data" / "loop")
     os.mkfifo(home / "data" / "pipe")

@@ -1,4 +1,4 @@
-"""Nobody without a token; nobody beyond their role; a job of somebody else's is not there; nothing leaks."""
+"""Tokens, roles, the visibility of jobs, rate limits, and no secrets in responses or logs."""
 
 import hashlib
 import io
@@ -15,7 +15,7 @@ from orchestrator.service.store.credentials import new_token, token_hash, withou
 pytestmark = pytest.mark.anyio
 
 
-async def test_beyond_loopback_nobody_is_anybody_without_a_token(tmp_path):
+async def test_a_token_is_required_beyond_loopback(tmp_path):
     async with service(tmp_path, local=False) as made:
         client = made.client()
         for path in ("/v1/jobs", "/v1/cluster", "/metrics", "/v1/jobs/x/events"):
@@ -31,7 +31,7 @@ async def test_beyond_loopback_nobody_is_anybody_without_a_token(tmp_path):
     "header",
     ["", "Bearer", "Bearer ", "Basic YTpi", "Bearer earshot_x", "bearer \u00e9", "Bearer a b", "Bearer " + "x" * 5000],
 )
-async def test_what_is_no_token_is_refused_also_on_loopback(tmp_path, header):
+async def test_invalid_tokens_are_refused_also_on_loopback(tmp_path, header):
     async with service(tmp_path) as made:
         client = made.client()
         response = await client.get("/v1/jobs", headers=[(b"authorization", header.encode())])
@@ -74,8 +74,8 @@ async def test_roles(tmp_path):
         check_problem(await viewer.post("/v1/jobs", json=SPEC), 403)
         job = (await submitter.post("/v1/jobs", json=SPEC)).json()
         assert (await viewer.get(f"/v1/jobs/{job['id']}")).status_code == 200
-        for what in ("cancel", "pause", "resume", "checkpoint"):
-            check_problem(await viewer.post(f"/v1/jobs/{job['id']}/{what}"), 403)
+        for command in ("cancel", "pause", "resume", "checkpoint"):
+            check_problem(await viewer.post(f"/v1/jobs/{job['id']}/{command}"), 403)
         check_problem(await viewer.patch(f"/v1/jobs/{job['id']}/rollout-workers", json={"count": 1}), 403)
         assert (await admin.post(f"/v1/jobs/{job['id']}/cancel")).json()["cause"] == "cancelled by root"
         refused = [entry for entry in await made.store.audit_log() if entry.outcome != "ok"]
@@ -83,7 +83,7 @@ async def test_roles(tmp_path):
         assert len(refused) == 6
 
 
-async def test_a_job_of_somebody_else_is_not_there(tmp_path):
+async def test_a_job_of_another_user_looks_like_one_that_does_not_exist(tmp_path):
     async with service(tmp_path, local=False) as made:
         job, _ = await made.running("ada")
         bob, root = made.client(await made.token("bob")), made.client(await made.token("root", Role.ADMIN))
@@ -92,8 +92,8 @@ async def test_a_job_of_somebody_else_is_not_there(tmp_path):
         for path in ("", "/workers", "/metrics", "/events", "/samples", "/logs", "/checkpoints", "/samples/0/audio"):
             document = check_problem(await bob.get(url + path), 404)
             assert document["detail"].replace(job.id, "0000000000000000") == missing["detail"]
-        for what in ("cancel", "pause", "resume", "checkpoint"):
-            check_problem(await bob.post(f"{url}/{what}"), 404)
+        for command in ("cancel", "pause", "resume", "checkpoint"):
+            check_problem(await bob.post(f"{url}/{command}"), 404)
         check_problem(await bob.patch(f"{url}/rollout-workers", json={"count": 0}), 404)
         assert (await bob.get("/v1/jobs")).json()["items"] == []
         assert (await bob.get("/v1/jobs", params={"owner": "ada"})).json()["items"] == []
@@ -102,7 +102,7 @@ async def test_a_job_of_somebody_else_is_not_there(tmp_path):
         assert (await root.get(url)).status_code == 200
 
 
-async def test_too_many_requests_are_told_when_to_come_again(tmp_path):
+async def test_too_many_requests_get_a_retry_after(tmp_path):
     async with service(tmp_path, requests_per_second=1, request_burst=3, refusals_per_second=0.5) as made:
         client = made.client()
         answers = [await client.get("/v1/jobs") for _ in range(5)]
@@ -113,14 +113,14 @@ async def test_too_many_requests_are_told_when_to_come_again(tmp_path):
         assert [answer.status_code for answer in guessing] == [401] * 5 + [429] * 2
 
 
-def test_a_token_is_256_random_bits_and_kept_as_its_hash():
+def test_a_token_is_256_random_bits_and_stored_as_its_hash():
     token = new_token()
     assert len(token) >= 8 + 43
     assert token != new_token()
     assert token_hash(token) == hashlib.sha256(token.encode()).hexdigest()
 
 
-def test_secrets_are_in_no_view_and_no_log():
+def test_views_and_logs_contain_no_secrets():
     assert without_secrets({"a": [{"api_key": "x", "max_tokens": 5, "token": "y", "judge_token": None}]}) == {
         "a": [{"api_key": "…", "max_tokens": 5, "token": "…", "judge_token": None}]
     }
@@ -138,7 +138,7 @@ def test_secrets_are_in_no_view_and_no_log():
     assert "abc" not in stream.getvalue()
 
 
-async def test_a_job_names_no_file_of_the_services_and_no_run_of_somebody_else(tmp_path):
+async def test_jobs_cannot_use_files_of_the_service_or_runs_of_other_users(tmp_path):
     async with service(tmp_path, local=False, roots=(tmp_path,), data_dir=tmp_path) as made:
         _, run = await made.running("ada")
         folder = run.checkpoint(3)

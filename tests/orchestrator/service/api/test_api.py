@@ -1,4 +1,4 @@
-"""The routes: what they answer, and what they refuse."""
+"""The routes: their responses, and the requests that they refuse."""
 
 import json
 from contextlib import asynccontextmanager
@@ -7,8 +7,8 @@ import pytest
 import yaml
 from support.service import SPEC, check_problem, sample, service
 
-from orchestrator.cluster.inventory import Use
-from orchestrator.run.commands import Mailbox
+from orchestrator.cluster.inventory import Usage
+from orchestrator.run.mailbox import Mailbox
 from orchestrator.schemas.job_state import JobState
 
 pytestmark = pytest.mark.anyio
@@ -42,7 +42,7 @@ async def test_a_job_is_submitted_listed_shown_and_cancelled(tmp_path):
         assert (await client.post(f"/v1/jobs/{job['id']}/cancel")).status_code == 200
 
 
-async def test_yaml_is_taken_as_a_job_file_is(tmp_path):
+async def test_yaml_is_accepted_like_json(tmp_path):
     async with local(tmp_path) as (_, client):
         made = await client.post("/v1/jobs", content=yaml.safe_dump(SPEC), headers={"content-type": "application/yaml"})
         assert made.status_code == 201, made.text
@@ -50,7 +50,7 @@ async def test_yaml_is_taken_as_a_job_file_is(tmp_path):
         check_problem(bad, 400)
 
 
-async def test_a_key_makes_one_job(tmp_path):
+async def test_an_idempotency_key_creates_one_job(tmp_path):
     async with local(tmp_path) as (_, client):
         first = await client.post("/v1/jobs", json=SPEC, headers={"Idempotency-Key": "k1"})
         again = await client.post("/v1/jobs", json=SPEC, headers={"Idempotency-Key": "k1"})
@@ -93,7 +93,7 @@ def judged(url, **judge):
         ({"storage": "s3://ada:secret@elsewhere"}, "name and password: leave them out"),
     ],
 )
-async def test_what_the_service_does_not_allow_is_refused_with_the_reason(tmp_path, change, says):
+async def test_jobs_that_the_service_does_not_allow_are_refused_with_the_reason(tmp_path, change, says):
     async with local(tmp_path) as (made, client):
         question = {"id": "1", "audio": "/etc/hostname", "question": "?", "choices": ["a", "b"], "answer": "a"}
         (made.data / "escape.jsonl").write_text(json.dumps(question) + "\n")
@@ -127,7 +127,7 @@ async def test_judges_and_their_keys_are_on_allow_lists(tmp_path, url, key, says
             assert says in check_problem(answer, 422)["detail"]
 
 
-async def test_files_under_the_roots_are_taken(tmp_path):
+async def test_files_under_the_roots_are_accepted(tmp_path):
     async with local(tmp_path) as (made, client):
         made.clip()
         question = {"id": "1", "audio": "clip.wav", "question": "?", "choices": ["a", "b"], "answer": "a"}
@@ -141,20 +141,20 @@ async def test_files_under_the_roots_are_taken(tmp_path):
         assert (await client.post("/v1/jobs", json=body)).status_code == 201
 
 
-async def test_a_running_job_is_told_and_one_that_waits_is_not(tmp_path):
+async def test_a_running_job_takes_commands_and_a_queued_one_does_not(tmp_path):
     async with local(tmp_path) as (made, client):
         job, run = await made.running()
         mailbox = Mailbox(run)
-        told = await client.patch(f"/v1/jobs/{job.id}/rollout-workers", json={"count": 3})
-        assert told.status_code == 202, told.text
-        assert (told.json()["command"], told.json()["count"]) == ("scale", 3)
+        response = await client.patch(f"/v1/jobs/{job.id}/rollout-workers", json={"count": 3})
+        assert response.status_code == 202, response.text
+        assert (response.json()["command"], response.json()["count"]) == ("scale", 3)
         for what in ("pause", "resume", "checkpoint"):
             assert (await client.post(f"/v1/jobs/{job.id}/{what}")).status_code == 202
         taken = mailbox.take()
         assert [(c.kind, c.count, c.by) for c in taken] == [
             ("scale", 3, "local"), ("pause", None, "local"), ("resume", None, "local"), ("checkpoint", None, "local"),
         ]  # fmt: skip
-        assert taken[0].id == told.json()["id"]
+        assert taken[0].id == response.json()["id"]
         waiting = await made.job()
         for what in ("pause", "resume", "checkpoint"):
             check_problem(await client.post(f"/v1/jobs/{waiting.id}/{what}"), 409)
@@ -175,13 +175,13 @@ async def test_a_running_job_is_told_and_one_that_waits_is_not(tmp_path):
 @pytest.mark.parametrize(
     "body", [{}, {"count": -1}, {"count": "3"}, {"count": 1.5}, {"count": 1, "x": 2}, {"count": 1e9}]
 )
-async def test_a_number_of_workers_that_is_none(tmp_path, body):
+async def test_invalid_numbers_of_workers_are_refused(tmp_path, body):
     async with local(tmp_path) as (made, client):
         job, _ = await made.running()
         check_problem(await client.patch(f"/v1/jobs/{job.id}/rollout-workers", json=body), 422)
 
 
-async def test_pages_hold_every_job_once(tmp_path):
+async def test_pages_contain_every_job_once(tmp_path):
     async with local(tmp_path) as (made, client):
         ids = [(await made.job(name=f"job-{i % 2}")).id for i in range(7)]
         found, cursor = [], None
@@ -263,7 +263,7 @@ async def test_samples_with_their_clips_in_ranges(tmp_path):
         assert [item["step"] for item in one] == [2]
 
 
-async def test_the_service_says_how_it_is(tmp_path):
+async def test_health_metrics_and_cluster(tmp_path):
     async with local(tmp_path) as (made, client):
         job, _ = await made.running()
         await made.job()
@@ -273,7 +273,7 @@ async def test_the_service_says_how_it_is(tmp_path):
         for line in ('earshot_jobs{state="queued"} 1.0', "earshot_queue_jobs 1.0", 'state="serving"} 2.0',
                      'earshot_http_requests_total{method="GET",route="/healthz",status="200"} 1.0'):  # fmt: skip
             assert line in text
-        made.cluster.uses = [Use(job.id, 4, 1), Use("0000", 1, 0)]
+        made.cluster.uses = [Usage(job.id, 4, 1), Usage("0000", 1, 0)]
         cluster = (await client.get("/v1/cluster")).json()
         assert (cluster["gpus"], cluster["gpus_used"], cluster["jobs"]["running"]) == (2, 1, 1)
         assert [use["job"] for use in cluster["nodes"][0]["uses"]] == [job.id, "0000"]

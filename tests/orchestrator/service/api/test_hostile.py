@@ -1,4 +1,4 @@
-"""Ten thousand requests that nobody means well with: problem documents and no stack traces, and the service goes on."""
+"""Ten thousand hostile requests: all get problem documents without stack traces, and the service keeps running."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ YAML = (
 
 
 def somewhere(chance, value):
-    """A job file with one value put where another belongs."""
+    """Return a job file with one value in the wrong field."""
     spec = json.loads(
         json.dumps({**SPEC, "rollout": {"workers": 2, "limits": {}}, "reward": {"functions": {"accuracy": 1}}})
     )
@@ -56,7 +56,7 @@ def somewhere(chance, value):
 
 
 class Attacker:
-    """Knows somebody else's job, and has a token of no use for it."""
+    """A user with a valid token who knows the id of another user's job."""
 
     def __init__(self, chance, client, other):
         self.chance, self.client, self.other = chance, client, other
@@ -135,7 +135,7 @@ async def test_ten_thousand_hostile_requests(tmp_path):
                 assert response.status_code < 500, (kind, response.status_code, response.text)
                 check_problem(response, response.status_code)
             else:
-                # A value may happen to be a valid one where it was put.
+                # A random value may be valid in the field it was assigned to.
                 assert kind == "try_wrong_types", (kind, response.request.url, response.request.content[:200])
             assert "x-evil" not in response.headers
         assert sum(counts.get(404, 0) for counts in seen.values()) > 500
@@ -145,7 +145,7 @@ async def test_ten_thousand_hostile_requests(tmp_path):
         assert not (run.path / "commands.jsonl").exists()
 
 
-async def test_a_body_without_an_end_is_cut_off(tmp_path):
+async def test_an_endless_body_is_refused(tmp_path):
     async with service(tmp_path) as made:
 
         async def endless():
@@ -156,8 +156,8 @@ async def test_a_body_without_an_end_is_cut_off(tmp_path):
         check_problem(response, 413)
 
 
-async def test_raw_nonsense_on_the_socket(tmp_path):
-    """What is no HTTP at all gets an answer of the server's or none, and the service goes on."""
+async def test_invalid_http_on_the_socket(tmp_path):
+    """Bytes that are not HTTP get an error of the server or no response, and the service keeps running."""
     async with listening(tmp_path) as (_, client):
         port = client.base_url.port
         for raw in (

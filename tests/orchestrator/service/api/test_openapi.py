@@ -1,4 +1,4 @@
-"""The OpenAPI document: complete, and true of what the service answers, as schemathesis finds."""
+"""The OpenAPI document is complete, and schemathesis finds that responses conform to it."""
 
 import json
 
@@ -27,8 +27,8 @@ CHECKS = [
 
 @pytest.fixture(scope="module")
 def threaded(tmp_path_factory):
-    # Streams end soon: schemathesis reads to the end of each.
-    limits = {"longest_stream_seconds": 0.05, "heartbeat_seconds": 0.02, "refusals_per_second": 1e6}
+    # Streams must end soon: schemathesis reads each to its end.
+    limits = {"max_stream_seconds": 0.05, "heartbeat_seconds": 0.02, "refusals_per_second": 1e6}
     with Threaded(tmp_path_factory.mktemp("openapi"), **limits) as running:
         yield running
 
@@ -39,7 +39,7 @@ def schema(threaded):
     run.append_samples([sample(str(threaded.made.clip()))])
     run.append_metrics({"step": 1, "reward/mean": 0.5})
     document = threaded.made.app.openapi()
-    # As whoever reads the document would: with an id that there is.
+    # Use the id of an existing job, as a reader of the document would.
     text = json.dumps(document).replace("5f0c2a9e7b1d4c38", job.id)
     loaded = schemathesis.openapi.from_dict(json.loads(text))
     loaded.job_id = job.id
@@ -48,8 +48,8 @@ def schema(threaded):
     return loaded
 
 
-def test_the_service_answers_as_the_document_says(schema):
-    """With values that the document allows, and with such as it does not."""
+def test_responses_conform_to_the_document(schema):
+    """Send values that the document allows, and values that it does not."""
     asked = {}
     for found in schema.get_all_operations():
         operation = found.ok()
@@ -59,7 +59,7 @@ def test_the_service_answers_as_the_document_says(schema):
                 strategy = operation.as_strategy(generation_mode=mode)
                 check_operation(strategy, counts, schema.job_id, mode is GenerationMode.POSITIVE)
             except Unsatisfiable:
-                # Nothing can be wrong with a request that takes nothing.
+                # A request without parameters cannot be invalid.
                 assert mode is GenerationMode.NEGATIVE
     print(json.dumps(asked, indent=1))
     assert len(asked) >= 18
@@ -72,7 +72,7 @@ def check_operation(strategy, counts, job_id, positive):
     @given(case=strategy)
     def check(case):
         if positive:
-            # Random ids and tokens say little: most requests are those of somebody about a job that there is.
+            # Random ids and tokens test little: most requests are about an existing job.
             case.headers.pop("Authorization", None)
             if "job_id" in case.path_parameters and len(counts) % 3:
                 case.path_parameters["job_id"] = job_id

@@ -1,4 +1,4 @@
-"""The README's lines of curl, as they stand there, against a real service."""
+"""The curl commands of the README, run verbatim against a real service."""
 
 import json
 import shutil
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from support.service import Threaded
 
-from orchestrator.run.commands import Mailbox
 from orchestrator.run.directory import RunDirectory
+from orchestrator.run.mailbox import Mailbox
 from orchestrator.schemas.job_state import JobState
 
 ROOT = Path(__file__).parents[4]
@@ -20,8 +20,8 @@ def curls(page: str) -> list[str]:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed here")
-@pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
-def test_the_lines_submit_follow_scale_and_cancel(page, tmp_path):
+@pytest.mark.parametrize("page", ["README.md", "docs/operate/api.md"])
+def test_the_commands_submit_follow_scale_and_cancel(page, tmp_path):
     submit, follow, scale, cancel = curls(page)[:4]
     with Threaded(tmp_path, heartbeat_seconds=0.2) as threaded:
 
@@ -38,19 +38,19 @@ def test_the_lines_submit_follow_scale_and_cancel(page, tmp_path):
         run = threaded.do(lambda service: started(service, job))
         run.append_event("scaled", before=0, target=1, reason="the job starts")
         followed = curl(follow, job, "--max-time", "2")
-        assert followed.returncode == 28, followed.stderr  # it goes on until the job ends, or curl is told to stop
+        assert followed.returncode == 28, followed.stderr  # the stream lasts until the job ends; curl timed out
         assert "\nid: " in followed.stdout
         assert '"target":1' in followed.stdout.replace(" ", "")
         for count in (3, 1):
-            told = json.loads(curl(scale.replace('"count": 3', f'"count": {count}'), job).stdout)
-            assert (told["command"], told["count"]) == ("scale", count)
+            response = json.loads(curl(scale.replace('"count": 3', f'"count": {count}'), job).stdout)
+            assert (response["command"], response["count"]) == ("scale", count)
         assert [command.count for command in Mailbox(run).take()] == [3, 1]
         other = json.loads(curl(submit).stdout)["id"]
         assert json.loads(curl(cancel, other).stdout)["state"] == "cancelled"
 
 
 async def started(service, job: str) -> RunDirectory:
-    """As if a driver ran it."""
+    """Start a job as a driver would."""
     record = await service.store.transition(job, JobState.QUEUED, JobState.STARTING, attempt=1)
     run = RunDirectory.create(record.run_dir, "name: demo\n")
     run.append_event("state", state="running")

@@ -1,4 +1,4 @@
-"""Events and logs over a real socket: streams that break off and resume, and hundreds of them at once."""
+"""Events and logs over a real socket: interrupted streams that resume, and hundreds of streams at once."""
 
 import asyncio
 import json
@@ -7,7 +7,7 @@ import random
 import pytest
 from support.service import check_problem, listening, service
 
-from orchestrator.run.events import LOG
+from orchestrator.run.files import DRIVER_LOG
 from orchestrator.schemas.job_state import JobState
 
 pytestmark = pytest.mark.anyio
@@ -27,7 +27,7 @@ async def read_events(response):
                 yield found
 
 
-async def test_connections_that_drop_lose_and_repeat_nothing(tmp_path):
+async def test_interrupted_connections_lose_and_repeat_nothing(tmp_path):
     async with listening(tmp_path) as (made, client):
         job, run = await made.running()
         before = len(run.events())
@@ -62,10 +62,10 @@ async def test_connections_that_drop_lose_and_repeat_nothing(tmp_path):
         assert breaks > 5
 
 
-async def test_hundreds_of_streams_are_served_and_let_go(tmp_path):
+async def test_hundreds_of_streams_are_served_and_released(tmp_path):
     async with listening(tmp_path, heartbeat_seconds=0.5) as (made, client):
         job, run = await made.running()
-        tails, ready = made.app.state.api.tails, asyncio.Semaphore(0)
+        tails, ready = made.app.state.context.tails, asyncio.Semaphore(0)
 
         async def follow():
             found = []
@@ -92,11 +92,11 @@ async def test_hundreds_of_streams_are_served_and_let_go(tmp_path):
                 await asyncio.sleep(0.1)
 
 
-async def test_events_and_logs_as_json_in_parts(tmp_path):
+async def test_events_and_logs_as_pages_of_json(tmp_path):
     async with service(tmp_path) as made:
         client = made.client()
         job, run = await made.running()
-        (run.path / LOG).write_bytes(b"one\n\x1b[1mtwo\x1b[0m\nhalf")
+        (run.path / DRIVER_LOG).write_bytes(b"one\n\x1b[1mtwo\x1b[0m\nhalf")
         accept = {"Accept": "application/json"}
         url = f"/v1/jobs/{job.id}"
         page = (await client.get(f"{url}/events", headers=accept, params={"limit": 3})).json()
@@ -116,14 +116,14 @@ async def test_events_and_logs_as_json_in_parts(tmp_path):
 async def test_a_stream_of_a_log(tmp_path):
     async with service(tmp_path) as made:
         job, run = await made.running()
-        (run.path / LOG).write_bytes(b"one\ntwo\n")
+        (run.path / DRIVER_LOG).write_bytes(b"one\ntwo\n")
         await made.store.transition(job.id, JobState.RUNNING, JobState.FAILED)
         async with made.client().stream("GET", f"/v1/jobs/{job.id}/logs") as response:
             found = [event async for event in read_events(response)]
         assert found == [(4, "one", None), (8, "two", None), (8, "{}", "end")]
 
 
-async def test_there_is_an_end_to_streams(tmp_path):
-    async with service(tmp_path, most_streams=0) as made:
+async def test_the_number_of_streams_is_limited(tmp_path):
+    async with service(tmp_path, max_streams=0) as made:
         job, _ = await made.running()
         check_problem(await made.client().get(f"/v1/jobs/{job.id}/events"), 503)

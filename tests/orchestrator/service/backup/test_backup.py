@@ -1,4 +1,4 @@
-"""`earshot backup` and `earshot restore`: what comes back is what was there; what is wrong is said before anything is
+"""`earshot backup` and `earshot restore`: the copy equals the original; errors are reported before anything is
 written."""
 
 import asyncio
@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
 from orchestrator.places import database_of, runs_of
-from orchestrator.run.commands import CommandKind, send
+from orchestrator.run.commands import CommandKind
 from orchestrator.run.copies import copy_run
 from orchestrator.run.directory import RunDirectory
+from orchestrator.run.mailbox import send
 from orchestrator.schemas.job_state import JobState
 from orchestrator.service.store.access import Role
 from orchestrator.service.store.credentials import new_token, token_hash
@@ -25,7 +26,7 @@ TOKEN = new_token()
 
 
 async def fill(url: str, data: Path) -> str:
-    """A job that runs, one that waits, a token; the running one's id."""
+    """Add a running job, a queued one and a token; return the id of the running one."""
     async with Store(url, runs_of(data)) as store:
         await store.create_token(name="ann", owner="ann", role=Role.ADMIN, token_hash=token_hash(TOKEN))
         job, _ = await store.submit(small_spec(), owner="ann")
@@ -43,8 +44,8 @@ async def fill(url: str, data: Path) -> str:
     return job.id
 
 
-async def look(url: str, data: Path, job_id: str) -> None:
-    """That a store has what `fill` put in it, and names run directories where they are."""
+async def check(url: str, data: Path, job_id: str) -> None:
+    """Check that a store has the content of `fill`, with the paths of existing run directories."""
     async with Store(url, runs_of(data)) as store:
         job = await store.get(job_id)
         assert job.state is JobState.RUNNING and job.owner == "ann"
@@ -55,13 +56,13 @@ async def look(url: str, data: Path, job_id: str) -> None:
         assert found is not None and found.role is Role.ADMIN
         assert Path(job.run_dir, "checkpoints", "step-1", "model.safetensors").stat().st_size == 25_600
         assert RunDirectory(job.run_dir).metrics() == [{"step": 1, "reward/mean": 0.5}]
-        # What comes next has a number of its own.
+        # The next job gets a new number.
         _, made = await store.submit(small_spec(name="third"), owner="ann")
         assert made and len(await store.unended()) == 3
 
 
 def earshot(*arguments: object, code: int = 0) -> str:
-    """What a command prints on stdout, or on stderr where it fails, which is one line."""
+    """Run a command; return its stdout, or the one line on stderr if it fails."""
     done = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert done.exit_code == code, (done.output, done.exception)
     if code:
@@ -76,7 +77,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data directory; its running job's id is the name of its run directory."""
+    """Return a data directory; the id of its running job is the name of its run directory."""
     folder = tmp_path / "data"
     folder.mkdir()
     asyncio.run(fill(database_of(folder), folder))
@@ -96,7 +97,7 @@ def job_of(data: Path) -> str:
     return run.name
 
 
-def test_it_comes_back_elsewhere(data: Path, tmp_path: Path) -> None:
+def test_a_backup_is_restored_elsewhere(data: Path, tmp_path: Path) -> None:
     job = job_of(data)
     made = json.loads(earshot("backup", tmp_path / "saved", "--data-dir", data, "--json"))
     assert (made["jobs"], made["runs"]) == (2, 1)
@@ -107,10 +108,10 @@ def test_it_comes_back_elsewhere(data: Path, tmp_path: Path) -> None:
     assert done == made | {"path": str(elsewhere)}
     assert tree(runs_of(elsewhere)) == before
     assert elsewhere.stat().st_mode & 0o777 == 0o700
-    asyncio.run(look(database_of(elsewhere), elsewhere, job))
+    asyncio.run(check(database_of(elsewhere), elsewhere, job))
 
 
-def test_an_empty_folder_may_be_there(data: Path, tmp_path: Path) -> None:
+def test_the_destination_may_be_an_empty_folder(data: Path, tmp_path: Path) -> None:
     (tmp_path / "saved").mkdir()
     (tmp_path / "again").mkdir()
     earshot("backup", tmp_path / "saved", "--data-dir", data)
@@ -119,7 +120,7 @@ def test_an_empty_folder_may_be_there(data: Path, tmp_path: Path) -> None:
     )
 
 
-def test_no_secret_is_in_it(saved: Path) -> None:
+def test_a_backup_contains_no_secret(saved: Path) -> None:
     for name, content in tree(saved).items():
         assert TOKEN.encode() not in content and b"of this Ray only" not in content, name
 
@@ -154,21 +155,21 @@ def test_a_backup_is_made_while_others_write(data: Path, tmp_path: Path) -> None
         assert copy.events()[0]["kind"] == "state"
 
 
-def test_a_checkpoint_is_whole_or_not_there(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_complete_or_missing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunDirectory(runs_of(data) / job_of(data))
     shutil.copytree(run.checkpoint(1), run.checkpoint(2))
     from orchestrator.run import copies as file_copy
 
     copy_file = file_copy.copy_file
 
-    def thrown_away(file: Path, to: Path) -> tuple[int, str]:
-        # The job prunes step-1 between two of its files.
+    def removed_while_copying(file: Path, to: Path) -> tuple[int, str]:
+        # The job removes step-1 while it is being copied.
         done = copy_file(file, to)
         if "step-1" in file.parts and file.name == "model.safetensors":
             shutil.rmtree(run.checkpoint(1))
         return done
 
-    monkeypatch.setattr(file_copy, "copy_file", thrown_away)
+    monkeypatch.setattr(file_copy, "copy_file", removed_while_copying)
     names = copy_run(run.path, tmp_path / "copy", "runs/job")
     assert not (tmp_path / "copy" / "checkpoints" / "step-1").exists()
     assert (tmp_path / "copy" / "checkpoints" / "step-2" / "training_state" / "job.json").is_file()
@@ -176,14 +177,14 @@ def test_a_checkpoint_is_whole_or_not_there(data: Path, tmp_path: Path, monkeypa
     assert {name.removeprefix("runs/job/") for name in names} == set(tree(tmp_path / "copy"))
 
 
-def test_what_is_in_the_way_is_left_as_it_is(data: Path, saved: Path, tmp_path: Path) -> None:
+def test_existing_files_are_left_unchanged(data: Path, saved: Path, tmp_path: Path) -> None:
     before = tree(tmp_path)
     for arguments, words in (
         (("backup", saved, "--data-dir", data), "not empty"),
         (("restore", saved, "--data-dir", data), "not empty"),
         (("backup", data / "runs" / "copy", "--data-dir", data), "in the data directory itself"),
         (("backup", tmp_path / "new", "--data-dir", tmp_path / "nothing"), "there is no database here"),
-        (("restore", tmp_path / "nothing", "--data-dir", tmp_path / "new"), "is no backup"),
+        (("restore", tmp_path / "nothing", "--data-dir", tmp_path / "new"), "is not a backup"),
         (("backup", tmp_path / "new", "--data-dir", data, "--database-url", "mysql://h/d"), "not supported"),
         (("restore", saved, "--data-dir", tmp_path / "new", "--database-url", "postgresql://h/d"), "is SQLite"),
     ):
@@ -242,7 +243,7 @@ def test_a_damaged_database_is_not_backed_up(data: Path, tmp_path: Path) -> None
     assert not (tmp_path / "new").exists()
 
 
-def test_too_little_room_is_said_before(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_space_is_reported_first(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 100, 0))
     assert "are needed" in earshot("backup", tmp_path / "new", "--data-dir", data, code=2)
 
@@ -258,7 +259,7 @@ def test_postgresql(postgres: Postgres, tmp_path: Path) -> None:
     assert not again.exists()
     empty = postgres.new_database()
     earshot("restore", tmp_path / "saved", "--data-dir", again, "--database-url", empty)
-    asyncio.run(look(empty, again, job))
+    asyncio.run(check(empty, again, job))
 
 
 def test_postgresql_without_its_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ On = Callable[[Body], None]
 
 @pytest.fixture
 def on_store(database_url: str, tmp_path: Path) -> On:
-    """Runs a coroutine on an open store."""
+    """Return a function that runs a coroutine on an open store."""
 
     def run(body: Body) -> None:
         async def main() -> None:
@@ -60,7 +60,7 @@ def test_a_submitted_job_is_found_again(on_store: On, tmp_path: Path) -> None:
     on_store(body)
 
 
-def test_a_key_used_again_gives_the_same_job_also_at_once(on_store: On) -> None:
+def test_a_reused_key_gives_the_same_job_also_concurrently(on_store: On) -> None:
     async def body(store: Store) -> None:
         submit = [store.submit(small_spec(), owner="ann", idempotency_key="k") for _ in range(8)]
         results = await asyncio.gather(*submit)
@@ -75,7 +75,7 @@ def test_a_key_used_again_gives_the_same_job_also_at_once(on_store: On) -> None:
     on_store(body)
 
 
-def test_pages_hold_every_job_once_while_new_ones_come(on_store: On) -> None:
+def test_pages_have_every_job_once_while_new_ones_are_submitted(on_store: On) -> None:
     async def body(store: Store) -> None:
         made = [(await store.submit(small_spec(name=f"j{i}"), owner="ann"))[0].id for i in range(7)]
         page = await store.list(limit=3)
@@ -92,7 +92,7 @@ def test_pages_hold_every_job_once_while_new_ones_come(on_store: On) -> None:
     on_store(body)
 
 
-def test_lists_are_narrowed(on_store: On) -> None:
+def test_lists_are_filtered(on_store: On) -> None:
     async def body(store: Store) -> None:
         first, _ = await store.submit(small_spec(name="a"), owner="ann")
         second, _ = await store.submit(small_spec(name="b"), owner="bob")
@@ -107,7 +107,7 @@ def test_lists_are_narrowed(on_store: On) -> None:
     on_store(body)
 
 
-def test_of_many_that_start_a_job_one_does(on_store: On) -> None:
+def test_only_one_of_many_starts_a_job(on_store: On) -> None:
     async def body(store: Store) -> None:
         job, _ = await store.submit(small_spec(), owner="ann")
         starts = [store.transition(job.id, JobState.QUEUED, JobState.STARTING, attempt=n) for n in range(1, 9)]
@@ -123,7 +123,7 @@ def test_of_many_that_start_a_job_one_does(on_store: On) -> None:
 
 @given(steps=st.lists(st.tuples(st.sets(st.sampled_from(JobState), min_size=1, max_size=4), st.sampled_from(JobState))))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_states_follow_one_another_by_the_rule_only(on_store: On, steps: list[tuple[set[JobState], JobState]]) -> None:
+def test_states_change_only_as_allowed(on_store: On, steps: list[tuple[set[JobState], JobState]]) -> None:
     async def body(store: Store) -> None:
         job, _ = await store.submit(small_spec(), owner="ann")
         states = [JobState.QUEUED]
@@ -160,7 +160,7 @@ def test_cancelling(on_store: On) -> None:
     on_store(body)
 
 
-def test_a_job_that_is_not_there(on_store: On) -> None:
+def test_a_missing_job(on_store: On) -> None:
     async def body(store: Store) -> None:
         for identifier in ("0123456789abcdef", "", "../x", "a\0b", "\ud800", "x" * 1000):
             for ask in (store.get, store.history):
@@ -172,7 +172,7 @@ def test_a_job_that_is_not_there(on_store: On) -> None:
     on_store(body)
 
 
-def test_a_cause_may_hold_anything(on_store: On) -> None:
+def test_a_cause_may_contain_anything(on_store: On) -> None:
     async def body(store: Store) -> None:
         job, _ = await store.submit(small_spec(), owner="ann")
         ended = await store.transition(
@@ -183,7 +183,7 @@ def test_a_cause_may_hold_anything(on_store: On) -> None:
     on_store(body)
 
 
-def test_only_what_ended_long_ago_is_forgotten(on_store: On) -> None:
+def test_only_jobs_that_ended_long_ago_are_removed(on_store: On) -> None:
     async def body(store: Store) -> None:
         waiting, _ = await store.submit(small_spec(), owner="ann")
         ended, _ = await store.submit(small_spec(), owner="ann", idempotency_key="k")
@@ -191,9 +191,9 @@ def test_only_what_ended_long_ago_is_forgotten(on_store: On) -> None:
         assert not await store.ended_before(datetime.now(UTC) - timedelta(days=1))
         old = await store.ended_before(datetime.now(UTC) + timedelta(seconds=1))
         assert [job.id for job in old] == [ended.id]
-        await store.forget(ended.id)
+        await store.remove(ended.id)
         with pytest.raises(StaleStateError):
-            await store.forget(waiting.id)
+            await store.remove(waiting.id)
         assert (await store.get(waiting.id)).state is JobState.QUEUED
         with pytest.raises(JobNotFoundError):
             await store.history(ended.id)
@@ -223,12 +223,12 @@ def test_tokens_and_audit(on_store: On) -> None:
         await store.audit("bob", "job.cancel", outcome="not the owner", detail={"job": "x"})
         entries = await store.audit_log()
         assert [(e.actor, e.outcome) for e in entries] == [("bob", "not the owner"), ("ann", "ok")]
-        assert await store.forget_audit(datetime.now(UTC)) == 2
+        assert await store.remove_audit_before(datetime.now(UTC)) == 2
 
     on_store(body)
 
 
-def test_migrations_make_the_tables_that_the_code_has(on_store: On) -> None:
+def test_migrations_create_the_tables_of_the_code(on_store: On) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
@@ -242,7 +242,7 @@ def test_migrations_make_the_tables_that_the_code_has(on_store: On) -> None:
     on_store(body)
 
 
-def test_many_that_open_an_empty_database_at_once_make_one(database_url: str, tmp_path: Path) -> None:
+def test_an_empty_database_can_be_opened_concurrently(database_url: str, tmp_path: Path) -> None:
     async def use(number: int) -> int:
         async with Store(database_url, tmp_path / "runs") as store:
             await store.submit(small_spec(), owner=f"user{number}")
@@ -257,7 +257,7 @@ def test_many_that_open_an_empty_database_at_once_make_one(database_url: str, tm
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_a_lost_server_is_said_and_found_again(postgres: Postgres, tmp_path: Path) -> None:
+def test_a_lost_server_is_reported_and_found_again(postgres: Postgres, tmp_path: Path) -> None:
     async def main() -> None:
         async with Store(postgres.new_database(), tmp_path) as store:
             job, _ = await store.submit(small_spec(), owner="ann")
@@ -275,7 +275,7 @@ def test_a_lost_server_is_said_and_found_again(postgres: Postgres, tmp_path: Pat
     asyncio.run(main())
 
 
-def test_a_server_that_does_not_answer_is_given_up_after_a_while(postgres: Postgres, tmp_path: Path) -> None:
+def test_a_server_that_does_not_answer_times_out(postgres: Postgres, tmp_path: Path) -> None:
     async def main() -> None:
         async with Store(postgres.new_database(), tmp_path) as store:
             job, _ = await store.submit(small_spec(), owner="ann")

@@ -1,4 +1,4 @@
-"""What is forgotten, and what is not."""
+"""Old jobs are removed, and only those."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -10,10 +10,10 @@ from support.postgres import small_spec
 from orchestrator.schemas.job_state import JobState
 from orchestrator.service.store.database import sqlite_url
 from orchestrator.service.store.store import JobNotFoundError, Store
-from orchestrator.service.supervision.retention import tidy
+from orchestrator.service.supervision.retention import remove_old_jobs
 
 
-def test_old_jobs_go_with_their_run_directories(tmp_path: Path) -> None:
+def test_old_jobs_are_removed_with_their_run_directories(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
 
     async def body() -> None:
@@ -22,8 +22,8 @@ def test_old_jobs_go_with_their_run_directories(tmp_path: Path) -> None:
             for job in (old, waiting):
                 (Path(job.run_dir) / "checkpoints").mkdir(parents=True)
             await store.request_cancel(old.id, "x")
-            assert await tidy(store, runs, datetime.now(UTC) - timedelta(days=1)) == 0
-            assert await tidy(store, runs, datetime.now(UTC) + timedelta(seconds=1)) == 1
+            assert await remove_old_jobs(store, runs, datetime.now(UTC) - timedelta(days=1)) == 0
+            assert await remove_old_jobs(store, runs, datetime.now(UTC) + timedelta(seconds=1)) == 1
             with pytest.raises(JobNotFoundError):
                 await store.get(old.id)
             assert not Path(old.run_dir).exists()

@@ -1,4 +1,4 @@
-"""Which job is next: on jobs that exist on paper only."""
+"""The scheduling decision, on jobs that exist only as records."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -46,17 +46,17 @@ def started(jobs, limits, gpus=0.0):
     return list(decide(jobs, limits, gpus, preemption=False).start)
 
 
-def test_priority_goes_first_and_then_who_came_first() -> None:
+def test_jobs_start_by_priority_then_by_submission() -> None:
     low, first, second, high = job(priority=-1), job(), job(), job(priority=5)
     assert started([low, first, second, high], Limits(running=3)) == [high, first, second]
 
 
-def test_every_state_with_a_driver_takes_a_place() -> None:
+def test_every_state_with_a_driver_counts_as_running() -> None:
     for state in ACTIVE:
         assert started([job(state), job()], Limits(running=1)) == []
 
 
-def test_nobody_overtakes_a_job_that_waits_for_gpus() -> None:
+def test_a_job_that_waits_for_gpus_is_not_overtaken() -> None:
     running, large, small = job("running", gpus=3), job(gpus=4), job(gpus=1)
     assert started([running, large, small], Limits(running=9), gpus=4) == []
     assert started([large, small], Limits(running=9), gpus=4) == [large]
@@ -71,7 +71,7 @@ def test_a_user_at_the_limit_is_overtaken_by_others() -> None:
     assert started([greedy, modest], limits, gpus=8) == [modest]
 
 
-def test_the_lowest_and_latest_gives_way_and_no_more_than_needed() -> None:
+def test_the_lowest_and_latest_is_preempted_and_no_more_than_needed() -> None:
     old, new, other = job("running"), job("running"), job("running", priority=1)
     high = job(priority=2)
     decision = decide([old, new, other, high], Limits(running=3), 0, preemption=True)
@@ -81,16 +81,16 @@ def test_the_lowest_and_latest_gives_way_and_no_more_than_needed() -> None:
     assert decide([old, new, other, job()], Limits(running=3), 0, preemption=True).preempt == ()
 
 
-def test_who_is_leaving_already_is_counted_on() -> None:
+def test_running_preemptions_are_counted() -> None:
     leaving, staying, high = job("running", preempted=True), job("running"), job(priority=1)
     assert decide([leaving, staying, high], Limits(running=2), 0, preemption=True).preempt == ()
 
 
-def test_gpus_are_made_free_where_gpus_are_lacking() -> None:
+def test_jobs_with_gpus_are_preempted_where_gpus_are_missing() -> None:
     none, one, two = job("running"), job("running", gpus=1), job("running", gpus=2)
     high = job(priority=1, gpus=2)
     assert decide([one, two, none, high], Limits(running=9), 3, preemption=True).preempt == ((two, high),)
-    # Nothing gives way where it would be in vain.
+    # Nothing is preempted where that would not be enough.
     above = job("running", priority=1, gpus=2)
     assert decide([one, above, job(priority=1, gpus=3)], Limits(running=9), 3, preemption=True).preempt == ()
 
@@ -109,7 +109,7 @@ _some = st.sampled_from([1, 2, 5, float("inf")])
 
 
 @given(jobs=_jobs, limits=st.builds(Limits, running=_some, running_per_user=_some, gpus=_some, gpus_per_user=_some))
-def test_what_starts_fits_and_comes_in_order(jobs, limits) -> None:
+def test_started_jobs_fit_and_are_in_order(jobs, limits) -> None:
     decision = decide(jobs, limits, 6, preemption=True)
     before = [j for j in jobs if j.state in ACTIVE]
     for i, chosen in enumerate(decision.start):
@@ -119,7 +119,7 @@ def test_what_starts_fits_and_comes_in_order(jobs, limits) -> None:
         assert len(own) <= limits.running_per_user
         assert sum(j.gpus for j in running) <= min(limits.gpus, 6)
         assert sum(j.gpus for j in own) <= limits.gpus_per_user
-    # Who is passed over has a lower priority, came later, or is at the owner's limits.
+    # A job not started has a lower priority, was submitted later, or is at its owner's limits.
     order = sorted((j for j in jobs if j.state is JobState.QUEUED), key=lambda j: -j.priority)
     assert [j for j in order if j in decision.start] == list(decision.start)
     for victim, winner in decision.preempt:

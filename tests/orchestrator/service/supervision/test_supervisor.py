@@ -1,4 +1,4 @@
-"""The service's loop, on a real store and stand-in drivers that are real processes."""
+"""The supervisor on a real store, with fake drivers that are real processes."""
 
 import os
 import signal
@@ -6,19 +6,20 @@ from pathlib import Path
 
 import pytest
 from support.postgres import small_spec
-from support.turned import Service, runner, serve
+from support.supervised import Service, runner, serve
 
-from orchestrator.job.demand import gpus_of, scaled
+from orchestrator.job.demand import max_gpus, scaled
 from orchestrator.job.spec_file import read_spec
-from orchestrator.run.commands import CommandKind, send
+from orchestrator.run.commands import CommandKind
 from orchestrator.run.directory import RunDirectory
+from orchestrator.run.mailbox import send
 from orchestrator.schemas.job_state import JobState
 from orchestrator.service.supervision.limits import Capacity, Limits, NeverFitsError, check_fits
 
 __all__ = ["runner", "serve"]
 
 
-def test_a_job_runs_to_its_end(serve, runner) -> None:
+def test_a_job_runs_until_it_ends(serve, runner) -> None:
     async def body(service: Service) -> None:
         job = await service.submit()
         record = await service.until(job, JobState.RUNNING)
@@ -37,7 +38,7 @@ def test_a_job_runs_to_its_end(serve, runner) -> None:
     serve(body)
 
 
-def test_the_services_storage_is_that_of_its_jobs(serve, runner) -> None:
+def test_jobs_use_the_storage_of_the_service(serve, runner) -> None:
     async def body(service: Service) -> None:
         record = await service.until(await service.submit(), JobState.RUNNING)
         assert read_spec(Path(record.run_dir) / "job.yaml").storage == "s3://bucket/runs"
@@ -46,7 +47,7 @@ def test_the_services_storage_is_that_of_its_jobs(serve, runner) -> None:
     serve(body, storage="s3://bucket/runs")
 
 
-def test_no_more_run_than_may(serve, runner) -> None:
+def test_no_more_jobs_run_than_allowed(serve, runner) -> None:
     async def body(service: Service) -> None:
         jobs = [await service.submit(priority=i % 2) for i in range(5)]
         await service.until(jobs[3], JobState.RUNNING)
@@ -73,7 +74,7 @@ def test_cancelling_in_every_state(serve, runner) -> None:
         record = await service.until(blocker, JobState.CANCELLED)
         assert record.cause == "by ann"
         assert not runner.alive(f"{blocker}-1")
-        # Starting: the service has named the driver and has not started it.
+        # Starting: the submission id is stored and the driver not started yet.
         starting = await service.submit()
         await service.store.begin_attempt(await service.store.get(starting))
         await service.store.request_cancel(starting, "by ann")
@@ -97,7 +98,7 @@ def test_cancelling_in_every_state(serve, runner) -> None:
     serve(body, Limits(running=1))
 
 
-def test_the_lower_priority_gives_way_and_goes_on_later(serve, runner) -> None:
+def test_a_job_of_lower_priority_is_preempted_and_resumes_later(serve, runner) -> None:
     async def body(service: Service) -> None:
         low = await service.submit(priority=0)
         record = await service.until(low, JobState.RUNNING)
@@ -117,7 +118,7 @@ def test_the_lower_priority_gives_way_and_goes_on_later(serve, runner) -> None:
     serve(body, Limits(running=1), preemption=True)
 
 
-def test_what_can_never_fit_is_refused_with_the_reason() -> None:
+def test_a_job_that_can_never_fit_is_refused_with_the_reason() -> None:
     spec = small_spec(rollout={"workers": 3, "gpus": 1.0}, learner={"ranks": 1})
     cluster = Capacity(cpus=16, gpus=8)
     check_fits(spec, Limits(), cluster)
@@ -132,5 +133,5 @@ def test_what_can_never_fit_is_refused_with_the_reason() -> None:
     grows = small_spec(rollout={"workers": 1, "gpus": 1.0, "autoscale": {"max": 6}})
     with pytest.raises(NeverFitsError, match="needs 7 GPUs"):
         check_fits(grows, Limits(), Capacity(16, 4))
-    assert gpus_of(scaled(spec, 5)) == 6
-    assert gpus_of(scaled(grows, 2)) == 7
+    assert max_gpus(scaled(spec, 5)) == 6
+    assert max_gpus(scaled(grows, 2)) == 7

@@ -1,4 +1,4 @@
-"""The service's loop where drivers, clusters, databases and folders fail it."""
+"""The supervisor under failures of drivers, clusters, databases and folders."""
 
 import asyncio
 import os
@@ -7,14 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
+from support.fake_driver import FolderRunner
 from support.postgres import Postgres
-from support.stand_in import FolderRunner
-from support.turned import Service, runner, serve
+from support.supervised import Service, runner, serve
 
 from orchestrator.schemas.job_state import JobState
 from orchestrator.service.store.database import sqlite_url
 from orchestrator.service.store.store import Store, StoreUnavailableError
-from orchestrator.service.supervision.endings import back_off_seconds
 from orchestrator.service.supervision.limits import Limits
 from orchestrator.service.supervision.runner import Driver, DriverState
 
@@ -39,12 +38,12 @@ def test_a_killed_driver_is_replaced(serve, runner) -> None:
     serve(body)
 
 
-def test_a_driver_that_begins_while_it_is_looked_for_is_not_taken_for_gone(serve, runner, monkeypatch) -> None:
+def test_a_driver_that_starts_between_two_queries_is_not_taken_for_lost(serve, runner, monkeypatch) -> None:
     async def body(service: Service) -> None:
-        look, late = runner.look, []
+        status, late = runner.status, []
 
-        async def look_too_early(submission_id: str) -> Driver:
-            seen = await look(submission_id)
+        async def status_too_early(submission_id: str) -> Driver:
+            seen = await status(submission_id)
             if not late and seen.state is DriverState.RUNNING:
                 late.append(submission_id)
                 events = Path((await service.store.get(job)).run_dir) / "events.jsonl"
@@ -53,7 +52,7 @@ def test_a_driver_that_begins_while_it_is_looked_for_is_not_taken_for_gone(serve
                 return Driver(DriverState.UNKNOWN)
             return seen
 
-        monkeypatch.setattr(runner, "look", look_too_early)
+        monkeypatch.setattr(runner, "status", status_too_early)
         job = await service.submit()
         record = await service.until(job, JobState.RUNNING)
         assert late == [f"{job}-1"]
@@ -64,7 +63,7 @@ def test_a_driver_that_begins_while_it_is_looked_for_is_not_taken_for_gone(serve
     serve(body)
 
 
-def test_a_job_that_failed_by_itself_is_not_tried_again(serve, runner) -> None:
+def test_a_job_that_failed_by_itself_is_not_retried(serve, runner) -> None:
     async def body(service: Service) -> None:
         job = await service.submit()
         runner.finish(1)
@@ -86,11 +85,7 @@ def test_a_cluster_lost_under_a_driver_is_not_the_jobs_fault(serve, runner) -> N
     serve(body)
 
 
-def test_back_off_grows_to_a_minute() -> None:
-    assert [back_off_seconds(n) for n in (0, 1, 2, 6, 5000)] == [1, 2, 4, 60, 60]
-
-
-def test_a_cluster_that_is_away_is_waited_for(serve, runner) -> None:
+def test_an_unavailable_cluster_is_waited_for(serve, runner) -> None:
     async def body(service: Service) -> None:
         running, waiting = await service.submit(), await service.submit()
         await service.until(running, JobState.RUNNING)
@@ -111,7 +106,7 @@ def test_a_cluster_that_is_away_is_waited_for(serve, runner) -> None:
     serve(body, Limits(running=1))
 
 
-def test_one_damaged_run_directory_holds_up_nobody(serve, runner) -> None:
+def test_a_damaged_run_directory_does_not_affect_other_jobs(serve, runner) -> None:
     async def body(service: Service) -> None:
         bad, good = await service.submit(), await service.submit()
         record = await service.until(bad, JobState.RUNNING)
@@ -125,17 +120,17 @@ def test_one_damaged_run_directory_holds_up_nobody(serve, runner) -> None:
     serve(body)
 
 
-def test_a_run_directory_that_cannot_be_made_fails_its_job(serve, runner, tmp_path) -> None:
+def test_a_job_fails_if_its_run_directory_cannot_be_created(serve, runner, tmp_path) -> None:
     (tmp_path / "runs").write_text("a file where a folder should be")
 
     async def body(service: Service) -> None:
         record = await service.until(await service.submit(), JobState.FAILED)
-        assert "cannot be made" in record.cause
+        assert "cannot be created" in record.cause
 
     serve(body)
 
 
-def test_a_database_away_for_a_while_loses_nothing(postgres: Postgres, runner, tmp_path) -> None:
+def test_an_unavailable_database_loses_nothing(postgres: Postgres, runner, tmp_path) -> None:
     async def main() -> None:
         async with Store(postgres.new_database(), tmp_path / "runs") as store:
             service = Service(store, runner, Limits(running=2))
@@ -163,7 +158,7 @@ def test_a_database_away_for_a_while_loses_nothing(postgres: Postgres, runner, t
 
 
 def test_two_loops_on_one_store_start_nothing_twice(tmp_path: Path, runner: FolderRunner) -> None:
-    """One service at a time has a data directory; this is what would happen if two had one database all the same."""
+    """Only one service uses a data directory; even if two shared a database, no driver would start twice."""
     url = sqlite_url(tmp_path / "earshot.db")
 
     async def main() -> None:
@@ -172,10 +167,10 @@ def test_two_loops_on_one_store_start_nothing_twice(tmp_path: Path, runner: Fold
             jobs = [await first.submit() for _ in range(6)]
 
             async def both(*wanted: JobState) -> None:
-                async def there() -> bool:
+                async def reached() -> bool:
                     return [(await one.get(job)).state for job in jobs] == list(wanted)
 
-                await asyncio.gather(first.turn(there, 60), second.turn(there, 60))
+                await asyncio.gather(first.do_rounds(reached, 60), second.do_rounds(reached, 60))
 
             await both(*[JobState.RUNNING] * 3, *[JobState.QUEUED] * 3)
             assert runner.started() == sorted(f"{job}-1" for job in jobs[:3])

@@ -1,13 +1,13 @@
-"""Columns hold what the run directory says, also when a run goes back, and read only what is new."""
+"""Columns equal the run directory's metrics, also after a run rolls back, and only new lines are read."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.run import lines
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.records import RunDirectoryError
-from orchestrator.service.telemetry import columns
 from orchestrator.service.telemetry.columns import MetricColumns, Metrics
 
 
@@ -30,7 +30,7 @@ def rows(series):
 def test_any_order_of_steps_reads_as_the_run_directory_does(tmp_path_factory, batches, piece):
     run = make_run(tmp_path_factory.mktemp("runs") / "run")
     kept = MetricColumns(run.path / "metrics.jsonl")
-    before, columns._PIECE = columns._PIECE, piece
+    before, lines._BLOCK = lines._BLOCK, piece
     try:
         for i, batch in enumerate(batches):
             for step in batch:
@@ -41,10 +41,10 @@ def test_any_order_of_steps_reads_as_the_run_directory_does(tmp_path_factory, ba
             for row, wanted in zip(found, expected, strict=True):
                 assert {name: value for name, value in row.items() if value is not None} == wanted
     finally:
-        columns._PIECE = before
+        lines._BLOCK = before
 
 
-def test_a_file_that_was_cut_and_written_anew_is_read_again(tmp_path):
+def test_a_file_that_was_truncated_and_rewritten_is_read_again(tmp_path):
     run = make_run(tmp_path / "run")
     kept = MetricColumns(run.path / "metrics.jsonl")
     for step in range(1, 6):
@@ -65,7 +65,8 @@ def test_only_what_is_new_is_read(tmp_path, monkeypatch):
     run = make_run(tmp_path / "run")
     kept = MetricColumns(run.path / "metrics.jsonl")
     taken = []
-    monkeypatch.setattr(kept, "_take", lambda data, take=kept._take: (taken.append(data.count(b"\n")), take(data)))
+    parse = kept._rows.parse
+    monkeypatch.setattr(kept._rows, "parse", lambda data: (taken.append(data.count(b"\n")), parse(data))[1])
     for step in range(50):
         run.append_metrics({"step": step})
     kept.query(None, None, 5)
@@ -94,11 +95,21 @@ def test_buckets_keep_the_extremes(tmp_path):
 
 
 @pytest.mark.parametrize("line", [b"{}\n", b"[]\n", b"3\n", b"{\n", b'{"step": "a"}\n', b'{"step": 1e99}\n', b"\xff\n"])
-def test_a_line_that_is_no_metrics_is_an_error(tmp_path, line):
+def test_a_line_that_is_not_metrics_is_an_error(tmp_path, line):
     run = make_run(tmp_path / "run")
     (run.path / "metrics.jsonl").write_bytes(line)
     with pytest.raises(RunDirectoryError):
         MetricColumns(run.path / "metrics.jsonl").query(None, None, 5)
+
+
+def test_what_is_not_a_number_has_no_value(tmp_path):
+    run = make_run(tmp_path / "run")
+    kept = MetricColumns(run.path / "metrics.jsonl")
+    (run.path / "metrics.jsonl").write_bytes(
+        b'{"step": 1, "a": 1.5, "b": true}\n{"b": null, "step": 2, "a": "high"}\n{"step": 3, "c": [1], "a": 7}\n'
+    )
+    series = kept.query(None, None, 10)
+    assert series.means == {"a": [1.5, None, 7.0], "b": [1.0, None, None], "c": [None, None, None]}
 
 
 def test_a_run_without_metrics_has_none(tmp_path):

@@ -1,4 +1,4 @@
-"""Pages of samples: whole, in order, by step; a sample is found again under its id."""
+"""Pages of samples: complete, in order, by step; a sample is found by its id."""
 
 import random
 
@@ -58,7 +58,7 @@ def test_the_samples_of_a_step(run, order, step):
     assert found == (expected if order == "oldest" else expected[::-1])
 
 
-def test_what_is_no_place_is_refused(run):
+def test_an_offset_inside_a_line_is_refused(run):
     with pytest.raises(PlaceError):
         Samples(run.path).page(5, 10)
     assert Samples(run.path).one(5) is None

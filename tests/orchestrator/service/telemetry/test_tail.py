@@ -1,4 +1,4 @@
-"""Streams of a growing file: nothing lost, nothing twice, whenever they break off; one look for all of them."""
+"""Streams of a growing file: no gaps and no repetitions across reconnects; one poll for all of them."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ class Job:
 
 
 def parse(blob):
-    """Of one piece of a stream: (id, data) of each event."""
+    """Return id and data of each event in a piece of a stream."""
     for event in blob.decode().split("\n\n"):
         fields = dict(line.split(": ", 1) for line in event.splitlines() if not line.startswith(":"))
         if fields:
@@ -50,7 +50,7 @@ def write(run, i):
 
 
 async def test_lines_come_as_they_are_written_and_the_stream_ends_with_its_job(run):
-    tails, job = Tails(look_seconds=0.01), Job()
+    tails, job = Tails(poll_seconds=0.01), Job()
     following = asyncio.create_task(collect(tails, run.path / "events.jsonl", job))
     for i in range(20):
         write(run, i)
@@ -62,8 +62,8 @@ async def test_lines_come_as_they_are_written_and_the_stream_ends_with_its_job(r
     assert tails.streams == 0
 
 
-async def test_whenever_a_stream_breaks_off_it_goes_on_without_gap_or_repeat(run):
-    tails, job, chance = Tails(look_seconds=0.005), Job(), random.Random(0)
+async def test_a_stream_continues_without_gap_or_repetition_after_a_reconnect(run):
+    tails, job, chance = Tails(poll_seconds=0.005), Job(), random.Random(0)
     path = run.path / "events.jsonl"
 
     async def writer():
@@ -103,7 +103,7 @@ async def test_many_streams_of_one_file_read_it_once(run, monkeypatch):
     monkeypatch.setattr(
         module, "lines_after", lambda *args, read=module.lines_after, **more: (reads.append(1), read(*args, **more))[1]
     )
-    tails, job = Tails(look_seconds=0.01), Job()
+    tails, job = Tails(poll_seconds=0.01), Job()
     following = [asyncio.create_task(collect(tails, run.path / "events.jsonl", job)) for _ in range(500)]
     await asyncio.sleep(0.2)
     before = len(reads)
@@ -134,12 +134,12 @@ async def test_a_place_within_a_line_is_refused(run):
         await collect(Tails(), run.path / "events.jsonl", Job(), place=3)
 
 
-async def test_no_stream_lasts_for_ever(run):
+async def test_no_stream_lasts_forever(run):
     tails = Tails(heartbeat_seconds=0.01, longest_seconds=0.05)
     async with asyncio.timeout(5):
         assert await collect(tails, run.path / "events.jsonl", Job()) == []
 
 
-def test_what_steers_a_terminal_is_left_out_of_a_log():
+def test_control_characters_are_removed_from_a_log():
     assert log_text(b"\x1b[31mred\x1b[0m\x07 \xff\tend") == "red \ufffd\tend"
     assert log_text(b" 10%\r 50%\r100%\r") == "100%"

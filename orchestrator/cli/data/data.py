@@ -1,0 +1,128 @@
+"""`earshot data check` and `earshot data filter`: questions and their clips, before a job uses them."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from orchestrator.cli.data.question_file import AudioRoot, Column, Format, column_mapping, data_section
+from orchestrator.cli.data.tables import show_check, show_filtered
+from orchestrator.cli.foreground import at_work
+from orchestrator.cli.options import Json
+from orchestrator.cli.outcome import BAD_INPUT, UnsuccessfulError
+from orchestrator.cli.results import print_result
+from orchestrator.cli.run.job_file import is_job_file, read_job
+from orchestrator.display.progress import make_progress, reporter
+from orchestrator.driver.silence_filter import check_output, filter_by_silence
+from orchestrator.job.spec import JobSpec
+from orchestrator.job.spec_file import SpecError, parse_spec, resolve_paths
+from orchestrator.preflight.data_check import LONGEST_SECONDS, check_file, check_job
+from orchestrator.preflight.model_folder import context_for
+from orchestrator.preflight.prepare import prepare
+
+Source = Annotated[
+    str,
+    typer.Argument(metavar="SPEC", help="Job file, or question file: a path, a URL, or hf:OWNER/NAME#SPLIT."),
+]
+
+data = typer.Typer(add_completion=False, no_args_is_help=True, help="Check and filter questions and their clips.")
+
+
+@data.command()
+def check(
+    spec: Source,
+    format: Format = "auto",
+    column: Column = None,
+    audio_root: AudioRoot = None,
+    max_seconds: Annotated[
+        float,
+        typer.Option(min=0, help="Longest clip allowed in a question file, in seconds; 0 for the models' limit."),
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """List every problem of the questions, and their statistics.
+
+    Exits with 2 if a job would refuse the questions.
+    """
+    if is_job_file(spec):
+        found = check_job(read_job(Path(spec)))
+    else:
+        section = data_section(spec, format, column or [], audio_root)
+        found = check_file(section, max_seconds or LONGEST_SECONDS)
+
+    def show(_: dict[str, Any], console: Console) -> None:
+        show_check(found, console)
+
+    print_result(found.as_json(), as_json, show)
+    if found.refused:
+        raise typer.Exit(BAD_INPUT)
+
+
+@data.command()
+def filter(
+    spec: Source,
+    output: Annotated[Path, typer.Option(help="Question file to write, in Earshot's own schema.")],
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint folder of the model to ask; required if SPEC is a question file.")
+    ] = None,
+    format: Format = "auto",
+    column: Column = None,
+    audio_root: AudioRoot = None,
+    samples: Annotated[int, typer.Option(min=1, help="Completions for each question.")] = 8,
+    threshold: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Remove questions with at least this share of correct answers.")
+    ] = 0.75,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Sampling temperature.")] = 1,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Longest completion, if SPEC is a question file; a job file has its own.")
+    ] = 64,
+    gpus: Annotated[
+        float | None,
+        typer.Option(min=0, help="GPUs for each rollout worker. Default: the job file's, or 0 for the CPU."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Remove the questions that a model answers correctly without the audio.
+
+    Each question is asked with silence in place of its clip. A job file provides its training questions and its model.
+    The removed questions are listed in a second file, OUTPUT with the suffix .dropped.jsonl.
+    """
+    job = filter_job(spec, model, format, column or [], audio_root, max_tokens, gpus)
+    with at_work(), make_progress("plain" if as_json else "auto") as progress:
+        prepared = prepare(job, reporter(progress))
+        check_output(job, output, prepared.train)
+        result = filter_by_silence(
+            prepared, progress, output, samples=samples, threshold=threshold, temperature=temperature
+        )
+    print_result(result, as_json, show_filtered)
+    if result["output"] is None:
+        raise UnsuccessfulError("every question is answered without its clip: nothing was written")
+
+
+def filter_job(
+    location: str,
+    model: str | None,
+    format: str,
+    columns: list[str],
+    audio_root: str | None,
+    max_tokens: int,
+    gpus: float | None,
+) -> JobSpec:
+    """Return the job whose training questions are asked. Raises SpecError."""
+    if is_job_file(location):
+        if model is not None:
+            raise SpecError("--model: the job file names the model; leave one of them out")
+        job = read_job(Path(location))
+        if gpus is None:
+            return job
+        return job.model_copy(update={"rollout": job.rollout.model_copy(update={"gpus": gpus})})
+    if model is None:
+        raise SpecError("--model: name the model to ask, a checkpoint's folder, or give a job file instead")
+    value = {
+        "name": "filter",
+        "model": {"path": model, "max_context": context_for(model)},
+        "data": {"train": location, "format": format, "columns": column_mapping(columns), "audio_root": audio_root},
+        "rollout": {"max_tokens": max_tokens, "gpus": gpus or 0},
+    }
+    return resolve_paths(parse_spec(value, "filter"), Path.cwd())

@@ -1,0 +1,1 @@
+"""Commands that operate the service and its cluster."""

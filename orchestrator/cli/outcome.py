@@ -1,0 +1,68 @@
+"""Exit codes of the command line. Commands raise errors; only `exit_codes` turns an error into an exit code.
+
+| code | |
+|---|---|
+| 0 | success |
+| 1 | failure, with one line on stderr |
+| 2 | input that the user can correct: InputError, or an argument that typer refuses; one line on stderr |
+| 130 | interrupted with Ctrl-C or SIGTERM |
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import typer
+
+from audio_qa.errors import EarshotError, InputError
+
+FAILURE, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+
+class UnsuccessfulError(EarshotError):
+    """A command that did its work, with a result that is not a success."""
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """End the process with one line and an exit code where a command raises.
+
+    With EARSHOT_TRACEBACK set, a failure keeps its traceback.
+    """
+    try:
+        yield
+    except (typer.Exit, typer.Abort, typer.TyperException):
+        raise  # typer has exit codes for its own
+    except InputError as error:
+        _end(str(error), BAD_INPUT)
+    except UnsuccessfulError as error:
+        _end(str(error), FAILURE)
+    except KeyboardInterrupt as error:
+        _end("; ".join(["interrupted", *map(str, error.args)]), INTERRUPTED)
+    except Exception as error:
+        if shows_tracebacks():
+            raise
+        # Messages of our own errors name the cause. Any other error is unexpected.
+        known = isinstance(error, EarshotError)
+        _end(str(error) if known else f"{type(error).__name__}: {error} (EARSHOT_TRACEBACK=1 shows where)", FAILURE)
+
+
+@contextmanager
+def interrupted(consequence: str) -> Iterator[None]:
+    """Have Ctrl-C report `consequence` as well, such as "the job continues"."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(consequence) from None
+
+
+def shows_tracebacks() -> bool:
+    """Return whether EARSHOT_TRACEBACK asks for tracebacks."""
+    return bool(os.environ.get("EARSHOT_TRACEBACK"))
+
+
+def _end(message: str, code: int) -> NoReturn:
+    print(f"earshot: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,1 @@
+"""Commands that run jobs and score results in the foreground."""

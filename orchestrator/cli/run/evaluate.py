@@ -1,0 +1,94 @@
+"""`earshot evaluate`: accuracy and scores of a model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from audio_qa.errors import InputError
+from audio_qa.formats.remote import is_url
+from audio_qa.prompt import PromptTemplate
+from audio_qa.scoring.submission import check_submission
+from orchestrator.cli.data.question_file import AudioRoot, Column, Format, column_mapping
+from orchestrator.cli.foreground import at_work
+from orchestrator.cli.options import Json
+from orchestrator.cli.results import print_result, show_evaluation
+from orchestrator.display.progress import make_progress, reporter
+from orchestrator.driver.evaluation import evaluate_model
+from orchestrator.driver.run_storage import storage_checked
+from orchestrator.job.spec import Method
+from orchestrator.job.spec_file import parse_spec, resolve_paths
+from orchestrator.places import cache_directory
+from orchestrator.preflight.model_folder import context_for
+from orchestrator.preflight.prepare import prepare
+from orchestrator.storage.stored_model import fetch_model
+
+
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(help="Checkpoint: checkpoints/step-N of a run, its URL in a storage, or a model folder."),
+    ],
+    data: Annotated[
+        str, typer.Option(help="Questions: a question file, its URL, hf:OWNER/NAME#SPLIT, or builtin:synthetic.")
+    ] = "builtin:synthetic",
+    format: Format = "auto",
+    column: Column = None,
+    audio_root: AudioRoot = None,
+    prompt: Annotated[PromptTemplate, typer.Option(help="Prompt 1, 2 or 3 of the paper.")] = PromptTemplate.ANSWER,
+    seed: Annotated[
+        int, typer.Option(help="Seed of builtin:synthetic, sampling, shuffled clips and confidence intervals.")
+    ] = 0,
+    questions: Annotated[int, typer.Option(help="Number of questions; 0 for all.")] = 0,
+    workers: Annotated[int, typer.Option(help="Number of rollout workers, each with a vLLM engine.")] = 1,
+    gpus: Annotated[float, typer.Option(help="GPUs for each rollout worker.")] = 0,
+    max_tokens: Annotated[int, typer.Option(help="Longest completion, in tokens.")] = 64,
+    max_context: Annotated[
+        int, typer.Option(help="Longest prompt plus completion, in tokens; 0 for the model's context, up to 2048.")
+    ] = 0,
+    too_long: Annotated[str, typer.Option(help="Clips longer than the model can take: refuse or truncate.")] = "refuse",
+    samples: Annotated[
+        int, typer.Option(min=1, help="Completions for each question; of several, the majority answer counts.")
+    ] = 1,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Sampling temperature; 0 is greedy. Must be above 0 with several samples.")
+    ] = 0,
+    controls: Annotated[
+        str, typer.Option(help="Controls to run in addition: silence, shuffled; '' for neither.")
+    ] = "silence,shuffled",
+    predictions: Annotated[
+        Path | None, typer.Option(help="Write the predictions to this file, in the format of the benchmark.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a model with the audio, and with the controls.
+
+    The controls replace each clip with silence or with the clip of another question: they show how much of the accuracy
+    does not depend on the audio.
+    """
+    if samples > 1 and temperature == 0:
+        raise InputError("--samples above 1 needs --temperature above 0: greedy completions are all the same")
+    columns = column_mapping(column or [])
+    folder = model
+    if is_url(model):
+        with storage_checked():
+            folder = str(fetch_model(model, cache_directory() / "stored"))
+    value = {
+        "name": "evaluate",
+        "seed": seed,
+        "method": Method.EVALUATE,
+        "model": {"path": folder, "max_context": max_context or context_for(folder), "too_long": too_long},
+        "data": {"evaluation": data, "prompt": prompt}
+        | {"evaluation_format": format, "evaluation_columns": columns, "evaluation_audio_root": audio_root},
+        "evaluation": {"questions": questions, "samples": samples, "temperature": temperature}
+        | {"controls": [name.strip() for name in controls.split(",") if name.strip()]},
+        "rollout": {"workers": workers, "gpus": gpus, "max_tokens": max_tokens},
+    }
+    spec = resolve_paths(parse_spec(value, "evaluate"), Path.cwd())
+    if predictions is not None:
+        check_submission(predictions)
+    with at_work(), make_progress("plain" if as_json else "auto") as progress:
+        prepared = prepare(spec, reporter(progress))
+        result = evaluate_model(prepared, progress, predictions=predictions)
+    result["model"] = model if is_url(model) else result["model"]
+    print_result(result, as_json, show_evaluation)

@@ -1,0 +1,29 @@
+"""The job that `earshot data filter` makes from a job file or a question file."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli.data.data import filter_job
+from orchestrator.job.sections.model import TINY_CONTEXT, TINY_INSTRUCT
+
+JOB = """\
+model: {path: builtin:tiny-qwen2-audio, max_context: 256}
+data: {train: builtin:synthetic}
+rollout: {gpus: 1, max_tokens: 9}
+"""
+
+
+@pytest.mark.parametrize(("option", "gpus"), [(None, 1), (0.0, 0), (2.0, 2)])
+def test_a_job_file_has_its_own_gpus_unless_the_option_is_given(tmp_path: Path, option: float | None, gpus: float):
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB)
+    job = filter_job(str(path), None, "auto", [], None, 64, option)
+    assert (job.rollout.gpus, job.rollout.max_tokens) == (gpus, 9)
+
+
+@pytest.mark.parametrize(("option", "gpus"), [(None, 0), (1.0, 1)])
+def test_a_question_file_is_asked_on_the_cpu_unless_the_option_is_given(option: float | None, gpus: float):
+    job = filter_job("train.jsonl", TINY_INSTRUCT, "auto", [], None, 64, option)
+    assert (job.rollout.gpus, job.rollout.max_tokens) == (gpus, 64)
+    assert (job.model.path, job.model.max_context) == (TINY_INSTRUCT, TINY_CONTEXT)

@@ -1,0 +1,58 @@
+"""Every field of a job that is marked as a path is confined to the roots."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from orchestrator.job.marked import marked_names, marked_values, replace_marked
+from orchestrator.job.spec import JobSpec
+from orchestrator.job.spec_file import SpecError
+from orchestrator.service.admission.admission import Admission
+from orchestrator.service.admission.roots import Roots
+from protocol.marks import PathTo
+
+PATHS = tuple(marked_names(JobSpec, tuple(PathTo)))
+BUILT_IN = JobSpec.model_validate(
+    {
+        "model": {"path": "builtin:tiny-qwen2-audio", "max_context": 512},
+        "data": {"train": "builtin:synthetic", "evaluation": "builtin:synthetic", "curriculum": {"measured": "m"}},
+    }
+)
+
+
+async def _owns(_: str) -> bool:
+    return True
+
+
+def _with_path(root: Path, name: str, path: str) -> JobSpec:
+    """A job in which one field holds `path` and all others are allowed."""
+    data = BUILT_IN.data.model_copy(update={"audio_root": str(root), "evaluation_audio_root": str(root)})
+    allowed = replace_marked(
+        BUILT_IN.model_copy(update={"data": data}), (PathTo.SOLVE_RATES,), lambda *_: str(root / "samples.jsonl")
+    )
+    return replace_marked(allowed, tuple(PathTo), lambda key, value: path if key == name else value)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder that jobs may read, with a file of solve rates; beside it is a folder that they may not."""
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "samples.jsonl").write_text("")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").write_text("")
+    return tmp_path / "root"
+
+
+def test_a_job_within_the_roots_is_admitted_with_every_path(root: Path):
+    spec = _with_path(root, "", "")
+    assert [name for name, _ in marked_values(spec, tuple(PathTo))] == list(PATHS)
+    assert asyncio.run(Admission(Roots([root]), ()).admit(spec, _owns)) == spec
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("leaf", ["", "file"])
+def test_no_marked_path_leads_outside_the_roots(root: Path, name: str, leaf: str):
+    spec = _with_path(root, name, str(root.parent / "outside" / leaf))
+    with pytest.raises(SpecError, match=f"^{name}: "):
+        asyncio.run(Admission(Roots([root]), ()).admit(spec, _owns))
