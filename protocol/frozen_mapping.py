@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler, PlainSerializer
+from pydantic_core import core_schema
 
 K = TypeVar("K")
 V_co = TypeVar("V_co", covariant=True)
@@ -32,6 +33,13 @@ class FrozenMapping(Mapping[K, V_co]):
 
     def __repr__(self) -> str:
         return repr(self._items)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Let pydantic dump it by its type alone, as it does for the defaults in a JSON schema."""
+        return core_schema.no_info_plain_validator_function(
+            freeze, serialization=core_schema.plain_serializer_function_ser_schema(thaw)
+        )
 
 
 def freeze(value: Any) -> Any:

@@ -256,3 +256,10 @@ def test_numbers_must_be_finite(number):
     for section, key in (("rollout", "temperature"), ("learner", "timeout_seconds"), ("evaluation", "temperature")):
         with pytest.raises(ValidationError, match=r"finite|greater"):
             JobSpec.model_validate({**SMALLEST, section: {key: number}})
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_json_schema_has_the_defaults_of_mappings():
+    sections = JobSpec.model_json_schema()["$defs"]
+    assert sections["RewardSettings"]["properties"]["functions"]["default"] == {"accuracy": 1.0, "format": 1.0}
+    assert sections["DataSection"]["properties"]["columns"]["default"] == {}
