@@ -58,6 +58,7 @@ EarshotError
 ├── StoreUnavailableError
 ├── ClusterUnavailableError
 ├── StartError
+├── JobFailedError
 ├── UnsuccessfulError
 └── _NoReplyError
 """

@@ -1,6 +1,7 @@
 """Immutable mappings for fields of settings: validated, compared and dumped like a dict."""
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler, PlainSerializer
@@ -17,7 +18,7 @@ class FrozenMapping(Mapping[K, V_co]):
     __slots__ = ("_items",)
 
     def __init__(self, items: Mapping[K, V_co]) -> None:
-        self._items = dict(items)
+        self._items = MappingProxyType(dict(items))
 
     def __getitem__(self, key: K) -> V_co:
         return self._items[key]
@@ -32,7 +33,10 @@ class FrozenMapping(Mapping[K, V_co]):
         return hash(frozenset(self._items.items()))
 
     def __repr__(self) -> str:
-        return repr(self._items)
+        return repr(dict(self._items))
+
+    def __reduce__(self) -> tuple[type["FrozenMapping[K, V_co]"], tuple[dict[K, V_co]]]:
+        return FrozenMapping, (dict(self._items),)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:

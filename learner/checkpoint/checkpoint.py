@@ -70,13 +70,13 @@ class CheckpointWriter:
         if self._thread is not None:
             raise RuntimeError("a checkpoint is still being written")
 
-        def guarded() -> None:
+        def write_or_keep_error() -> None:
             try:
                 write()
             except BaseException as error:
                 self._error = error
 
-        self._thread = threading.Thread(target=guarded, name="checkpoint")
+        self._thread = threading.Thread(target=write_or_keep_error, name="checkpoint")
         self._thread.start()
 
     def wait(self) -> None:

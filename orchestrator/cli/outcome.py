@@ -17,8 +17,7 @@ from typing import NoReturn
 import typer
 
 from audio_qa.errors import EarshotError, InputError
-
-FAILURE, BAD_INPUT, INTERRUPTED = 1, 2, 130
+from orchestrator.run.exit_codes import BAD_INPUT, CANCELLED, FAILED, SUCCEEDED
 
 
 class UnsuccessfulError(EarshotError):
@@ -38,15 +37,19 @@ def exit_codes() -> Iterator[None]:
     except InputError as error:
         _end(str(error), BAD_INPUT)
     except UnsuccessfulError as error:
-        _end(str(error), FAILURE)
+        _end(str(error), FAILED)
     except KeyboardInterrupt as error:
-        _end("; ".join(["interrupted", *map(str, error.args)]), INTERRUPTED)
+        _end("; ".join(["interrupted", *map(str, error.args)]), CANCELLED)
+    except BrokenPipeError:
+        # The reader of the output has closed it, as `head` does. Nothing more is written, at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(SUCCEEDED) from None
     except Exception as error:
         if shows_tracebacks():
             raise
         # Messages of our own errors name the cause. Any other error is unexpected.
         known = isinstance(error, EarshotError)
-        _end(str(error) if known else f"{type(error).__name__}: {error} (EARSHOT_TRACEBACK=1 shows where)", FAILURE)
+        _end(str(error) if known else f"{type(error).__name__}: {error} (EARSHOT_TRACEBACK=1 shows where)", FAILED)
 
 
 @contextmanager

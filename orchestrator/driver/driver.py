@@ -15,13 +15,14 @@ from orchestrator.display.report import write_report
 from orchestrator.driver.evaluation import run_evaluation
 from orchestrator.driver.recovery import LearnerSupervisor
 from orchestrator.driver.reward_handle import RewardHandle
-from orchestrator.driver.session import ray_session, stop_all, worker_settings
+from orchestrator.driver.session import failing_after_start, ray_session, stop_all, worker_settings
 from orchestrator.driver.summary import summarise
 from orchestrator.job.spec import Method
 from orchestrator.preflight.prepare import Prepared
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.events import EventKind
 from orchestrator.run.mailbox import Mailbox
+from orchestrator.schemas.job_state import JobState
 from orchestrator.storage.mirror import mirrored
 from orchestrator.tracking.following import follow
 from orchestrator.training.control import Control, run_commands
@@ -85,10 +86,11 @@ def run_job(
     Raises:
         KeyboardInterrupt, RolloutError, LearnerError, LedgerError, …: the error that ended the job early, after its
             state and report were written.
+        JobFailedError: an InputError of one of its parts, which after the start is a failure.
         StorageError: the job is done but could not be stored.
     """
-    run.append_event(EventKind.STATE, state="starting")
-    with mirrored(run, prepared.spec) as stored:
+    run.append_event(EventKind.STATE, state=JobState.STARTING)
+    with failing_after_start(), mirrored(run, prepared.spec) as stored:
         return _run_to_its_end(prepared, run, progress, started, state or RunState(), stored)
 
 
@@ -103,7 +105,7 @@ def _run_to_its_end(
     """`stored` returns once all of the run is in the job's storage."""
     if prepared.data:
         run.append_event(EventKind.DATA, **prepared.data)
-    outcome = "failed"
+    outcome = JobState.FAILED
     try:
         with run.lock():
             with ray_session(prepared.spec):
@@ -112,9 +114,9 @@ def _run_to_its_end(
                 # The GPUs are free by now.
                 progress.phase("storing")
             stored()
-        outcome = "succeeded"
+        outcome = JobState.SUCCEEDED
     except KeyboardInterrupt:
-        outcome = "cancelled"
+        outcome = JobState.CANCELLED
         raise
     except BaseException as error:
         run.append_event(EventKind.ERROR, error=type(error).__name__, message=str(error)[:4000])

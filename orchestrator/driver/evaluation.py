@@ -6,18 +6,20 @@ Invariant: `evaluation.json` is written last: a run that has it is done.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from audio_qa.scoring.rules import rule_of
 from audio_qa.scoring.submission import submission_name, write_predictions
 from orchestrator.display.progress import Progress
-from orchestrator.driver.session import ray_session, stop_all, worker_settings
+from orchestrator.driver.session import failing_after_start, ray_session, stop_all, worker_settings
 from orchestrator.evaluation.evaluate import Evaluation, evaluate_held_out
 from orchestrator.evaluation.scores import held_out_set, predictions_of, scored
 from orchestrator.preflight.prepare import Prepared
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.events import EventKind
+from orchestrator.schemas.job_state import JobState
 from orchestrator.training.control import Control
 from protocol.calls import Generate
 from rollout_workers.pool.pool import RolloutPool
@@ -33,7 +35,7 @@ async def run_evaluation(
 ) -> None:
     """Run the job, on workers that are up once `workers` is done. It can be paused only before the first question."""
     await workers
-    run.append_event(EventKind.STATE, state="running")
+    run.append_event(EventKind.STATE, state=JobState.RUNNING)
     await control.wait_while_paused()
     result = await ask_held_out(prepared, pool, progress)
     run.append_event(EventKind.EVALUATION, step=0, result=result.as_event())
@@ -73,7 +75,7 @@ def evaluate_model(prepared: Prepared, progress: Progress, *, predictions: Path 
 
     Returns plain data: the figures, the benchmark's scores and every answer.
     """
-    with ray_session(prepared.spec):
+    with failing_after_start(), ray_session(prepared.spec):
         result = asyncio.run(_evaluate(prepared, progress))
     return evaluation_result(prepared, result, predictions)
 
@@ -88,7 +90,7 @@ async def started_workers(prepared: Prepared, progress: Progress) -> AsyncIterat
     """Start the job's rollout workers with the weights of its model folder; they end with the block."""
     async with _workers(prepared, progress) as pool:
         progress.phase("evaluating")
-        yield pool.generate
+        yield partial(pool.generate, round_robin=False)
 
 
 @asynccontextmanager

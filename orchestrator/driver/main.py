@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 from ray.exceptions import RayError
 from tenacity import Retrying, retry_if_exception_type, retry_if_not_exception_type, stop_after_delay, wait_fixed
@@ -22,17 +21,17 @@ from orchestrator.display.progress import Progress, make_progress, reporter
 from orchestrator.display.report import write_report
 from orchestrator.driver.driver import run_job
 from orchestrator.driver.resume import resume
-from orchestrator.driver.signals import interrupted_by_signals
 from orchestrator.driver.summary import summarise
 from orchestrator.job.spec_file import read_spec
 from orchestrator.preflight.prepare import prepare
-from orchestrator.run import exit_codes as driver_exit
+from orchestrator.run import exit_codes
 from orchestrator.run.checkpoints import checkpoints_of
 from orchestrator.run.commands import CommandKind
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.events import RESTART, EventKind
 from orchestrator.run.history import history_of
 from orchestrator.run.mailbox import send
+from orchestrator.schemas.job_state import JobState
 from orchestrator.storage.location import DamagedError, StorageError
 from orchestrator.storage.mirror import mirrored
 from orchestrator.storage.restoration import catch_up
@@ -55,12 +54,12 @@ def main(path: Path, submission_id: str) -> int:
             run.append_event(EventKind.ATTEMPT, submission_id=submission_id, pid=os.getpid())
     except (TimeoutError, StorageError, InputError) as error:
         print(f"earshot: {error}", file=sys.stderr)
-        return driver_exit.LOST if isinstance(error, TimeoutError) else _exit_code(error)
+        return exit_codes.LOST if isinstance(error, TimeoutError) else _exit_code(error)
     try:
         with make_progress("plain", sys.stderr) as progress:
             return _run(run, progress, first=first)
     except KeyboardInterrupt:
-        return driver_exit.CANCELLED
+        return exit_codes.CANCELLED
     except InputError as error:
         print(f"earshot: {error}", file=sys.stderr)
         run.append_event(EventKind.ERROR, error=type(error).__name__, message=str(error)[:4000])
@@ -73,10 +72,10 @@ def main(path: Path, submission_id: str) -> int:
 def _exit_code(error: Exception) -> int:
     """Return the exit code that tells the service whether another attempt may succeed."""
     if isinstance(error, InputError):
-        return driver_exit.BAD_INPUT
+        return exit_codes.BAD_INPUT
     if isinstance(error, RayError | ConnectionError | StorageError) and not isinstance(error, DamagedError):
-        return driver_exit.LOST
-    return driver_exit.FAILED
+        return exit_codes.LOST
+    return exit_codes.FAILED
 
 
 def _run(run: RunDirectory, progress: Progress, *, first: bool) -> int:
@@ -93,13 +92,15 @@ def _run(run: RunDirectory, progress: Progress, *, first: bool) -> int:
                 # run and to record that it succeeded.
                 with mirrored(run, spec) as store:
                     store()
-                    run.append_event(EventKind.STATE, state="succeeded")
-                    run.write_summary(summarise(prepared, run, "succeeded", state, time.perf_counter() - started))
+                    run.append_event(EventKind.STATE, state=JobState.SUCCEEDED)
+                    run.write_summary(
+                        summarise(prepared, run, JobState.SUCCEEDED, state, time.perf_counter() - started)
+                    )
                     write_report(run)
-                return driver_exit.SUCCEEDED
+                return exit_codes.SUCCEEDED
         _resend_commands(run)
     run_job(prepared, run, progress, started, state)
-    return driver_exit.SUCCEEDED
+    return exit_codes.SUCCEEDED
 
 
 def _resend_commands(run: RunDirectory) -> None:
@@ -142,15 +143,10 @@ def _catch_up(run: RunDirectory) -> None:
             stored.put_job(run.job_file.read_text(encoding="utf-8"))
 
 
-def start() -> NoReturn:
-    """Run as a program, with its arguments from the command line."""
+def start() -> int:
+    """Run the job that the command line names; returns the exit code."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     if len(sys.argv) != 3:
         print("usage: python -m orchestrator.driver RUN_DIR SUBMISSION_ID", file=sys.stderr)
-        raise SystemExit(driver_exit.BAD_INPUT)
-    try:
-        with interrupted_by_signals():
-            code = main(Path(sys.argv[1]), sys.argv[2])
-    except KeyboardInterrupt as error:
-        raise SystemExit(driver_exit.CANCELLED) from error
-    raise SystemExit(code)
+        return exit_codes.BAD_INPUT
+    return main(Path(sys.argv[1]), sys.argv[2])

@@ -16,6 +16,7 @@ from orchestrator.preflight.prepare import Prepared
 from orchestrator.run.checkpoints import Checkpoints, checkpoints_of
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.events import EventKind
+from orchestrator.schemas.job_state import JobState
 from orchestrator.training.control import Control
 from orchestrator.training.loop import Parts, TrainingLoop
 from orchestrator.training.reinforce import ReinforceLoop
@@ -95,7 +96,7 @@ class LearnerSupervisor:
             await workers
             if warm is not None or resume is not None or self._restarts:
                 await loop.sync_weights()
-            run_dir.append_event(EventKind.STATE, state="running")
+            run_dir.append_event(EventKind.STATE, state=JobState.RUNNING)
 
         await loop.run(folder, resume, workers_ready)
 
@@ -119,7 +120,7 @@ class LearnerSupervisor:
         self._restarts += 1
         if self._restarts > self._spec.learner.max_restarts:
             raise error
-        self._run_dir.append_event(EventKind.STATE, state="recovering", restart=self._restarts, cause=str(error))
+        self._run_dir.append_event(EventKind.STATE, state=JobState.RECOVERING, restart=self._restarts, cause=str(error))
         self._progress.message(f"recovering ({self._restarts} of {self._spec.learner.max_restarts}): {error}")
         async with asyncio.timeout(_STOP_SECONDS):
             await self.learner.stop()

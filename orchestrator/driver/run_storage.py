@@ -13,6 +13,7 @@ from orchestrator.job.storage_url import split_run
 from orchestrator.run.checkpoints import checkpoints_of
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.events import EventKind
+from orchestrator.schemas.job_state import JobState
 from orchestrator.storage.location import StorageError
 from orchestrator.storage.mirror import mirrored
 from orchestrator.storage.restoration import newest_stored
@@ -71,8 +72,8 @@ def store_finished(run: RunDirectory, spec: JobSpec) -> dict[str, Any]:
     """Store a run that has done its steps, and return its summary. Raises StorageError."""
     with mirrored(run, spec) as store:
         store()
-        run.append_event(EventKind.STATE, state="succeeded")
-        summary = (run.summary() or {}) | {"state": "succeeded", "stored_at": f"{spec.storage}/{run.path.name}"}
+        run.append_event(EventKind.STATE, state=JobState.SUCCEEDED)
+        summary = (run.summary() or {}) | {"state": JobState.SUCCEEDED, "stored_at": f"{spec.storage}/{run.path.name}"}
         run.write_summary(summary)
         write_report(run)
     return summary

@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 
+from audio_qa.errors import EarshotError, InputError
 from orchestrator.job.spec import JobSpec
 from orchestrator.preflight.prepare import Prepared
 from protocol.rollout import WorkerSettings
@@ -18,6 +19,19 @@ from protocol.rollout import WorkerSettings
 TEARDOWN_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
+
+
+class JobFailedError(EarshotError):
+    """A part of a job that has started raised an InputError: too late to be bad input of the user."""
+
+
+@contextmanager
+def failing_after_start() -> Iterator[None]:
+    """Raise an InputError of the block as JobFailedError: bad input is found before a job starts."""
+    try:
+        yield
+    except InputError as error:
+        raise JobFailedError(f"{type(error).__name__}: {error}") from error
 
 
 def worker_settings(prepared: Prepared) -> WorkerSettings:

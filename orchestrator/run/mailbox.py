@@ -46,13 +46,14 @@ class Mailbox:
 
     def take(self) -> list[Command]:
         """Return the commands sent since the last call, except those that an earlier process carried out."""
-        new: list[Command] = []
+        new: dict[str, Command] = {}
         for line in self._reader.lines():
             command = self._parse(line)
             if command is not None and command.id not in self._taken:
-                self._taken.add(command.id)
-                new.append(command)
-        return new
+                new[command.id] = command
+        # Only now: after an error the same lines are read again.
+        self._taken.update(new)
+        return list(new.values())
 
     def _parse(self, line: bytes) -> Command | None:
         """Return None for a line that is not a command: it is reported, and the job continues."""

@@ -11,6 +11,7 @@ from orchestrator.run.commands import Command, CommandKind
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.events import EventKind
 from orchestrator.run.mailbox import Mailbox
+from orchestrator.schemas.job_state import JobState
 from rollout_workers.pool.pool import RolloutPool
 
 _POLL_SECONDS = 0.5
@@ -41,9 +42,9 @@ class Control:
         """Return once the job is not paused; a pause is recorded in its events."""
         if self._running.is_set():
             return
-        self._run.append_event(EventKind.STATE, state="paused")
+        self._run.append_event(EventKind.STATE, state=JobState.PAUSED)
         await self._running.wait()
-        self._run.append_event(EventKind.STATE, state="running")
+        self._run.append_event(EventKind.STATE, state=JobState.RUNNING)
 
     def take_checkpoint_request(self) -> bool:
         """Return whether a checkpoint was requested since the last call."""

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from orchestrator.cli.data.question_file import AudioRoot, Column, Format, column_mapping, data_section
 from orchestrator.cli.data.tables import show_check, show_filtered
 from orchestrator.cli.foreground import at_work
+from orchestrator.cli.job_file import is_job_file, read_job
 from orchestrator.cli.options import Json
-from orchestrator.cli.outcome import BAD_INPUT, UnsuccessfulError
+from orchestrator.cli.outcome import UnsuccessfulError
+from orchestrator.cli.question_file import AudioRoot, Column, Format, column_mapping, data_section
 from orchestrator.cli.results import print_result
-from orchestrator.cli.run.job_file import is_job_file, read_job
 from orchestrator.display.progress import make_progress, reporter
 from orchestrator.driver.silence_filter import check_output, filter_by_silence
 from orchestrator.job.spec import JobSpec
@@ -20,6 +20,7 @@ from orchestrator.job.spec_file import SpecError, parse_spec, resolve_paths
 from orchestrator.preflight.data_check import LONGEST_SECONDS, check_file, check_job
 from orchestrator.preflight.model_folder import context_for
 from orchestrator.preflight.prepare import prepare
+from orchestrator.run.exit_codes import BAD_INPUT
 
 Source = Annotated[
     str,

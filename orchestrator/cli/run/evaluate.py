@@ -9,9 +9,9 @@ from audio_qa.errors import InputError
 from audio_qa.formats.remote import is_url
 from audio_qa.prompt import PromptTemplate
 from audio_qa.scoring.submission import check_submission
-from orchestrator.cli.data.question_file import AudioRoot, Column, Format, column_mapping
 from orchestrator.cli.foreground import at_work
 from orchestrator.cli.options import Json
+from orchestrator.cli.question_file import AudioRoot, Column, Format, column_mapping
 from orchestrator.cli.results import print_result, show_evaluation
 from orchestrator.display.progress import make_progress, reporter
 from orchestrator.driver.evaluation import evaluate_model

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from audio_qa.errors import InputError
 from orchestrator.cli.foreground import at_work
+from orchestrator.cli.job_file import read_job
 from orchestrator.cli.options import Json
 from orchestrator.cli.results import print_result, show_evaluation, show_plan
-from orchestrator.cli.run.job_file import read_job
 from orchestrator.display.progress import make_progress, reporter
 from orchestrator.driver.driver import run_job
 from orchestrator.driver.resume import check_resumable, check_same_job

@@ -7,8 +7,8 @@ import typer
 
 from audio_qa.scoring.rules import rule_of
 from audio_qa.scoring.submission import read_predictions
-from orchestrator.cli.data.question_file import AudioRoot, Column, Format, data_section
 from orchestrator.cli.options import Json
+from orchestrator.cli.question_file import AudioRoot, Column, Format, data_section
 from orchestrator.cli.results import print_result, show_comparison, show_scores
 from orchestrator.evaluation.compare import compare_results, read_result
 from orchestrator.evaluation.scores import scored_predictions

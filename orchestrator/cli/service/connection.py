@@ -1,6 +1,5 @@
 """The client of a command, and its answers as JSON or tables."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,10 +19,6 @@ def service(url: str | None) -> Iterator[EarshotClient]:
             yield client
     except UnreachableError as error:
         raise UnreachableError(f"{error}; start one with `earshot serve`, or name it with EARSHOT_URL") from error
-    except BrokenPipeError:
-        # The reader of the output has closed it, as `head` does.
-        sys.stderr.close()
-        raise SystemExit(0) from None
 
 
 def print_answer(answer: BaseModel, as_json: bool, *tables: RenderableType) -> None:

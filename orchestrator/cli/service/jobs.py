@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli.job_file import read_job
 from orchestrator.cli.options import JobId, Json, Url
-from orchestrator.cli.outcome import FAILURE
-from orchestrator.cli.run.job_file import read_job
 from orchestrator.cli.service.connection import print_answer, service
 from orchestrator.cli.service.tables import job_table, jobs_table
 from orchestrator.cli.service.watch import watch as follow
 from orchestrator.client import JobView
+from orchestrator.run.exit_codes import FAILED
 from orchestrator.schemas.job_state import JobState
 
 
@@ -86,4 +86,4 @@ def watch(
 
 def _exit_unless_succeeded(job: JobView) -> None:
     if job.state is not JobState.SUCCEEDED:
-        raise typer.Exit(FAILURE)
+        raise typer.Exit(FAILED)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from orchestrator.run import exit_codes as driver_exit
+from orchestrator.run import exit_codes
 from orchestrator.run.history import RunHistory
 from orchestrator.schemas.job_state import JobState
 from orchestrator.service.store.records import JobRecord
@@ -30,7 +30,7 @@ def ending_of(job: JobRecord, driver: Driver, history: RunHistory, last_lines: s
         last_lines: the end of the driver's log.
     """
     # Ray reports a driver that finished by itself while it was being stopped as stopped.
-    if driver.exit_code == driver_exit.SUCCEEDED or (
+    if driver.exit_code == exit_codes.SUCCEEDED or (
         driver.state is DriverState.STOPPED and history.state == JobState.SUCCEEDED
     ):
         return Ending(JobState.SUCCEEDED, None)
@@ -38,9 +38,9 @@ def ending_of(job: JobRecord, driver: Driver, history: RunHistory, last_lines: s
         return Ending(JobState.CANCELLED, job.cause)
     if job.preempt_requested_at is not None:
         return Ending(JobState.QUEUED, job.cause, {"preempt_requested_at": None, "submission_id": None})
-    if driver.state is DriverState.STOPPED or driver.exit_code == driver_exit.CANCELLED:
+    if driver.state is DriverState.STOPPED or driver.exit_code == exit_codes.CANCELLED:
         return Ending(JobState.CANCELLED, "stopped from outside the service")
-    if driver.exit_code in (driver_exit.FAILED, driver_exit.BAD_INPUT):
+    if driver.exit_code in (exit_codes.FAILED, exit_codes.BAD_INPUT):
         return Ending(JobState.FAILED, _explain(history.error or "the driver failed", last_lines))
     return _crash(job, driver, history, last_lines, now)
 
@@ -65,7 +65,7 @@ def _describe(driver: Driver, history: RunHistory) -> str:
         return f"the driver died ({driver.message.splitlines()[0] if driver.message else 'Ray does not report how'})"
     if driver.exit_code < 0:
         return f"the driver was killed by signal {-driver.exit_code}"
-    if driver.exit_code == driver_exit.LOST and history.error:
+    if driver.exit_code == exit_codes.LOST and history.error:
         return f"the driver lost its cluster or its storage ({history.error})"
     return f"the driver ended with exit code {driver.exit_code}"
 

@@ -19,9 +19,10 @@ class RunWatch:
 
     def read(self) -> RunHistory:
         """Return the current history. Raises RunDirectoryError while the events are damaged."""
+        history = self._history.read()
         # A run directory that was lost stays as it was last seen, until its run is fetched from the storage.
         if self._events.exists():
-            self._last = self._history.read()
+            self._last = history
         return self._last
 
     def last_lines(self, count: int = 20) -> str:

@@ -13,7 +13,7 @@ from orchestrator.driver.recovery import roll_back_to_checkpoint
 from orchestrator.driver.resume import check_resumable
 from orchestrator.driver.run_storage import find_stored, is_finished_but_unstored, store_finished
 from orchestrator.job.spec_file import SpecError, dump_spec
-from orchestrator.run import exit_codes as driver_exit
+from orchestrator.run import exit_codes
 from orchestrator.run.checkpoints import checkpoints_of
 from orchestrator.run.directory import RunDirectory
 from orchestrator.service.supervision.run_watch import RunWatch
@@ -193,7 +193,7 @@ def service_job(storage, tiny_folder, benchmark_home, tmp_path) -> RunDirectory:
 
 
 def test_a_driver_whose_disk_was_lost_continues_from_the_storage(service_job):
-    assert driver_main.main(service_job.path, "j1-2") == driver_exit.SUCCEEDED
+    assert driver_main.main(service_job.path, "j1-2") == exit_codes.SUCCEEDED
     assert [e["submission_id"] for e in service_job.events() if e["kind"] == "attempt"] == ["j1-1", "j1-2"]
     assert service_job.summary()["steps"] == 2
     stored = stored_at(service_job.summary()["stored_at"])
@@ -207,7 +207,7 @@ def test_a_driver_that_cannot_read_the_storage_does_not_start_from_scratch(servi
         raise StorageError("'s3://bucket' cannot be listed (ConnectionError: refused)")
 
     monkeypatch.setattr(Location, "names", away)
-    assert driver_main.main(service_job.path, "j1-2") == driver_exit.LOST
+    assert driver_main.main(service_job.path, "j1-2") == exit_codes.LOST
     assert service_job.events() == []
     assert "cannot be listed" in capsys.readouterr().err
 
@@ -217,7 +217,7 @@ def test_a_driver_names_the_extra_of_a_storage_that_is_not_installed(tmp_path, m
 
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     run = RunDirectory.create(tmp_path / "j1", dump_spec(spec_with("gs://bucket")))
-    assert driver_main.main(run.path, "j1-1") == driver_exit.BAD_INPUT
+    assert driver_main.main(run.path, "j1-1") == exit_codes.BAD_INPUT
     assert "install earshot[gcs]" in capsys.readouterr().err
 
 
