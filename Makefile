@@ -8,13 +8,14 @@ READY := .venv/.ready
 COMPILE := $(BIN)/uv pip compile --python-version 3.11 --no-emit-find-links --no-emit-index-url --no-header --no-annotate --quiet
 LOCKED := --extra dev --extra huggingface --extra remote --extra s3 --extra tracing --extra trackers --override requirements/overrides-trackers.txt
 
-.PHONY: help demo serve test slow chaos lint format client bench lock clean
+.PHONY: help demo serve test slow chaos lint format client bench lock clean same-lock
 .DEFAULT_GOAL := help
 
 help: ## List the targets.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-$(READY): $(LOCK) pyproject.toml
+# Sets up .venv and writes the path of its lock file into READY; empty: requirements/cpu.lock.
+$(READY): $(LOCK) pyproject.toml | same-lock
 	@echo "Setting up .venv from $(LOCK): about 4 GB, a few minutes."
 	@command -v $(PYTHON) >/dev/null || { echo "earshot needs $(PYTHON); install it, or name another with PYTHON=" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
@@ -28,25 +29,29 @@ $(READY): $(LOCK) pyproject.toml
 	@# Python is told to write no bytecode.
 	grep -v '^torch==' $(LOCK) | $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps -r /dev/stdin
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
-	@touch $(READY)
+	@echo $(LOCK) > $(READY)
 
-demo: $(READY) ## A tiny model learns to listen, on this machine, in six to twenty minutes.
+same-lock:
+	@lock=$$(cat $(READY) 2>/dev/null || echo $(LOCK)); lock=$${lock:-requirements/cpu.lock}; test "$$lock" = "$(LOCK)" \
+		|| { echo ".venv was set up from $$lock; run \`make clean\` first" >&2; exit 2; }
+
+demo: $(READY) ## Train a tiny model on this machine, in six to twenty minutes.
 	$(BIN)/earshot demo
 
-serve: $(READY) ## The service on this machine: http://127.0.0.1:8420.
+serve: $(READY) ## Run the service: http://127.0.0.1:8420.
 	$(BIN)/earshot serve
 
-test: $(READY) lint ## The linters, and every test on the real parts.
+test: $(READY) lint ## Run the linters and all fast tests.
 	@# Two at a time: most tests wait for engines and ranks to start. What is started takes one thread each.
 	$(BIN)/pytest -n 2 -m "not slow"
 
-slow: $(READY) ## The tests that take minutes: whole jobs, and killing what they run on.
+slow: $(READY) ## Run the tests that take minutes.
 	$(BIN)/pytest -n 2 -m slow
 
-chaos: $(READY) ## Killing and stopping whatever belongs to jobs on several nodes, and the service.
+chaos: $(READY) ## Kill workers, nodes and the service at random for five minutes.
 	EARSHOT_CHAOS_SECONDS=300 $(BIN)/pytest -s tests/chaos
 
-lint: $(READY) ## Format, lint, types, the arrows between packages, and generated code.
+lint: $(READY) ## Check format, lint, types, import contracts and generated code.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -60,10 +65,10 @@ format: $(READY) ## Format the code.
 client: $(READY) ## Generate the synchronous client from the asynchronous one.
 	$(BIN)/python orchestrator/client/generate.py
 
-bench: $(READY) ## The benchmarks; results in benchmarks/results.
+bench: $(READY) ## Run the benchmarks; results in benchmarks/results.
 	$(BIN)/python -m benchmarks
 
-lock: $(READY) ## Resolve the pins again.
+lock: $(READY) ## Resolve requirements/ again.
 	$(COMPILE) pyproject.toml --extra cpu $(LOCKED) --override requirements/overrides.txt -o requirements/cpu.lock
 	$(COMPILE) pyproject.toml --extra gpu $(LOCKED) --python-platform x86_64-manylinux_2_28 -o requirements/gpu.lock
 	$(COMPILE) benchmarks/peers/trl.in --constraint requirements/cpu.lock -o benchmarks/peers/trl.lock

@@ -199,6 +199,9 @@ def read_lines(path: Path) -> Iterator[ItemLine | BadLine]:
 
     Raises DatasetError if there is no such file.
     """
+    if path.exists() and not path.is_file():
+        kind = "a folder; name a file" if path.is_dir() else "not a file; correct the path"
+        raise _error(path, None, f"is {kind}")
     if not path.is_file():
         raise _error(path, None, "no such file; correct the path")
     with path.open("rb") as file:  # bytes: JSON strings may have characters at which text files break lines

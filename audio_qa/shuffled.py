@@ -25,7 +25,7 @@ def deranged(clips: Sequence[str], classes: Mapping[str, int], *, seed: int) -> 
     """Return the clips in another order, none in a position of its own class; None if there is one class only.
 
     Every clip is used as often as it occurs, unless one class has more than half of the clips: then no such order
-    exists, and its members that would get one of their own class get the other clips in turn.
+    exists, and members of that class cycle through the clips of the other classes.
 
     Args:
         clips: shape (N,).

@@ -13,6 +13,8 @@ from audio_qa.formats.item import Item
 from audio_qa.whole_file import whole_file
 
 _PREFIX = "hf:"
+_SAVED = ("state.json", "dataset_dict.json")
+"""One of these files is in every folder that `save_to_disk` wrote."""
 
 
 def is_dataset(location: str) -> bool:
@@ -26,6 +28,11 @@ def read_rows(location: str, cache: Path | None) -> Iterator[Item]:
     Raises:
         DatasetError: the extra `huggingface` is not installed, or there is no such dataset or split.
     """
+    name, _, split = location.partition("#")
+    if not name.startswith(_PREFIX) and not any((Path(name) / file).is_file() for file in _SAVED):
+        raise DatasetError(
+            f"{location!r}: is a folder; name a question file, or a dataset folder that save_to_disk wrote"
+        )
     try:
         import datasets  # noqa: PLC0415
     except ImportError as error:
@@ -33,7 +40,6 @@ def read_rows(location: str, cache: Path | None) -> Iterator[Item]:
             f"{location!r}: not a file, and a Hugging Face dataset needs the library `datasets`; name a file, or "
             "install Earshot with the extra 'huggingface'"
         ) from error
-    name, _, split = location.partition("#")
     try:
         if name.startswith(_PREFIX):
             found = datasets.load_dataset(name.removeprefix(_PREFIX), split=split or "train")

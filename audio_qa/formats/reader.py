@@ -58,7 +58,7 @@ def read_questions(
         entries = list(read_records(path))
         folder, stem = parent(location) if is_url(location) else str(path.absolute().parent), path.stem
     if not entries:
-        raise DatasetError(f"{location!r}: holds no question; write one JSON object per line")
+        raise DatasetError(f"{location!r}: holds no question; write a JSON array, or one JSON object per line")
     chosen = choose(format, columns, next((e.record for e in entries if not isinstance(e, Problem)), {}))
     base = folder if audio_root is None else audio_root if is_url(audio_root) else str(Path(audio_root).absolute())
     reading = _Reading(chosen, stem if name is None else name, base, check_audio, cache, labelled)

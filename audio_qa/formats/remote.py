@@ -72,7 +72,7 @@ def fetch(url: str, cache: Path) -> Path:
     # Each kind of store raises its own classes.
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise FetchError(f"{url!r}: cannot be fetched ({reason}); correct the URL, or the access to it") from error
+        raise FetchError(f"{url!r}: cannot be fetched ({reason}); check the URL and your permissions") from error
     return target
 
 

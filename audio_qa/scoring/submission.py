@@ -15,6 +15,11 @@ from audio_qa.formats.records import check_parquet, is_parquet, parquet_bytes, r
 from audio_qa.scoring.rules import Rule
 from audio_qa.whole_file import whole_file
 
+_IDS = ("id", "uniq_id")
+_DESCRIPTION = ("path", "task_name", "dataset_name", "question", "audio")
+_IDENTIFYING = _IDS + _DESCRIPTION
+"""Keys of an item that identify its question: one of the ids, else the description."""
+
 
 def write_predictions(
     path: str | os.PathLike[str], found: QuestionSet, predictions: Sequence[str | None], rule: Rule
@@ -72,21 +77,26 @@ def read_predictions(path: str | os.PathLike[str], found: QuestionSet, rule: Rul
     Items are matched to questions by their identity in the file, so their order does not matter.
 
     Raises:
-        DatasetError: no such file, an item that is not an object, a prediction that is not text, a prediction for a
-            question that is not in the question file, or two for one question.
+        DatasetError: no such file, a file without predictions, an item that is not an object or names no question, a
+            prediction that is not text, a prediction for a question that is not in the question file, or two for one.
     """
     path = Path(path)
     by_identity: dict[str, str | None] = {}
     known = {_identity(record) for record in found.records}
-    for entry in read_records(path):
+    for number, entry in enumerate(read_records(path), start=1):
         if isinstance(entry, Problem):
             raise DatasetError(str(entry))
         key = _identity(entry.record)
+        if key not in known and not any(name in entry.record for name in _IDENTIFYING):
+            keys = ", ".join(_IDENTIFYING)
+            raise DatasetError(f"{str(path)!r}, item {number}: has none of the keys that identify a question ({keys})")
         if key not in known:
             raise DatasetError(f"{str(path)!r}: {key} is not in {found.source.location!r}; name the file it is about")
         if key in by_identity:
             raise DatasetError(f"{str(path)!r}: {key} is listed twice; leave one out")
         by_identity[key] = _prediction(path, key, entry.record, rule)
+    if not by_identity:
+        raise DatasetError(f"{str(path)!r}: holds no predictions; name the file that the benchmark's script reads")
     return [by_identity.get(_identity(record)) for record in found.records]
 
 
@@ -99,8 +109,8 @@ def _prediction(path: Path, key: str, record: Mapping[str, object], rule: Rule) 
 
 def _identity(record: Mapping[str, object]) -> str:
     """Return the identity of a benchmark's item."""
-    for name in ("id", "uniq_id"):
+    for name in _IDS:
         if name in record:
             return f"item {record[name]!r}"
-    named = [record.get(name) for name in ("path", "task_name", "dataset_name", "question", "audio")]
+    named = [record.get(name) for name in _DESCRIPTION]
     return f"item {json.dumps(named, default=str)}"

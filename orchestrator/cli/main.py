@@ -84,6 +84,11 @@ class EarshotGroup(LazyGroup):
 
     entries = COMMANDS
 
+    def make_context(self, *arguments: Any, **options: Any) -> typer.Context:
+        """Read the options before the command."""
+        with exit_codes():
+            return super().make_context(*arguments, **options)  # type: ignore[return-value]
+
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run the command that was named."""
         with exit_codes():

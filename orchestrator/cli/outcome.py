@@ -32,7 +32,10 @@ def exit_codes() -> Iterator[None]:
     """
     try:
         yield
-    except (typer.Exit, typer.Abort, typer.TyperException):
+    except typer.TyperException as error:
+        _end_of_usage(error)
+        raise
+    except (typer.Exit, typer.Abort):
         raise  # typer has exit codes for its own
     except InputError as error:
         _end(str(error), BAD_INPUT)
@@ -66,6 +69,17 @@ def shows_tracebacks() -> bool:
     return bool(os.environ.get("EARSHOT_TRACEBACK"))
 
 
-def _end(message: str, code: int) -> NoReturn:
-    print(f"earshot: {' '.join(message.split())}", file=sys.stderr)
+def _end_of_usage(error: typer.TyperException) -> None:
+    """End the process if `error` is about the arguments of a command; typer would print a box of several lines."""
+    context: typer.Context | None = getattr(error, "ctx", None)
+    # Without arguments typer has printed the help of the command.
+    if context is None or type(error).__name__ == "NoArgsIsHelpError":
+        return
+    message, command = error.format_message().replace("Value error, ", ""), context.command_path
+    hint = f" See {command} --help" if message.endswith("?") else f"; see {command} --help"
+    _end(message.removesuffix(".") + hint, BAD_INPUT, command)
+
+
+def _end(message: str, code: int, program: str = "earshot") -> NoReturn:
+    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(code)

@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.job.sections.data import DataSection
+from orchestrator.job.sections.data import DataFormat, DataSection
 from orchestrator.job.spec_file import SpecError, parse_spec, resolve_paths
 
 Format = Annotated[
-    str, typer.Option("--format", help="Format of the question file. Default: recognised by its keys or columns.")
+    DataFormat,
+    typer.Option("--format", help="Format of the question file. Default: recognised by its keys or columns."),
 ]
 Column = Annotated[
     list[str] | None,
@@ -23,10 +24,10 @@ AudioRoot = Annotated[
 ]
 
 
-def data_section(location: str, format: str, columns: list[str], audio_root: str | None) -> DataSection:
+def data_section(location: str, format: DataFormat, columns: list[str], audio_root: str | None) -> DataSection:
     """Return the `data` section of a job that has one question file, with absolute paths. Raises SpecError."""
     value = {"train": location, "format": format, "columns": column_mapping(columns), "audio_root": audio_root}
-    return resolve_paths(parse_spec({"model": {"path": "."}, "data": value}, "earshot"), Path.cwd()).data
+    return resolve_paths(parse_spec({"model": {"path": "."}, "data": value}, location), Path.cwd()).data
 
 
 def column_mapping(columns: list[str]) -> dict[str, str | list[str]]:

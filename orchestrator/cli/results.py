@@ -11,6 +11,9 @@ from audio_qa.scoring.score import GROUPINGS
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import dump_spec
 
+_SHORTEST = 0.1
+"""Shortest time that a plan shows as a number, in seconds or hours."""
+
 
 def print_result(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any], Console], None]) -> None:
     """Print a result to stdout: as one JSON document, or with `show`."""
@@ -36,8 +39,7 @@ def show_plan(planned: dict[str, Any], console: Console) -> None:
         "gpus",
     ):
         value = planned[key]
-        text = "to be filled in" if value is None else str(value) if isinstance(value, bool | str) else f"{value:,}"
-        table.add_row(key.replace("_", " "), text)
+        table.add_row(key.replace("_", " "), "to be filled in" if value is None else _plan_text(value))
     for split, source in planned["data"].items():
         left_out = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in source["left_out"].items())
         version = f"{source['format']} {source['version']}".strip()
@@ -58,6 +60,14 @@ def show_plan(planned: dict[str, Any], console: Console) -> None:
     console.print(dump_spec(JobSpec.model_validate(planned["job"])), markup=False, highlight=False)
 
 
+def _plan_text(value: bool | float | str) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, str) else f"{value:,}"
+
+
 def _add_time(time: dict[str, Any] | None, table: Table) -> None:
     if time is None:
         table.add_row("time", "not estimated on CPUs")
@@ -66,7 +76,8 @@ def _add_time(time: dict[str, Any] | None, table: Table) -> None:
     for key, of_what, unit in rows:
         if time[key] is not None:
             low, high = time[key]
-            table.add_row(f"time of {of_what}", f"{low} to {high} {unit}, an estimate")
+            span = f"{low} to {high} {unit}" if high >= _SHORTEST else f"less than {_SHORTEST} {unit}"
+            table.add_row(f"time of {of_what}", f"{span}, an estimate")
 
 
 def show_evaluation(result: Mapping[str, Any], console: Console) -> None:

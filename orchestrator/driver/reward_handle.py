@@ -38,7 +38,7 @@ class RewardHandle:
     """The reward actor of a job. For one event loop; several batches may be scored concurrently."""
 
     def __init__(self, spec: JobSpec, on_event: Callable[..., None], *, score_seconds: float | None = None) -> None:
-        """`score_seconds` is the deadline of one batch; by default one that leaves time for the job's judge."""
+        """`score_seconds` is the deadline of one batch; the default is long enough for the job's judge."""
         self._spec, self._on_event = spec, on_event
         judge = spec.reward.judge
         # The actor scores batches sequentially: all batches started ahead may have to wait for a judge.

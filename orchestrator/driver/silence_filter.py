@@ -51,8 +51,8 @@ def dropped_file(output: Path) -> Path:
     return output.with_name(f"{output.stem}.dropped.jsonl")
 
 
-def check_output(spec: JobSpec, output: Path, questions: Sequence[Question]) -> None:
-    """Raise SpecError or DatasetError if the output cannot be written, before the model is asked."""
+def check_output(spec: JobSpec, output: Path) -> None:
+    """Raise SpecError if the output cannot be written, before the model is prepared."""
     if spec.data.unlabelled:
         raise SpecError("data.unlabelled: without labels it is not known which answers are correct; remove it")
     for path in (output, dropped_file(output)):
@@ -60,6 +60,10 @@ def check_output(spec: JobSpec, output: Path, questions: Sequence[Question]) -> 
             raise SpecError(f"--output: {str(path)!r} exists; name a new file")
     if not output.absolute().parent.is_dir():
         raise SpecError(f"--output: the folder {str(output.absolute().parent)!r} does not exist; create it first")
+
+
+def check_writable(output: Path, questions: Sequence[Question]) -> None:
+    """Raise DatasetError if a file in Earshot's schema cannot hold the questions, before the model is asked."""
     with tempfile.TemporaryDirectory() as folder:
         write_jsonl(Path(folder) / output.name, questions)
 

@@ -10,6 +10,8 @@ from typing import Any
 from audio_qa.dataset import DatasetError
 from audio_qa.scoring.paired import compare
 
+_CORRECTION = "name the output of earshot evaluate --json or earshot score --json"
+
 
 def read_result(path: Path) -> dict[str, Any]:
     """Read a result that `--json` printed. Raises DatasetError if the file does not hold one."""
@@ -17,8 +19,10 @@ def read_result(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DatasetError(f"{str(path)!r}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{str(path)!r}: not UTF-8 text; {_CORRECTION}") from error
     except ValueError as error:
-        raise DatasetError(f"{str(path)!r}: not JSON ({error}); name what --json printed") from error
+        raise DatasetError(f"{str(path)!r}: not JSON ({error}); {_CORRECTION}") from error
     if not isinstance(value, dict) or not {"answers", "source", "scores"} <= value.keys():
         raise DatasetError(f"{str(path)!r}: not a result of `earshot evaluate --json` or `earshot score --json`")
     return value

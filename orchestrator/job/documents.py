@@ -22,7 +22,17 @@ def load_yaml(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise DocumentError(f"not valid YAML: {' '.join(str(error).split())}") from error
+        raise DocumentError(f"not valid YAML: {_one_line(error)}") from error
+
+
+def load_json(text: str) -> Any:
+    """Return the data of a JSON document. Raises DocumentError."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        raise DocumentError(f"not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}") from error
+    except (ValueError, RecursionError) as error:
+        raise DocumentError(f"not valid JSON: {error}") from error
 
 
 def load_untrusted_yaml(text: str, max_depth: int) -> Any:
@@ -43,7 +53,7 @@ def load_untrusted_yaml(text: str, max_depth: int) -> Any:
     except DocumentError:
         raise
     except Exception as error:  # PyYAML's parsers of dates, numbers and tags raise any class
-        raise DocumentError(f"not YAML that JSON could express: {' '.join(str(error).split())}") from error
+        raise DocumentError(f"not YAML that JSON could express: {_one_line(error)}") from error
     return value
 
 
@@ -106,6 +116,11 @@ class _UntrustedLoader(_Loader):
             if not isinstance(key, str):
                 raise DocumentError(f"the key {_short(key)} is not text")
         return super().construct_mapping(node, deep=deep)
+
+
+def _one_line(error: Exception) -> str:
+    """Return the message of PyYAML without the name that it gives a document from memory."""
+    return re.sub(r'in "<[\w ]+>", ', "in ", " ".join(str(error).split()))
 
 
 def _depth(text: bytes) -> int:

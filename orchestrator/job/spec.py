@@ -55,10 +55,13 @@ class ClusterSection(Settings):
     """GPU type of the cluster; used by the estimate of `--dry-run` only."""
 
 
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+
+
 class JobSpec(Settings):
     """One job."""
 
-    name: str = Field(default="job", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    name: str = Field(default="job", pattern=NAME_PATTERN)
     """Name of the job and its run directory: letters, digits, dot, dash, underscore."""
     seed: int = Field(default=42, ge=0, lt=2**31)
     """Seed of the question order, of sampling, and of built-in data (the tiny model, the synthetic benchmark)."""

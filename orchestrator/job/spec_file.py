@@ -10,11 +10,20 @@ from pydantic import ValidationError
 
 from audio_qa.errors import InputError
 from audio_qa.formats.remote import is_url
-from orchestrator.job.documents import DocumentError, load_yaml
+from orchestrator.job.documents import DocumentError, load_json, load_yaml
 from orchestrator.job.marked import replace_marked, section_of
-from orchestrator.job.spec import PLACEHOLDER_PREFIX, JobSpec
+from orchestrator.job.sections.tracking import RUN_NAME_PATTERN
+from orchestrator.job.spec import NAME_PATTERN, PLACEHOLDER_PREFIX, JobSpec
 from protocol.marks import PathTo
 from protocol.settings import Settings
+
+_PATTERNS = {
+    NAME_PATTERN: "use letters, digits, dot, dash and underscore, at most 63 characters, starting with a letter or "
+    "digit",
+    RUN_NAME_PATTERN: "use letters, digits, space, slash, dot, dash and underscore, at most 128 characters, starting "
+    "with a letter or digit",
+}
+"""The patterns of names, in words."""
 
 
 class SpecError(InputError):
@@ -28,7 +37,8 @@ def read_spec(path: Path, overrides: dict[str, Any] | None = None) -> JobSpec:
         SpecError: the file cannot be read or is not a valid job.
     """
     try:
-        value = load_yaml(path.read_text())
+        text = path.read_text()
+        value = load_json(text) if path.suffix == ".json" else load_yaml(text)
     except OSError as error:
         raise SpecError(f"{path}: the job file cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -79,7 +89,8 @@ def _explain(error: ValidationError) -> Iterator[str]:
         elif item["type"] == "missing":
             yield f"'{where}' is missing"
         else:
-            message = item["msg"].removeprefix("Value error, ")
+            pattern = item.get("ctx", {}).get("pattern", "")
+            message = _PATTERNS.get(pattern) or item["msg"].removeprefix("Value error, ")
             yield (
                 f"'{where}': {message} (got {item['input']!r})"
                 if where and not isinstance(item["input"], dict)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from audio_qa.families import FACTS, read_config
-from orchestrator.job.sections.model import TINY_CONTEXT, TINY_MODEL, TINY_MODELS
+from orchestrator.job.sections.model import TINY_CONTEXT, TINY_MODELS
 from orchestrator.job.spec import PLACEHOLDER_PREFIX, JobSpec
 from orchestrator.job.spec_file import SpecError
 
@@ -16,12 +16,15 @@ def check_model_folder(folder: str) -> None:
     home = Path(folder)
     if not home.is_dir():
         raise SpecError(
-            f"model.path: {folder!r} is not a folder; name one with a Hugging Face checkpoint, or {TINY_MODEL}"
+            f"model.path: {folder!r} is not a folder; name one with a Hugging Face checkpoint, or "
+            f"{' or '.join(TINY_MODELS)}"
         )
     for name, what in _MODEL_FILES.items():
         alternative = {"preprocessor_config.json": "processor_config.json"}.get(name, name)
         if not (home / name).is_file() and not (home / alternative).is_file():
-            raise SpecError(f"model.path: {folder!r} lacks {name}: {what}")
+            raise SpecError(
+                f"model.path: {folder!r} lacks {name}: {what}; name the folder of a Hugging Face checkpoint"
+            )
     if not list(home.glob("*.safetensors")) and not list(home.glob("*.bin")):
         raise SpecError(f"model.path: {folder!r} holds no weights (*.safetensors)")
     try:
@@ -56,7 +59,7 @@ def context_for(folder: str) -> int:
 
 def check_context(spec: JobSpec) -> None:
     """Raise SpecError if the job's context is longer than its model's."""
-    limit = model_context(spec.model.path)
+    limit = TINY_CONTEXT if spec.model.path in TINY_MODELS else model_context(spec.model.path)
     if limit is not None and spec.model.max_context > limit:
         raise SpecError(
             f"model.max_context: {spec.model.max_context} tokens are too many: lower it; "

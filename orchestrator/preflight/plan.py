@@ -70,9 +70,10 @@ def plan(spec: JobSpec) -> dict[str, Any]:
 
 
 def model_sizes(spec: JobSpec) -> Sizes:
-    """Return the sizes of a job's model. Raises SpecError for a missing folder or an unknown placeholder."""
+    """Return the sizes of a job's model. Raises SpecError for a folder or a context that cannot be used."""
     path = spec.model.path
     if path in TINY_MODELS:
+        check_context(spec)
         return TINY_SIZES
     if path.startswith(PLACEHOLDER_PREFIX):
         name = path.removeprefix(PLACEHOLDER_PREFIX)

@@ -63,7 +63,7 @@ def prepare(spec: JobSpec, report: OnProgress) -> Prepared:
     check_storage(spec)
     if spec.model.path not in TINY_MODELS:
         check_model_folder(spec.model.path)
-        check_context(spec)
+    check_context(spec)
     train, held_out, data = _questions(spec, report)
     in_file = len(train)
     train, measured = by_solve_rate(spec, train)

@@ -121,8 +121,7 @@ def check(runs: Sequence[RowRun]) -> None:
     checked = set()
     for run in runs:
         data = run.spec.data
-        if run.spec.model.path not in TINY_MODELS:
-            check_context(run.spec)
+        check_context(run.spec)
         read = {"train": data.train} if run.spec.method is not Method.EVALUATE else {}
         for split, source in {**read, "evaluation": data.evaluation}.items():
             if source not in (None, SYNTHETIC) and (split, source) not in checked:

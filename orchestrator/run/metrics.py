@@ -35,7 +35,10 @@ COLUMNS = (
     MetricDescription("reward/format", "0 to 1", "Mean of the reward for the answer's format.", _GROUPS),
     MetricDescription("eval/accuracy", "0 to 1", "Accuracy on the held-out questions.", _EVALUATED),
     MetricDescription(
-        "eval/accuracy_silence", "0 to 1", "The same with silence instead of each clip; null without it.", _EVALUATED
+        "eval/accuracy_silence",
+        "0 to 1",
+        "Accuracy with silence in place of each clip; null without the silence control.",
+        _EVALUATED,
     ),
     MetricDescription("loss/policy", "loss", "Policy term of the loss, mean over updates.", _TRAINED),
     MetricDescription("loss/kl", "loss", "KL term: `beta` times `kl/ref`; null without a reference.", _TRAINED),
@@ -80,7 +83,10 @@ reinforcement learning only."""
 
 OTHERS = (
     MetricDescription(
-        "eval/accuracy_shuffled", "0 to 1", "Accuracy with another question's clip; absent without it.", _EVALUATED
+        "eval/accuracy_shuffled",
+        "0 to 1",
+        "Accuracy with another question's clip; absent without the shuffled control.",
+        _EVALUATED,
     ),
     MetricDescription("grad_norm", "≥ 0", "Norm of the gradient before clipping, of the last update.", _LEARNED),
     MetricDescription(

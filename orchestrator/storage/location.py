@@ -42,7 +42,7 @@ class Location:
     def put(self, file: Path, name: str) -> None:
         """Store a file, completely or not at all. Raises OSError if there is no such local file."""
         size, path = file.stat().st_size, f"{self._path}/{name}"
-        with self._guarded(name, "stored"):
+        with self._translated_errors(name, "stored"):
             if self._renames:
                 self._filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
                 self._filesystem.put_file(str(file), f"{path}.part")
@@ -64,13 +64,13 @@ class Location:
 
     def get(self, name: str, to: Path) -> None:
         """Fetch a file. The file at `to` is complete only when this returns."""
-        with self._guarded(name, "fetched"):
+        with self._translated_errors(name, "fetched"):
             to.parent.mkdir(parents=True, exist_ok=True)
             self._filesystem.get_file(f"{self._path}/{name}", str(to))
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a small file; None if it does not exist."""
-        with self._guarded(name, "read"):
+        with self._translated_errors(name, "read"):
             try:
                 return bytes(self._filesystem.cat_file(f"{self._path}/{name}"))
             except FileNotFoundError:
@@ -79,7 +79,7 @@ class Location:
     def names(self, folder: str = "") -> list[str]:
         """Return the names of the files and folders in a folder; empty if it does not exist."""
         path = f"{self._path}/{folder}".rstrip("/")
-        with self._guarded(folder, "listed"):
+        with self._translated_errors(folder, "listed"):
             # Another process may have written since the last listing.
             self._filesystem.invalidate_cache()
             try:
@@ -90,7 +90,7 @@ class Location:
 
     def remove(self, name: str) -> None:
         """Remove a file, or a folder and its content; does nothing if it does not exist."""
-        with self._guarded(name, "removed"):
+        with self._translated_errors(name, "removed"):
             self._filesystem.invalidate_cache()
             try:
                 self._filesystem.rm(f"{self._path}/{name}", recursive=True)
@@ -98,7 +98,7 @@ class Location:
                 return
 
     @contextmanager
-    def _guarded(self, name: str, action: str) -> Iterator[None]:
+    def _translated_errors(self, name: str, action: str) -> Iterator[None]:
         try:
             yield
         # Each kind of store raises its own errors.
@@ -121,7 +121,7 @@ def open_location(url: str) -> Location:
     # Each kind of store raises its own errors about its settings.
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise SpecError(f"storage: {url!r} cannot be opened ({reason}); correct the URL or the access") from error
+        raise SpecError(f"storage: {url!r} cannot be opened ({reason}); check the URL and your permissions") from error
     return Location(url, filesystem, str(path))
 
 

@@ -140,7 +140,7 @@ class Mirror:
         self._changed.wait_for(lambda: self._abandoned or self._requested > request, timeout=seconds)
 
     def _record_failure(self, error: Exception) -> float:
-        """Record a failure, once in a row. Returns the delay before the next attempt."""
+        """Record a failure unless the previous attempt also failed. Returns the delay before the next attempt."""
         self._problem = str(error) if isinstance(error, StorageError) else f"{type(error).__name__}: {error}"
         if not self._failures:
             self._run.append_event(EventKind.STORAGE_FAILED, cause=self._problem[:1000])

@@ -77,13 +77,13 @@ class RunTrackers:
     def log_new(self) -> None:
         """Log the new metrics."""
         for name in tuple(self._makes):
-            self._guarded(name, lambda name=name: self._log_to(name))  # type: ignore[misc]
+            self._attempt(name, lambda name=name: self._log_to(name))  # type: ignore[misc]
 
     def close(self) -> None:
         """Log the remaining metrics, and close the trackers."""
         self.log_new()
         for name, tracker in tuple(self._trackers.items()):
-            self._guarded(name, tracker.close)
+            self._attempt(name, tracker.close)
 
     def _log_to(self, name: str) -> None:
         if name not in self._trackers:
@@ -101,7 +101,7 @@ class RunTrackers:
         """
         return LineReader(self._path, from_end=name != "tensorboard")
 
-    def _guarded(self, name: str, action: Callable[[], None]) -> None:
+    def _attempt(self, name: str, action: Callable[[], None]) -> None:
         try:
             action()
         except Exception as error:  # no error of a third-party tool may end the job

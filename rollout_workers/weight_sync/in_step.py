@@ -34,7 +34,7 @@ class InStepSync(ABC):
         return {name: _outcome_of(whole, name) for name in receivers}
 
     async def deliver(self, update: WeightUpdate, receiver: WeightReceiver) -> int:
-        """Deliver by the object store: a group for one worker alone does not pay off."""
+        """Deliver by the object store: creating a group for a single worker is not worthwhile."""
         if update.carrier is not Carrier.OBJECT_STORE:
             raise ElsewhereError(f"weight version {update.version} is in the learner's GPUs")
         return await receiver.update(update)

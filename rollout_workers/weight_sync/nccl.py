@@ -2,9 +2,8 @@
 
 Not run yet: written against vLLM 0.32's interfaces, on a machine without a GPU.
 
-In a group, the first learner rank is rank 0, followed by each worker's ranks: one for each GPU of its tensor-parallel
-engine. The members of an NCCL group are fixed: after a worker joined, left or was replaced, a new group is made on a
-new port.
+In a group, the first learner rank is rank 0, followed by one rank for each GPU of each worker's engine (today one).
+The members of an NCCL group are fixed: after a worker joined, left or was replaced, a new group is made on a new port.
 """
 
 from collections.abc import Mapping, Sequence

@@ -19,7 +19,7 @@ from audio_qa.dataset import read_jsonl
 from audio_qa.formats.reader import read_questions
 from audio_qa.formats.registry import NAMES, choose
 from orchestrator.job.sections.data import DataFormat
-from orchestrator.job.spec import JobSpec
+from orchestrator.job.spec import PLACEHOLDER_PREFIX, JobSpec
 from orchestrator.job.spec_file import parse_spec, read_spec, resolve_paths
 from orchestrator.preflight.plan import plan
 
@@ -82,7 +82,7 @@ def test_a_job_file_can_name_every_format():
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "deploy" not in page.parts], ids=name_of)
 def test_yaml_blocks_are_valid_in_a_job(page, tmp_path):
-    least = {"model": {"path": "builtin:tiny-qwen2-audio"}, "data": {"train": "builtin:synthetic"}}
+    least = {"model": {"path": f"{PLACEHOLDER_PREFIX}Qwen2-Audio-7B-Instruct"}, "data": {"train": "builtin:synthetic"}}
     for i, block in enumerate(blocks(page, "yaml")):
         folder = tmp_path / str(i)
         folder.mkdir()

@@ -14,7 +14,8 @@ from orchestrator.cli.outcome import UnsuccessfulError
 from orchestrator.cli.question_file import AudioRoot, Column, Format, column_mapping, data_section
 from orchestrator.cli.results import print_result
 from orchestrator.display.progress import make_progress, reporter
-from orchestrator.driver.silence_filter import check_output, filter_by_silence
+from orchestrator.driver.silence_filter import check_output, check_writable, filter_by_silence
+from orchestrator.job.sections.data import DataFormat
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import SpecError, parse_spec, resolve_paths
 from orchestrator.preflight.data_check import LONGEST_SECONDS, check_file, check_job
@@ -90,9 +91,10 @@ def filter(
     The removed questions are listed in a second file, OUTPUT with the suffix .dropped.jsonl.
     """
     job = filter_job(spec, model, format, column or [], audio_root, max_tokens, gpus)
+    check_output(job, output)
     with at_work(), make_progress("plain" if as_json else "auto") as progress:
         prepared = prepare(job, reporter(progress))
-        check_output(job, output, prepared.train)
+        check_writable(output, prepared.train)
         result = filter_by_silence(
             prepared, progress, output, samples=samples, threshold=threshold, temperature=temperature
         )
@@ -104,7 +106,7 @@ def filter(
 def filter_job(
     location: str,
     model: str | None,
-    format: str,
+    format: DataFormat,
     columns: list[str],
     audio_root: str | None,
     max_tokens: int,

@@ -20,9 +20,20 @@ def show_check(found: DataCheck, console: Console) -> None:
     for problem in problems:
         note = "" if problem.refused else " (not refused)"
         console.print(f"{problem.kind.value}{note}: {problem}", markup=False, highlight=False, soft_wrap=True)
-    accepted = len(problems) - found.refused
-    counts = f"{found.refused} problem(s) that make a job refuse the questions, {accepted} that it accepts"
-    console.print(counts if problems else "No problem was found.", highlight=False)
+    console.print(_verdict(found.refused, len(problems) - found.refused), highlight=False)
+
+
+def _verdict(refused: int, accepted: int) -> str:
+    """Return in words whether a job takes the questions, with the numbers of problems of both kinds."""
+    if refused:
+        return f"A job would refuse these questions: {_count(refused, 'problem')}. Accepted: {accepted:,}."
+    if accepted:
+        return f"A job would accept these questions, with {_count(accepted, 'problem')}."
+    return "No problem was found."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _statistics(name: str, split: CheckedSplit) -> Table:
@@ -32,7 +43,7 @@ def _statistics(name: str, split: CheckedSplit) -> Table:
     table.add_column(overflow="fold")
     table.add_row("format", f"{source.format} {source.version}".strip())
     table.add_row("sha256", source.sha256)
-    table.add_row("questions", f"{statistics.questions:,} about {statistics.clips:,} clips")
+    table.add_row("questions", f"{_count(statistics.questions, 'question')}, {_count(statistics.clips, 'clip')}")
     table.add_row(
         "seconds",
         f"{statistics.seconds_total:,.0f} in total; {statistics.seconds_shortest:.2f} to "

@@ -17,7 +17,9 @@ _NOTHING_LEFT = "the incomplete copy was removed"
 
 
 def backup(
-    destination: Annotated[Path, typer.Argument(help="Folder for the backup; it must not exist.")],
+    destination: Annotated[
+        Path, typer.Argument(metavar="DESTINATION", help="Folder for the backup; it must not exist.")
+    ],
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     as_json: Json = False,
@@ -32,7 +34,7 @@ def backup(
 
 
 def restore(
-    source: Annotated[Path, typer.Argument(help="Folder that `earshot backup` wrote.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder that `earshot backup` wrote.")],
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     as_json: Json = False,

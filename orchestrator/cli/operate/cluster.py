@@ -77,7 +77,9 @@ def up(
 
 @cluster.command()
 def join(
-    head: Annotated[str, typer.Argument(help="HOST or HOST:PORT of the head, as `earshot cluster up` prints it.")],
+    head: Annotated[
+        str, typer.Argument(metavar="HEAD", help="HOST or HOST:PORT of the head, as `earshot cluster up` prints it.")
+    ],
     token_file: TokenFile = None,
     cpus: Cpus = None,
     gpus: Gpus = None,

@@ -110,12 +110,20 @@ def serve(
         preemption=preemption,
         storage=storage,
         keep_days=keep_days,
-        roots=tuple(folder.expanduser().resolve() for folder in root or [Path.home()]),
+        roots=tuple(_checked_root(folder) for folder in root or [Path.home()]),
         reward_modules=tuple(reward_module or ()),
         judge_hosts=tuple(judge_host or ()),
         judge_keys=tuple(judge_key or ()),
     )
     asyncio.run(run_service(settings))
+
+
+def _checked_root(folder: Path) -> Path:
+    """Return the absolute path of a folder. Raises InputError."""
+    path = folder.expanduser().resolve()
+    if not path.is_dir():
+        raise InputError(f"--root: {str(path)!r} is not a folder; correct the path")
+    return path
 
 
 def _checked_storage(url: str) -> str:

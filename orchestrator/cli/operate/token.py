@@ -32,7 +32,9 @@ token = typer.Typer(
 
 @token.command()
 def create(
-    owner: Annotated[str, typer.Argument(help="User of the token, who owns the jobs submitted with it.")],
+    owner: Annotated[
+        str, typer.Argument(metavar="OWNER", help="User of the token, who owns the jobs submitted with it.")
+    ],
     role: Annotated[
         Role,
         typer.Option(help="viewer: see own jobs; submitter: also submit and change them; admin: all jobs."),
@@ -49,6 +51,8 @@ def create(
     """
     if not 0 < len(owner) <= 128 or not owner.isprintable():
         raise InputError("an owner is a name of 1 to 128 printable characters")
+    if days == 0:
+        raise InputError("--days: a token of 0 days is expired; give more, or leave it out for one that never expires")
     secret = new_token()
     expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
 

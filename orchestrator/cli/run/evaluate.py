@@ -1,7 +1,7 @@
 """`earshot evaluate`: accuracy and scores of a model."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ from orchestrator.cli.results import print_result, show_evaluation
 from orchestrator.display.progress import make_progress, reporter
 from orchestrator.driver.evaluation import evaluate_model
 from orchestrator.driver.run_storage import storage_checked
+from orchestrator.job.sections.evaluation import AudioControl
 from orchestrator.job.spec import Method
 from orchestrator.job.spec_file import parse_spec, resolve_paths
 from orchestrator.places import cache_directory
@@ -27,7 +28,9 @@ from orchestrator.storage.stored_model import fetch_model
 def evaluate(
     model: Annotated[
         str,
-        typer.Argument(help="Checkpoint: checkpoints/step-N of a run, its URL in a storage, or a model folder."),
+        typer.Argument(
+            metavar="MODEL", help="Checkpoint: checkpoints/step-N of a run, its URL in a storage, or a model folder."
+        ),
     ],
     data: Annotated[
         str, typer.Option(help="Questions: a question file, its URL, hf:OWNER/NAME#SPLIT, or builtin:synthetic.")
@@ -37,16 +40,19 @@ def evaluate(
     audio_root: AudioRoot = None,
     prompt: Annotated[PromptTemplate, typer.Option(help="Prompt 1, 2 or 3 of the paper.")] = PromptTemplate.ANSWER,
     seed: Annotated[
-        int, typer.Option(help="Seed of builtin:synthetic, sampling, shuffled clips and confidence intervals.")
+        int, typer.Option(min=0, help="Seed of builtin:synthetic, sampling, shuffled clips and confidence intervals.")
     ] = 0,
-    questions: Annotated[int, typer.Option(help="Number of questions; 0 for all.")] = 0,
-    workers: Annotated[int, typer.Option(help="Number of rollout workers, each with a vLLM engine.")] = 1,
-    gpus: Annotated[float, typer.Option(help="GPUs for each rollout worker.")] = 0,
-    max_tokens: Annotated[int, typer.Option(help="Longest completion, in tokens.")] = 64,
+    questions: Annotated[int, typer.Option(min=0, help="Number of questions; 0 for all.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Number of rollout workers, each with a vLLM engine.")] = 1,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs for each rollout worker.")] = 0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest completion, in tokens.")] = 64,
     max_context: Annotated[
-        int, typer.Option(help="Longest prompt plus completion, in tokens; 0 for the model's context, up to 2048.")
+        int,
+        typer.Option(min=0, help="Longest prompt plus completion, in tokens; 0 for the model's context, up to 2048."),
     ] = 0,
-    too_long: Annotated[str, typer.Option(help="Clips longer than the model can take: refuse or truncate.")] = "refuse",
+    too_long: Annotated[
+        Literal["refuse", "truncate"], typer.Option(help="Clips longer than the model can take: refuse or truncate.")
+    ] = "refuse",
     samples: Annotated[
         int, typer.Option(min=1, help="Completions for each question; of several, the majority answer counts.")
     ] = 1,
@@ -81,7 +87,7 @@ def evaluate(
         "data": {"evaluation": data, "prompt": prompt}
         | {"evaluation_format": format, "evaluation_columns": columns, "evaluation_audio_root": audio_root},
         "evaluation": {"questions": questions, "samples": samples, "temperature": temperature}
-        | {"controls": [name.strip() for name in controls.split(",") if name.strip()]},
+        | {"controls": _controls(controls)},
         "rollout": {"workers": workers, "gpus": gpus, "max_tokens": max_tokens},
     }
     spec = resolve_paths(parse_spec(value, "evaluate"), Path.cwd())
@@ -92,3 +98,13 @@ def evaluate(
         result = evaluate_model(prepared, progress, predictions=predictions)
     result["model"] = model if is_url(model) else result["model"]
     print_result(result, as_json, show_evaluation)
+
+
+def _controls(names: str) -> list[AudioControl]:
+    """Return the controls of a comma-separated list. Raises InputError."""
+    known = {control.value: control for control in AudioControl}
+    given = [name.strip() for name in names.split(",") if name.strip()]
+    for name in given:
+        if name not in known:
+            raise InputError(f"--controls: there is no control {name!r}; choose from {', '.join(known)}")
+    return [known[name] for name in given]

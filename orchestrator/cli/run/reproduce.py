@@ -37,7 +37,7 @@ def reproduce(
         bool,
         typer.Option("--tiny", help="Use the tiny model and the synthetic benchmark, on this machine."),
     ] = False,
-    seeds: Annotated[int, typer.Option(min=0, help="Number of seeds. Default: 2 with --tiny, else 1.")] = 0,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds. Default: 2 with --tiny, else 1.")] = None,
     rows: Annotated[str, typer.Option(help="Names of the rows to run, separated by commas. Default: all.")] = "",
     recipes: Annotated[
         Path | None, typer.Option(help="Folder with the job files of the rows. Default: those that come with Earshot.")

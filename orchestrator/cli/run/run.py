@@ -49,7 +49,10 @@ RunDir = Annotated[
 
 def run(
     job: Annotated[
-        Path | None, typer.Argument(help="Job file, YAML or JSON. Default with --resume: the one in the run directory.")
+        Path | None,
+        typer.Argument(
+            metavar="JOB", help="Job file, YAML or JSON. Default with --resume: the one in the run directory."
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the job file, its model and its questions, and print the plan.")
@@ -97,7 +100,9 @@ def _start(spec: JobSpec, run_dir: str | None, as_json: bool, started: float) ->
     if storage is not None:
         spec = spec.model_copy(update={"storage": storage})
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunDirectoryError(path, "exists and is not empty; name a new one with --run-dir, or --resume it")
+        raise RunDirectoryError(
+            path, "exists and is not empty; name a new one with --run-dir, or continue that run with --resume"
+        )
     with storage_checked():
         check_not_stored(spec, path)
     with at_work(), make_progress("plain" if as_json else "auto") as progress:
@@ -118,6 +123,8 @@ def _resume(run_dir: str, job: Path | None, seed: int | None, as_json: bool, sta
     if storage is not None:
         with storage_checked():
             create_local(storage, path)
+    if not (path / JOB).is_file():
+        raise RunDirectoryError(place, "not a run directory (it has no job.yaml); correct the path")
     if job is None:
         spec = read_job(path / JOB, seed)
     if storage is not None:

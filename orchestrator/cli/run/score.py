@@ -18,7 +18,9 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of the bootstrap for the co
 
 
 def score(
-    predictions: Annotated[Path, typer.Argument(help="Predictions, in the format of the benchmark.")],
+    predictions: Annotated[
+        Path, typer.Argument(metavar="PREDICTIONS", help="Predictions, in the format of the benchmark.")
+    ],
     data: Annotated[str, typer.Option(help="Question file that the predictions are for.")],
     format: Format = "auto",
     column: Column = None,
@@ -39,8 +41,10 @@ def score(
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(help="Output of `earshot evaluate --json` or `earshot score --json`.")],
-    second: Annotated[Path, typer.Argument(help="Another such result, on the same questions.")],
+    first: Annotated[
+        Path, typer.Argument(metavar="FIRST", help="Output of `earshot evaluate --json` or `earshot score --json`.")
+    ],
+    second: Annotated[Path, typer.Argument(metavar="SECOND", help="Another such result, on the same questions.")],
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:

@@ -17,12 +17,12 @@ from orchestrator.run.directory import RunDirectory
 from orchestrator.run.mailbox import send
 from orchestrator.run.records import RunDirectoryError
 
-Job = Annotated[str, typer.Argument(help="Job id of the service, or run directory of `earshot run`.")]
+Job = Annotated[str, typer.Argument(metavar="JOB", help="Job id of the service, or run directory of `earshot run`.")]
 
 
 def scale(
     job: Job,
-    count: Annotated[int, typer.Argument(help="Number of rollout workers; may be 0.")],
+    count: Annotated[int, typer.Argument(metavar="COUNT", help="Number of rollout workers; may be 0.")],
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -48,7 +48,7 @@ def checkpoint(job: Job, url: Url = None, as_json: Json = False) -> None:
 def cancel(job: Job, url: Url = None, as_json: Json = False) -> None:
     """Cancel a job.
 
-    `earshot run --resume` continues it from its last checkpoint.
+    A run of `earshot run` can be continued with `earshot run --resume`.
     """
     _command(job, CommandKind.CANCEL, url, as_json)
 

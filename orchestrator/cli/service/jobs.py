@@ -16,7 +16,7 @@ from orchestrator.schemas.job_state import JobState
 
 
 def submit(
-    job: Annotated[Path, typer.Argument(help="Job file, YAML or JSON.")],
+    job: Annotated[Path, typer.Argument(metavar="JOB", help="Job file, YAML or JSON.")],
     priority: Annotated[int, typer.Option(min=-100, max=100, help="Priority; jobs with a higher one run first.")] = 0,
     max_restarts: Annotated[int, typer.Option(min=0, max=100, help="Restarts allowed after its driver dies.")] = 3,
     key: Annotated[

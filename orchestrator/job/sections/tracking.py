@@ -4,13 +4,13 @@ from pydantic import Field
 
 from protocol.settings import Settings
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._/ -]{0,127}$"
+RUN_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/ -]{0,127}$"
 
 
 class WandbSettings(Settings):
     """Weights & Biases. The key comes from WANDB_API_KEY in the environment of the job."""
 
-    project: str = Field(default="earshot", pattern=_NAME)
+    project: str = Field(default="earshot", pattern=RUN_NAME_PATTERN)
     """Project of the run."""
     offline: bool = False
     """Write to the run directory only, for a later upload with `wandb sync`."""
@@ -19,7 +19,7 @@ class WandbSettings(Settings):
 class MlflowSettings(Settings):
     """MLflow at MLFLOW_TRACKING_URI in the environment of the job; without the variable, in the run directory."""
 
-    experiment: str = Field(default="earshot", pattern=_NAME)
+    experiment: str = Field(default="earshot", pattern=RUN_NAME_PATTERN)
     """Experiment of the run."""
 
 

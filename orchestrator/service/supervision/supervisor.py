@@ -85,13 +85,13 @@ class Supervisor:
         """Handle all jobs once. Raises StoreUnavailableError, ClusterUnavailableError; the next round catches up."""
         for job in await self._store.unended():
             if job.state in ACTIVE:
-                await self._guarded(job, self._advance)
+                await self._isolated(job, self._advance)
         if self.capacity is None or time.monotonic() - self._capacity_at > _CAPACITY_SECONDS:
             self.capacity = await self._runner.capacity()
             self._capacity_at = time.monotonic()
         await self._schedule(await self._store.unended(), self.capacity)
 
-    async def _guarded(self, job: JobRecord, action: Callable[[JobRecord], Awaitable[None]]) -> None:
+    async def _isolated(self, job: JobRecord, action: Callable[[JobRecord], Awaitable[None]]) -> None:
         """Run an action so that an error in one job does not affect the others."""
         try:
             await action(job)
@@ -176,7 +176,7 @@ class Supervisor:
     async def _schedule(self, jobs: tuple[JobRecord, ...], capacity: Capacity) -> None:
         decision = decide(jobs, self._limits, capacity.gpus, preemption=self._preempts)
         for job in decision.start:
-            await self._guarded(job, self._start_attempt)
+            await self._isolated(job, self._start_attempt)
         for victim, job in decision.preempt:
             cause = f"gives way to job {job.id} of priority {job.priority}"
             await self._store.update(victim.id, preempt_requested_at=datetime.now(UTC), cause=cause)

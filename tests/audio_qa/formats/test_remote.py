@@ -162,6 +162,9 @@ def test_a_saved_dataset_that_holds_its_sound_is_read(tmp_path):
 def test_a_dataset_that_is_not_there_is_named(tmp_path):
     pytest.importorskip("datasets", reason="datasets of Hugging Face's need the extra 'huggingface'")
     (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="is a folder; name a question file, or a dataset folder that save_to_disk"):
+        read_questions(tmp_path / "empty")
+    (tmp_path / "empty" / "state.json").write_text("{}")
     with pytest.raises(DatasetError, match="cannot be loaded"):
         read_questions(f"{tmp_path}/empty#test", cache=tmp_path / "cache")
 

@@ -72,11 +72,11 @@ def test_statistics_count_questions_and_clips():
         a=1.0,
         b=4.0,
     )
-    told = statistics(found)
-    assert (told.questions, told.clips, told.seconds_total, told.seconds_mean) == (3, 2, 5.0, 2.5)
-    assert told.by_task == {"music": 1, "none": 1, "sound": 1}
-    assert (told.by_category, told.by_choices, told.repeated_choices) == ({}, {"3": 3}, 3)
-    assert told.chance_accuracy == pytest.approx(2 / 3)
+    result = statistics(found)
+    assert (result.questions, result.clips, result.seconds_total, result.seconds_mean) == (3, 2, 5.0, 2.5)
+    assert result.by_task == {"music": 1, "none": 1, "sound": 1}
+    assert (result.by_category, result.by_choices, result.repeated_choices) == ({}, {"3": 3}, 3)
+    assert result.chance_accuracy == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("refused", [True, False])

@@ -31,14 +31,14 @@ def question(index: int, **labels: str) -> Question:
 def test_what_the_official_figure_skips_is_counted_beside_it():
     asked = [question(i, task="sound" if i < 4 else "music", difficulty="easy") for i in range(6)]
     said = ["a dog", "A dog!", "a cat", None, None, "a dog"]
-    told = report(judge(asked, said, MMAU), MMAU)
-    total = told.total
+    figures = report(judge(asked, said, MMAU), MMAU)
+    total = figures.total
     assert (total.questions, total.missing, total.skipped) == (6, 2, 2)
     assert (total.official, total.official_all, total.strict) == (3 / 4, 3 / 6, 2 / 6)
-    assert told.groups["by_task"]["music"].official == 1.0
-    assert told.groups["by_task"]["sound"].official_all == 2 / 4
-    assert told.groups["by_category"] == {}
-    assert list(told.groups["by_difficulty"]) == ["easy"]
+    assert figures.groups["by_task"]["music"].official == 1.0
+    assert figures.groups["by_task"]["sound"].official_all == 2 / 4
+    assert figures.groups["by_category"] == {}
+    assert list(figures.groups["by_difficulty"]) == ["easy"]
     assert report(judge(asked, [None] * 6, MMAU), MMAU).total.official is None
 
 
@@ -46,10 +46,10 @@ def test_what_the_official_figure_skips_is_counted_beside_it():
 @settings(deadline=None)
 def test_groups_add_up_and_the_stricter_count_is_never_higher(said):
     asked = [question(i, task="xyz"[i % 3]) for i in range(len(said))]
-    told = report(judge(asked, said, MMAU), MMAU, resamples=200)
-    total = told.total
+    figures = report(judge(asked, said, MMAU), MMAU, resamples=200)
+    total = figures.total
     assert total.strict <= total.official_all <= (total.official if total.official is not None else 0) + 1e-12
-    groups = told.groups["by_task"].values()
+    groups = figures.groups["by_task"].values()
     assert sum(group.questions for group in groups) == total.questions
     assert sum(group.official_all * group.questions for group in groups) == pytest.approx(
         total.official_all * total.questions
@@ -170,6 +170,7 @@ def test_a_submission_is_the_question_file_with_predictions(tmp_path, name):
         (ITEMS[0] | {"id": "other"}, "item 'other' is not in"),
         (ITEMS[0] | {"model_output": 3}, "is not text"),
         (7, "not an object"),
+        ({}, r"p\.json', item 1: has none of the keys that identify a question \(id, "),
     ],
 )
 def test_predictions_that_do_not_fit_are_refused(tmp_path, item, words):
@@ -181,6 +182,14 @@ def test_predictions_that_do_not_fit_are_refused(tmp_path, item, words):
     (tmp_path / "p.json").write_text(json.dumps([ITEMS[0], ITEMS[0]]))
     with pytest.raises(DatasetError, match="twice"):
         read_predictions(tmp_path / "p.json", found, rule_of("mmau"))
+
+
+@pytest.mark.parametrize("content", ["", "[]"])
+def test_a_file_without_predictions_is_refused(tmp_path, content):
+    (tmp_path / "q.json").write_text(json.dumps(ITEMS))
+    (tmp_path / "p.json").write_text(content)
+    with pytest.raises(DatasetError, match=r"p\.json': holds no predictions; name the file"):
+        read_predictions(tmp_path / "p.json", read(tmp_path / "q.json"), rule_of("mmau"))
 
 
 def test_mmars_script_finds_predictions_before_and_after_its_change(tmp_path):

@@ -113,7 +113,38 @@ def test_version():
     assert (done.exit_code, done.stdout) == (0, "earshot 0.1.0\n")
 
 
-def test_a_misspelled_command_is_named():
-    done = CliRunner().invoke(app, ["sumbit"])
-    assert done.exit_code == 2
-    assert "submit" in done.stderr
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["sumbit"], "earshot: No such command 'sumbit'. Did you mean 'submit'? See earshot --help"),
+        (["--bogus"], "earshot: No such option: --bogus; see earshot --help"),
+        (["run", "--bogus"], "earshot run: No such option: --bogus; see earshot run --help"),
+        (["data", "bogus"], "earshot data: No such command 'bogus'; see earshot data --help"),
+        (["score", "--data", "q"], "earshot score: Missing argument 'PREDICTIONS'; see earshot score --help"),
+        (
+            ["reproduce", "--seeds", "0"],
+            "earshot reproduce: Invalid value for '--seeds': Input should be greater than or equal to 1; see earshot "
+            "reproduce --help",
+        ),
+        (["serve", "--root", "/nowhere"], "earshot: --root: '/nowhere' is not a folder; correct the path"),
+        (
+            ["token", "create", "ada", "--days", "0"],
+            "earshot: --days: a token of 0 days is expired; give more, or leave it out for one that never expires",
+        ),
+        (
+            ["run", "--resume", "--run-dir", "nowhere"],
+            "earshot: 'nowhere': not a run directory (it has no job.yaml); correct the path",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_command_line_is_answered_with_one_line(words, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, words, prog_name="earshot")
+    assert (done.exit_code, done.stdout, done.stderr) == (2, "", f"{line}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [[], ["data"]], ids=" ".join)
+def test_without_arguments_a_group_prints_its_help(words):
+    assert "Usage: earshot" in CliRunner().invoke(app, words, prog_name="earshot").output

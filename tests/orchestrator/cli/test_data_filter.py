@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from orchestrator.cli.data import data
 from orchestrator.cli.data.data import filter_job
+from orchestrator.cli.main import app
 from orchestrator.job.sections.model import TINY_CONTEXT, TINY_INSTRUCT
 
 JOB = """\
@@ -20,6 +23,17 @@ def test_a_job_file_has_its_own_gpus_unless_the_option_is_given(tmp_path: Path, 
     path.write_text(JOB)
     job = filter_job(str(path), None, "auto", [], None, 64, option)
     assert (job.rollout.gpus, job.rollout.max_tokens) == (gpus, 9)
+
+
+def test_an_existing_output_is_refused_before_the_model_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(data, "prepare", lambda *_: pytest.fail("the model was prepared"))
+    (tmp_path / "job.yaml").write_text(JOB)
+    (tmp_path / "old.jsonl").write_text("")
+    done = CliRunner().invoke(
+        app, ["data", "filter", str(tmp_path / "job.yaml"), "--output", str(tmp_path / "old.jsonl")]
+    )
+    assert done.exit_code == 2
+    assert "exists; name a new file" in done.stderr
 
 
 @pytest.mark.parametrize(("option", "gpus"), [(None, 0), (1.0, 1)])

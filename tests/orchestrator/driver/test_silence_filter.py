@@ -6,7 +6,7 @@ import pytest
 
 from audio_qa.errors import InputError
 from audio_qa.question import Question
-from orchestrator.driver.silence_filter import SilenceResult, ask_silently, check_output
+from orchestrator.driver.silence_filter import SilenceResult, ask_silently, check_output, check_writable
 from orchestrator.job.spec import JobSpec
 from protocol.rollout import Completion, FailedQuestion, Failure, Group, StopReason
 
@@ -53,12 +53,14 @@ def test_the_threshold_is_included(right, threshold, known):
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_asked(tmp_path):
     output = tmp_path / "heard.jsonl"
-    check_output(SPEC, output, QUESTIONS)
+    check_output(SPEC, output)
+    check_writable(output, QUESTIONS)
     assert list(tmp_path.iterdir()) == []
     repeated = [Question("d", 0, "q0", "/0.wav", "?", ("a dog", "a dog"), "a dog")]
-    for bad, questions in ((tmp_path / "nowhere" / "x.jsonl", QUESTIONS), (output, repeated)):
-        with pytest.raises(InputError):
-            check_output(SPEC, bad, questions)
+    with pytest.raises(InputError, match="does not exist; create it first"):
+        check_output(SPEC, tmp_path / "nowhere" / "x.jsonl")
+    with pytest.raises(InputError, match="listed twice"):
+        check_writable(output, repeated)
     (tmp_path / "heard.dropped.jsonl").write_text("")
     with pytest.raises(InputError, match="exists; name a new file"):
-        check_output(SPEC, output, QUESTIONS)
+        check_output(SPEC, output)

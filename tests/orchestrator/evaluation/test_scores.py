@@ -12,11 +12,12 @@ from rich.console import Console
 from support.shared_files import shared_file
 from typer.testing import CliRunner
 
+from audio_qa.dataset import DatasetError
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from orchestrator.cli.main import app
 from orchestrator.cli.results import show_scores
-from orchestrator.evaluation.compare import compare_results
+from orchestrator.evaluation.compare import compare_results, read_result
 from orchestrator.evaluation.evaluate import Evaluation, evaluate
 from orchestrator.evaluation.scores import held_out_set, scored
 from orchestrator.job.sections.evaluation import AudioControl
@@ -207,6 +208,12 @@ def test_questions_that_one_result_lacks_are_left_out_and_counted():
     assert (found["official"]["first_accuracy"], found["strict"]["first_accuracy"]) == (0.0, 1.0)
 
 
+def test_a_result_that_is_not_text_is_refused(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(DatasetError, match=r"a\.json': not UTF-8 text; name the output of earshot evaluate --json"):
+        read_result(tmp_path / "a.json")
+
+
 def test_several_samples_need_a_temperature(tmp_path):
     assert "--temperature" in run("evaluate", tmp_path, "--samples", 4, code=2)
     assert "KEY=COLUMN" in run("evaluate", tmp_path, "--column", "x", code=2)
@@ -214,4 +221,6 @@ def test_several_samples_need_a_temperature(tmp_path):
     assert "is a folder" in run(*model, "--predictions", tmp_path, code=2)
     (tmp_path / "file").write_text("")
     assert "no file can be created" in run(*model, "--predictions", tmp_path / "file" / "out.json", code=2)
-    assert "evaluation.controls.1" in run(*model, "--controls", "silence,noise", code=2)
+    assert "--controls: there is no control 'noise'" in run(*model, "--controls", "silence,noise", code=2)
+    assert "'--workers': Input should be greater than or equal to 1" in run(*model, "--workers", 0, code=2)
+    assert "'--too-long': 'drop' is not one of" in run(*model, "--too-long", "drop", code=2)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.job.documents import DocumentError, load_untrusted_json, load_untrusted_yaml, load_yaml
+from orchestrator.job.documents import DocumentError, load_json, load_untrusted_json, load_untrusted_yaml, load_yaml
 
 
 @pytest.mark.parametrize(
@@ -11,7 +11,7 @@ from orchestrator.job.documents import DocumentError, load_untrusted_json, load_
         ("a: 1\nb: 2\na: 3\n", "duplicate key 'a' in line 3, first in line 1"),
         ("outer:\n  b: 2\n  b: 3\n", "duplicate key 'b' in line 3, first in line 2"),
         ('{"a": 1, "a": 2}', "duplicate key 'a' in line 1, first in line 1"),
-        ("a: [1\n", "not valid YAML"),
+        ("a: [1\n", "not valid YAML: while parsing a flow sequence in line 1, column 4"),
         ("? [1]\n: 2\n", "not valid YAML.*unhashable"),
     ],
 )
@@ -19,6 +19,19 @@ def test_a_yaml_document_is_refused(text: str, words: str):
     with pytest.raises(DocumentError, match=words) as caught:
         load_yaml(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"a" 1}', "not valid JSON: line 1, column 6: Expecting ':' delimiter"),
+        ('{"a": 1, "a": 2}', "duplicate key 'a'"),
+        ("[" * 100_000, "not valid JSON: maximum recursion depth"),
+    ],
+)
+def test_a_json_document_is_refused(text: str, words: str):
+    with pytest.raises(DocumentError, match=words):
+        load_json(text)
 
 
 def test_a_trusted_document_may_have_aliases_and_keys_that_are_not_text():

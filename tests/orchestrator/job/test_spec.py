@@ -1,5 +1,6 @@
 """Job files: reading and validation, with one line for each error."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,8 @@ def test_every_example_is_valid_and_survives_the_round_trip(path):
         ({"learner": {"zero_stage": 4}}, ["learner.zero_stage"]),
         ({"reward": {"functions": {"acuracy": 1}}}, ["acuracy", "accuracy"]),
         ({"data": {"train": "t.jsonl", "prompt": "4"}}, ["data.prompt"]),
-        ({"name": "a/b"}, ["name"]),
+        ({"name": "a/b"}, ["'name': use letters, digits, dot, dash and underscore, at most 63 characters", "'a/b'"]),
+        ({"tracking": {"wandb": {"project": "a:b"}}}, ["'tracking.wandb.project': use letters"]),
         ({"data": {"train": "t", "curriculum": {"order": "easy_first"}}}, ["data.curriculum", "need measured"]),
         ({"data": {"train": "t", "curriculum": {"max_solve_rate": 0.9}}}, ["data.curriculum", "need measured"]),
         (
@@ -107,6 +109,15 @@ def test_a_file_that_is_not_a_job(tmp_path, text, words):
     path.write_text(text)
     with pytest.raises(SpecError, match=words):
         read_spec(path)
+
+
+def test_a_json_file_is_read_as_json(tmp_path):
+    path = tmp_path / "job.json"
+    path.write_text('{"model" 1}')
+    with pytest.raises(SpecError, match=r"job\.json: not valid JSON: line 1, column 10"):
+        read_spec(path)
+    path.write_text(json.dumps(SMALLEST, indent="\t"))
+    assert read_spec(path) == parse_spec(SMALLEST, "job")
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -34,7 +34,8 @@ def home(tmp_path: Path) -> Path:
             item = {"id": f"q{i}", "audio": f"{split}/{i}.wav", "question": "What?", "choices": ["a", "b"]}
             items.append(item | {"answer": "a", "task": "sound"})
         write(tmp_path / f"{split}.jsonl", items)
-    job = {"model": {"path": "builtin:tiny-qwen2-audio"}, "data": {"train": "train.jsonl", "evaluation": "test.jsonl"}}
+    model = {"path": "builtin:tiny-qwen2-audio", "max_context": 512}
+    job = {"model": model, "data": {"train": "train.jsonl", "evaluation": "test.jsonl"}}
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     return tmp_path
 
@@ -105,18 +106,31 @@ def test_without_json_the_output_ends_with_the_counts(home):
     done = CliRunner().invoke(app, ["data", "check", str(home / "job.yaml")])
     assert done.exit_code == 2
     assert "line 3: audio" in done.stdout
-    assert done.stdout.strip().endswith("1 problem(s) that make a job refuse the questions, 0 that it accepts")
+    assert done.stdout.strip().endswith("A job would refuse these questions: 1 problem. Accepted: 0.")
+    assert "4 questions, 4 clips" in done.stdout
+    write(home / "one.jsonl", items_of(home / "test.jsonl")[:1])
+    assert "1 question, 1 clip " in CliRunner().invoke(app, ["data", "check", str(home / "one.jsonl")]).stdout
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["nowhere.jsonl"], ["nowhere.yaml"], ["train.jsonl", "--format", "mmua"], ["train.jsonl", "--column", "x"]],
+    ("arguments", "words"),
+    [
+        (["nowhere.jsonl"], "nowhere.jsonl': no such file"),
+        (["nowhere.yaml"], "the job file cannot be read"),
+        (["train"], "train': is a folder; name a question file, or a dataset folder that save_to_disk wrote"),
+        (["/dev/null"], "'/dev/null': is not a file"),
+        (["empty.json"], "holds no question; write a JSON array, or one JSON object per line"),
+        (["train.jsonl", "--format", "mmua"], "Invalid value for '--format': 'mmua' is not one of 'auto', 'earshot'"),
+        (["train.jsonl", "--column", "x"], "write KEY=COLUMN"),
+    ],
 )
-def test_bad_input_is_one_line(home, monkeypatch, arguments):
+def test_bad_input_is_one_line(home, monkeypatch, arguments, words):
+    (home / "empty.json").write_text("[]")
     monkeypatch.chdir(home)
     done = CliRunner().invoke(app, ["data", "check", *arguments])
     assert (done.exit_code, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
+    assert words in done.stderr
 
 
 def test_contaminated_data_is_refused_unless_nothing_is_trained(home):

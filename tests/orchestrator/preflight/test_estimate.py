@@ -1,9 +1,12 @@
 """The estimates of a plan, checked against figures computed by hand."""
 
+from io import StringIO
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from orchestrator.cli.results import show_plan
 from orchestrator.job.gpu import DATA_SHEETS, DataSheet, Gpu
 from orchestrator.job.spec import JobSpec
 from orchestrator.preflight.estimate import (
@@ -19,6 +22,7 @@ from orchestrator.preflight.estimate import (
     step_seconds,
     time_estimate,
 )
+from orchestrator.preflight.plan import plan
 from orchestrator.preflight.sizes import PUBLISHED, Sizes
 
 LEAST = {"model": {"path": "builtin:tiny-qwen2-audio"}, "data": {"train": "builtin:synthetic"}}
@@ -101,6 +105,23 @@ def test_time_is_for_gpus_and_names_its_assumptions():
     assert (asking["step_seconds"], asking["evaluations"]) == (None, 1)
     assert "estimate for H100-80GB" in found["assumptions"][0]
     assert any("1000 held-out questions, assumed: the file is a placeholder" in line for line in found["assumptions"])
+
+
+@pytest.mark.parametrize(("beta", "reference"), [(0.0, "no"), (0.04, "yes")])
+def test_a_plan_is_shown_with_words_and_whole_numbers(beta, reference):
+    spec = job(
+        model={"path": "builtin:tiny-qwen2-audio", "max_context": 512},
+        rollout={"gpus": 1},
+        learner={"beta": beta},
+    )
+    written = StringIO()
+    show_plan(plan(spec), Console(file=written, width=200))
+    rows = {
+        name.strip(): value.strip()
+        for name, value in (line.strip("│ ").split("│") for line in written.getvalue().splitlines() if "│" in line)
+    }
+    assert (rows["reference model"], rows["gpus"]) == (reference, "2")
+    assert rows["time of an evaluation"] == "less than 0.1 s, an estimate"
 
 
 def test_what_does_not_fit_is_reported():

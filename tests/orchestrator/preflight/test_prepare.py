@@ -13,9 +13,13 @@ from support.tiny_families import CONTEXT, TINY, write_tiny
 from audio_qa.families import FACTS, facts_of
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
+from orchestrator.job.sections.data import SYNTHETIC
+from orchestrator.job.sections.model import TINY_MODELS
+from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import SpecError
 from orchestrator.preflight.model_folder import check_model_folder, model_context
-from orchestrator.preflight.prepare import check_prompts
+from orchestrator.preflight.plan import plan
+from orchestrator.preflight.prepare import check_prompts, prepare
 from orchestrator.preflight.sizes import sizes_of
 
 
@@ -73,6 +77,17 @@ def test_other_models_are_refused(folder, tmp_path, model_type, words):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     with pytest.raises(SpecError, match=words):
         check_model_folder(str(tmp_path))
+
+
+@pytest.mark.parametrize("model", TINY_MODELS)
+def test_the_context_of_a_built_in_model_is_checked(model):
+    value = {"model": {"path": model}, "data": {"train": SYNTHETIC, "evaluation": SYNTHETIC}}
+    spec = JobSpec.model_validate(value)
+    for check in (plan, lambda spec: prepare(spec, lambda *_: None)):
+        with pytest.raises(SpecError, match=f"2048 tokens are too many: lower it; the context of '{model}' is 512"):
+            check(spec)
+    fits = spec.model.model_copy(update={"max_context": 512})
+    assert plan(spec.model_copy(update={"model": fits}))["model"] == model
 
 
 def test_a_talker_is_not_counted(tmp_path):
