@@ -63,7 +63,18 @@ EarshotError
 └── _NoReplyError
 """
 
+import reprlib
 from typing import Any
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 120
+_SHORT.maxlevel = 2
+_SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 4
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: its repr, with the middle of long texts and the rest of lists left out."""
+    return _SHORT.repr(value)
 
 
 class EarshotError(Exception):

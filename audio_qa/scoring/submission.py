@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from audio_qa.dataset import DatasetError
+from audio_qa.files.records import check_parquet, is_parquet, parquet_bytes, read_records
 from audio_qa.formats.question_set import Problem, QuestionSet
-from audio_qa.formats.records import check_parquet, is_parquet, parquet_bytes, read_records
 from audio_qa.scoring.rules import Rule
 from audio_qa.whole_file import whole_file
 

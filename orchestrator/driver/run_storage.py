@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from audio_qa.formats.remote import is_url
+from audio_qa.files.remote import is_url
 from orchestrator.display.report import write_report
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import SpecError

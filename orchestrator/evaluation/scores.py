@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from audio_qa.files.reader import records_sha256
 from audio_qa.formats.question_set import FileOrigin, QuestionSet
-from audio_qa.formats.reader import records_sha256
 from audio_qa.question import Question
 from audio_qa.scoring.intervals import mean_interval
 from audio_qa.scoring.rules import Rule, rule_of

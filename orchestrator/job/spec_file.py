@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from audio_qa.errors import InputError
-from audio_qa.formats.remote import is_url
+from audio_qa.files.remote import is_url
 from orchestrator.job.documents import DocumentError, load_json, load_yaml
 from orchestrator.job.marked import replace_marked, section_of
 from orchestrator.job.sections.tracking import RUN_NAME_PATTERN

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
+from audio_qa.files.reader import read_questions
 from audio_qa.formats.question_set import QuestionSet, refuse
-from audio_qa.formats.reader import read_questions
 from audio_qa.inspection.overlap import overlapping
 from audio_qa.question import Question
 from orchestrator.job.sections.data import SYNTHETIC, DataSection

@@ -16,7 +16,7 @@ import yaml
 from docs.pages import PAGES, ROOT, blocks, name_of
 
 from audio_qa.dataset import read_jsonl
-from audio_qa.formats.reader import read_questions
+from audio_qa.files.reader import read_questions
 from audio_qa.formats.registry import NAMES, choose
 from orchestrator.job.sections.data import DataFormat
 from orchestrator.job.spec import PLACEHOLDER_PREFIX, JobSpec

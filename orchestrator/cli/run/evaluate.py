@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from audio_qa.errors import InputError
-from audio_qa.formats.remote import is_url
+from audio_qa.files.remote import is_url
 from audio_qa.prompt import PromptTemplate
 from audio_qa.scoring.submission import check_submission
 from orchestrator.cli.foreground import at_work

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audio_qa.dataset import DatasetError
-from audio_qa.formats.reader import read_questions
+from audio_qa.files.reader import read_questions
 from audio_qa.formats.registry import NAMES
 
 KEYS = (

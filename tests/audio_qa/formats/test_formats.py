@@ -9,8 +9,8 @@ import pytest
 import soundfile
 
 from audio_qa.dataset import DatasetError
+from audio_qa.files.reader import read_questions
 from audio_qa.formats.question_set import ProblemKind, QuestionSet, summary
-from audio_qa.formats.reader import read_questions
 
 CHOICES = ["a dog", "a cat", "rain", "a car"]
 MMAU = {

@@ -5,7 +5,7 @@ from collections import Counter
 
 from support.shared_files import shared_file
 
-from audio_qa.formats.reader import read_questions
+from audio_qa.files.reader import read_questions
 
 
 def test_mmau_loads_without_loss():

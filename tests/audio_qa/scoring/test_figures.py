@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audio_qa.dataset import DatasetError
+from audio_qa.files.reader import read_questions
 from audio_qa.formats.question_set import QuestionSet
-from audio_qa.formats.reader import read_questions
 from audio_qa.question import Question
 from audio_qa.scoring.intervals import accuracy_interval, difference_interval, mean_interval
 from audio_qa.scoring.paired import compare, mcnemar_exact

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.shared_files import shared_file
 
-from audio_qa.formats.reader import read_questions
+from audio_qa.files.reader import read_questions
 from audio_qa.question import Question
 from audio_qa.scoring.nearest import nearest_choice
 from audio_qa.scoring.rules import RULES, rule_of, strictly_right

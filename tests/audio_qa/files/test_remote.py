@@ -10,9 +10,9 @@ import pytest
 import soundfile
 
 from audio_qa.dataset import DatasetError
-from audio_qa.formats.hugging_face import items_of
-from audio_qa.formats.reader import read_questions
-from audio_qa.formats.remote import FetchError, fetch, joined, parent
+from audio_qa.files.hugging_face import items_of
+from audio_qa.files.reader import read_questions
+from audio_qa.files.remote import FetchError, fetch, joined, parent
 from audio_qa.scoring.rules import rule_of
 from audio_qa.scoring.submission import check_submission, submission_name
 

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from audio_qa.audio import AudioError, is_file, probe
 from audio_qa.dataset import DatasetError, ItemLine
-from audio_qa.formats.hugging_face import is_dataset, read_rows
+from audio_qa.files.clips import Clips
+from audio_qa.files.hugging_face import is_dataset, read_rows
+from audio_qa.files.records import read_records
+from audio_qa.files.remote import FetchError, fetch, is_url, joined, parent
 from audio_qa.formats.item import Item, ItemError
 from audio_qa.formats.mapped import Columns
 from audio_qa.formats.question_set import FileOrigin, Problem, ProblemKind, QuestionSet
-from audio_qa.formats.records import read_records
 from audio_qa.formats.registry import AUTO, EARSHOT, Format, choose
-from audio_qa.formats.remote import FetchError, cached, fetch, fetch_all, is_url, joined, parent
 from audio_qa.question import Question
 
 
@@ -138,7 +138,7 @@ class _Reading:
 
     def result(self) -> tuple[list[Question], list[Mapping[str, object]], list[Problem], dict[str, float]]:
         """Check the clips; return questions, their records, problems, and the seconds of each clip."""
-        clips = _Clips(self.cache, self.check_audio)
+        clips = Clips(self.cache, self.check_audio)
         clips.fetch(entry.question.audio for entry in self.found if isinstance(entry, _Candidate))
         questions: list[Question] = []
         records: list[Mapping[str, object]] = []
@@ -182,41 +182,3 @@ class _Reading:
             difficulty=draft.difficulty,
             sub_category=draft.sub_category,
         )
-
-
-class _Clips:
-    """Checks each clip once."""
-
-    def __init__(self, cache: Path | None, check: bool) -> None:
-        self._cache, self._check = cache, check
-        self._not_fetched: dict[str, str] = {}
-        self._checked: dict[str, tuple[str, ProblemKind | None, str]] = {}
-        self.seconds: dict[str, float] = {}
-        """Length of each usable clip, by its path on this machine."""
-
-    def fetch(self, audio: Iterable[str]) -> None:
-        """Fetch the clips that have URLs."""
-        urls = [place for place in audio if is_url(place)]
-        if urls and self._cache is None:
-            raise DatasetError(f"{urls[0]!r}: URLs are not read here; name a file")
-        if urls and self._cache is not None and self._check:
-            self._not_fetched = fetch_all(urls, self._cache)
-
-    def check(self, audio: str) -> tuple[str, ProblemKind | None, str]:
-        """Return a clip's path on this machine; for an unusable clip also the kind of problem and its description."""
-        if audio not in self._checked:
-            self._checked[audio] = self._inspect(audio)
-        return self._checked[audio]
-
-    def _inspect(self, audio: str) -> tuple[str, ProblemKind | None, str]:
-        path = str(cached(audio, self._cache)) if is_url(audio) and self._cache is not None else audio
-        if not self._check:
-            return path, None, ""
-        if audio in self._not_fetched:
-            return path, ProblemKind.MISSING_AUDIO, self._not_fetched[audio]
-        try:
-            self.seconds[path] = probe(path).seconds
-        except AudioError as error:
-            missing = not is_file(path)
-            return path, ProblemKind.MISSING_AUDIO if missing else ProblemKind.UNREADABLE_AUDIO, str(error)
-        return path, None, ""
