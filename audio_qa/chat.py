@@ -4,13 +4,15 @@ Rollout workers and the learner both build their prompts here, so both get the s
 import transformers: any object with the methods of the protocols below is a processor or tokenizer.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from audio_qa.errors import InputError
+from jinja2 import TemplateError
+
+from audio_qa.errors import InputError, cause_of
 from audio_qa.families import FACTS
+from audio_qa.model_folder.documents import end_token_ids
 from audio_qa.prompt import PromptTemplate, user_text
 from audio_qa.question import Question
 
@@ -48,17 +50,21 @@ class Vocabulary(Protocol):
 def render(processor: ChatProcessor, question: Question, template: PromptTemplate) -> str:
     """Return the chat of one user turn (the audio, then the text), with the audio as ONE unexpanded placeholder.
 
-    Raises ChatError for any other number of placeholders: no other part of the system would notice a missing clip.
+    Raises ChatError for any other number of placeholders, since no other part of the system would notice a missing
+    clip, and for a chat template that fails.
     """
     content = [
         {"type": "audio", "audio_url": question.audio},
         {"type": "text", "text": user_text(question, template)},
     ]
-    text = str(
-        processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
-    )
+    conversation = [{"role": "user", "content": content}]
+    try:
+        text = str(processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False))
+    except (TemplateError, ValueError, TypeError, LookupError) as error:
+        raise ChatError(
+            f"question {question.key}: the model's chat template fails ({cause_of(error)}); "
+            "download the model's folder again"
+        ) from error
     found = text.count(processor.audio_token)
     if found != 1:
         raise ChatError(
@@ -72,13 +78,9 @@ def stop_token_ids(folder: str, tokenizer: Vocabulary) -> tuple[int, ...]:
     """Return the tokens that end a model's turn, sorted.
 
     They are the tokenizer's end of text, the chat's end of turn, and those of the generation configuration of the
-    checkpoint in `folder`, if it has one.
+    checkpoint in `folder`, if it has one. Raises ModelError if that cannot be used.
     """
-    ids = {tokenizer.eos_token_id, tokenizer.get_vocab().get(_END_OF_TURN)}
-    path = Path(folder) / "generation_config.json"
-    if path.is_file():
-        ends = json.loads(path.read_text()).get("eos_token_id")
-        ids.update(ends if isinstance(ends, list) else [ends])
+    ids = {tokenizer.eos_token_id, tokenizer.get_vocab().get(_END_OF_TURN), *end_token_ids(Path(folder))}
     return tuple(sorted(i for i in ids if i is not None))
 
 

@@ -7,20 +7,27 @@ own directory.
 """
 
 import json
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from audio_qa.audio import AudioError, probe
-from audio_qa.errors import InputError
+from audio_qa.answer import nfc, normal_form
+from audio_qa.audio import AudioError, is_file, probe
+from audio_qa.errors import InputError, shown
 from audio_qa.question import Question
 from audio_qa.whole_file import whole_file
 
 _REQUIRED = ("id", "audio", "question", "choices", "answer")
 _OPTIONAL = ("task", "category", "sub_category", "difficulty")
-_KEYS = _REQUIRED + _OPTIONAL
+KEYS = _REQUIRED + _OPTIONAL
+"""Keys of Earshot's own schema."""
+_COMPARED = 200
+"""Characters of texts that are compared to find the nearest one, whose cost grows with their square."""
 
 
 class DatasetError(InputError):
@@ -42,7 +49,7 @@ def read_jsonl(path: str | os.PathLike[str], *, name: str | None = None, check_a
     choices, a duplicate choice, an answer that is not a choice, a duplicate id, a missing or broken audio file.
     """
     path = Path(path)
-    base = path.absolute().parent
+    place = partial(_under, path.absolute().parent)
     dataset = path.stem if name is None else name
     questions: list[Question] = []
     line_of_id: dict[str, int] = {}
@@ -50,7 +57,7 @@ def read_jsonl(path: str | os.PathLike[str], *, name: str | None = None, check_a
     for line in read_lines(path):
         if isinstance(line, BadLine):
             raise _error(path, line.number, line.detail)
-        question = line.question(dataset, len(questions), base)
+        question = line.question(dataset, len(questions), place)
         line.refuse_second(question.id, line_of_id)
         if check_audio and question.audio not in probed:
             try:
@@ -62,6 +69,10 @@ def read_jsonl(path: str | os.PathLike[str], *, name: str | None = None, check_a
     if not questions:
         raise _error(path, None, "holds no question; write one JSON object per line")
     return questions
+
+
+def _under(base: Path, audio: str) -> str:
+    return str(base / audio)
 
 
 def write_jsonl(path: str | os.PathLike[str], questions: Sequence[Question]) -> None:
@@ -87,7 +98,7 @@ def write_jsonl(path: str | os.PathLike[str], questions: Sequence[Question]) -> 
             "answer": question.answer,
         } | {key: getattr(question, key) for key in _OPTIONAL if getattr(question, key)}
         line = ItemLine(path, number, record)
-        line.refuse_second(line.question(question.dataset, question.index, base).id, line_of_id)
+        line.refuse_second(line.question(question.dataset, question.index, str).id, line_of_id)
         texts.append(json.dumps(record, ensure_ascii=False) + "\n")
     with whole_file(path) as file:
         file.writelines(text.encode() for text in texts)
@@ -105,29 +116,29 @@ class ItemLine:
     def error(self, problem: str) -> DatasetError:
         return _error(self.path, self.number, problem)
 
-    def question(self, dataset: str, index: int, base: Path, *, labelled: bool = True) -> Question:
-        """Return the question, read by Earshot's own schema; audio paths start at `base`. Raises DatasetError.
+    def question(self, dataset: str, index: int, place: Callable[[str], str], *, labelled: bool = True) -> Question:
+        """Return the question, read by Earshot's own schema; `place` says where a clip is. Raises DatasetError.
 
         Without `labelled` the object needs no answer, an existing answer is not read, and the question's is empty.
         """
         for key in self.record:
-            if key not in _KEYS:
-                near = get_close_matches(key, _KEYS, n=1, cutoff=0.0)[0]
-                raise self.error(f"unknown key {key!r}; rename it (nearest valid key: {near!r}) or remove it")
+            if key not in KEYS:
+                near = nearest(key, KEYS)
+                raise self.error(f"unknown key {shown(key)}; rename it (nearest valid key: {near}) or remove it")
         required = _REQUIRED if labelled else _REQUIRED[:-1]
         missing = [repr(key) for key in required if key not in self.record]
         if missing:
             raise self.error(f"missing key {', '.join(missing)}; add it")
         choices = self._choices()
-        answer = self._text("answer") if labelled else ""
-        if labelled and answer not in choices:
-            near = get_close_matches(answer, choices, n=1, cutoff=0.0)[0]
-            raise self.error(f"answer {answer!r} is not among the choices; the nearest is {near!r}")
+        answer = choice_of(self._text("answer"), choices) if labelled else ""
+        if answer is None:
+            near = nearest(self._text("answer"), choices)
+            raise self.error(f"answer {shown(self.record['answer'])} is not among the choices; the nearest is {near}")
         return Question(
             dataset=dataset,
             index=index,
             id=self._text("id"),
-            audio=str(base / self._text("audio")),
+            audio=place(self._text("audio")),
             text=self._text("question"),
             choices=choices,
             answer=answer,
@@ -140,7 +151,8 @@ class ItemLine:
     def refuse_second(self, question_id: str, line_of_id: dict[str, int]) -> None:
         """Raise DatasetError for a duplicate id; else record its line."""
         if question_id in line_of_id:
-            raise self.error(f"id {question_id!r} is already used in line {line_of_id[question_id]}; make ids unique")
+            line = line_of_id[question_id]
+            raise self.error(f"id {shown(question_id)} is already used in line {line}; make ids unique")
         line_of_id[question_id] = self.number
 
     def _text(self, key: str, default: str | None = None) -> str:
@@ -156,9 +168,10 @@ class ItemLine:
         choices = tuple(self._string(choice, "a choice") for choice in value)
         if len(choices) < 2:
             raise self.error(f"{len(choices)} choice(s); give at least 2")
-        twice = [choice for i, choice in enumerate(choices) if choice in choices[:i]]
+        forms = list(map(normal_form, choices))
+        twice = [choice for i, choice in enumerate(choices) if forms[i] in forms[:i]]
         if twice:
-            raise self.error(f"choice {twice[0]!r} is listed twice; remove one")
+            raise self.error(f"choice {shown(twice[0])} is listed twice; remove one")
         return choices
 
     def _string(self, value: object, what: str) -> str:
@@ -175,14 +188,32 @@ def checked_text(value: object, what: str) -> str:
     if not value.strip():
         raise ValueError(f"{what} is blank; write something")
     if not value.isprintable() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError(f"{what} {value!r} holds half a surrogate pair, which no tokenizer reads; repair the text")
+        raise ValueError(
+            f"{what} {shown(value)} holds half a surrogate pair, which no tokenizer reads; repair the text"
+        )
     return value
 
 
+def choice_of(answer: str, choices: Sequence[str]) -> str | None:
+    """Return the choice that an answer is, verbatim or else in another Unicode form; None if it is none of them."""
+    if answer in choices:
+        return answer
+    return next((choice for choice in choices if nfc(choice) == nfc(answer)), None)
+
+
 def kind_of(value: object) -> str:
-    """Return the type of a JSON value in words."""
+    """Return the type of a value of a question file in words."""
     kinds = {dict: "an object", list: "a list", bool: "a truth value", int: "a number", float: "a number"}
-    return "null" if value is None else kinds.get(type(value), "a string")
+    kinds |= {tuple: "a list", str: "a string", bytes: "bytes"}
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # NaN: null, as pandas writes it
+        return "null"
+    return kinds.get(type(value), f"of type {type(value).__name__}")
+
+
+def nearest(text: str, known: Iterable[str]) -> str:
+    """Return, as a message shows it, the one of the known texts whose beginning is most like that of `text`."""
+    beginnings = {other[:_COMPARED]: other for other in known}
+    return shown(beginnings[get_close_matches(text[:_COMPARED], beginnings, n=1, cutoff=0.0)[0]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,21 +225,45 @@ class BadLine:
     """Problem and correction."""
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text. Raises ValueError, also for an object with two values under one key."""
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(members: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(members)
+    if len(found) < len(members):
+        for key, value in members:
+            if value != found[key]:
+                raise ValueError(f"key {shown(key)} has two values")
+    return found
+
+
+def check_file(path: Path) -> None:
+    """Raise DatasetError unless there is a file that may be read."""
+    if is_file(path):
+        if not os.access(path, os.R_OK):
+            raise _error(path, None, "may not be read; change its permissions")
+        return
+    try:
+        kind = "is a folder; name a file" if path.is_dir() else "is not a file; correct the path"
+        exists = path.exists()
+    except OSError:  # no file can have this path: its name is too long
+        exists = False
+    raise _error(path, None, kind if exists else "no such file; correct the path")
+
+
 def read_lines(path: Path) -> Iterator[ItemLine | BadLine]:
     """Yield the JSON object of each line of a file, or the problem with the line. Blank lines are skipped.
 
     Raises DatasetError if there is no such file.
     """
-    if path.exists() and not path.is_file():
-        kind = "a folder; name a file" if path.is_dir() else "not a file; correct the path"
-        raise _error(path, None, f"is {kind}")
-    if not path.is_file():
-        raise _error(path, None, "no such file; correct the path")
+    check_file(path)
     with path.open("rb") as file:  # bytes: JSON strings may have characters at which text files break lines
         for number, raw in enumerate(file, start=1):
             try:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                record = json.loads(text) if text else None
+                record = parse_json(text) if text else None
             except UnicodeDecodeError as error:
                 yield BadLine(number, f"not UTF-8 ({error.reason}); save the file as UTF-8")
                 continue

@@ -19,6 +19,7 @@ EarshotError
 │   ├── PlaceError            an offset into a run's file
 │   ├── CommandError          a command to a running job
 │   ├── AddressError          the URL or token that a client was given (also a ClientError)
+│   ├── UnsendableError       a job that a client cannot express as JSON (also a ClientError)
 │   ├── RefusedError          a request that the service refused (also an ApiError)
 │   ├── JobNotFoundError      a job id
 │   ├── IdempotencyError      an idempotency key
@@ -29,16 +30,19 @@ EarshotError
 │   ├── ServeError            an option of the service
 │   ├── TracingError          tracing without its packages or endpoint
 │   └── NodeError             an option of a cluster's node
+├── CheckpointTrialError
 ├── LearnerError
 │   ├── LearnerLostError
 │   └── LearnerMemoryError
 ├── BatchTooLargeError
 ├── PromptMismatchError
 ├── NonFiniteError
+├── NothingAskedError
 ├── RolloutError
 ├── WorkerLostError
 ├── WorkerFailedError
 ├── UnusableOutputError
+│   └── NonFiniteOutputError
 ├── WeightsUnavailableError
 │   └── ElsewhereError
 ├── RewardLostError
@@ -51,6 +55,7 @@ EarshotError
 │   ├── ApiError
 │   │   └── RefusedError
 │   ├── UnreachableError
+│   ├── UnsendableError
 │   └── WaitTimeoutError (also a TimeoutError)
 ├── ProblemError
 ├── TransitionError
@@ -66,15 +71,54 @@ EarshotError
 import reprlib
 from typing import Any
 
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 120
-_SHORT.maxlevel = 2
-_SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 4
+_LONGEST_VALUE = 160
+_LONGEST_MESSAGE = 1000
+_LONGEST_CAUSE = 300
+
+
+class _Short(reprlib.Repr):
+    """The repr of a value without what is in the middle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = 120
+        self.maxlevel = 2
+        self.maxdict = self.maxlist = self.maxtuple = 4
+
+    def repr_int(self, value: int, level: int) -> str:
+        # Python refuses to write a number of more than 4,300 digits.
+        return super().repr_int(value, level) if value.bit_length() < 1000 else f"<{value.bit_length()} bits>"
+
+
+_SHORT = _Short()
 
 
 def shown(value: object) -> str:
-    """Return a value as a message shows it: its repr, with the middle of long texts and the rest of lists left out."""
-    return _SHORT.repr(value)
+    """Return a value as a message shows it: its repr, with the middle of long texts and the rest of lists left out.
+
+    It has at most 160 characters, all of them printable.
+    """
+    return one_line(_SHORT.repr(value), _LONGEST_VALUE)
+
+
+def one_line(text: str, limit: int = _LONGEST_MESSAGE) -> str:
+    """Return a message as one line of at most `limit` printable characters: its beginning and its end.
+
+    Messages quote files and other programs: line breaks become spaces, control characters are escaped.
+    """
+    # Cut first, because a text may have millions of characters, and again because escapes are longer.
+    flat = " ".join(_cut(text, 2 * limit).split())
+    return _cut("".join(one if one.isprintable() else repr(one)[1:-1] for one in flat), limit)
+
+
+def cause_of(error: BaseException) -> str:
+    """Return class and message of an error of another program, for a message that names it as the cause."""
+    return one_line(f"{type(error).__name__}: {error}", _LONGEST_CAUSE)
+
+
+def _cut(text: str, limit: int) -> str:
+    end = limit // 3
+    return text if len(text) <= limit else f"{text[: limit - end - 3]} … {text[-end:]}"
 
 
 class EarshotError(Exception):

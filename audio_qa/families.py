@@ -5,10 +5,13 @@ The learner's adapter of a family is in `learner.families`, the configuration of
 them.
 """
 
-import json
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
+
+from audio_qa.errors import shown
+from audio_qa.model_folder.documents import ModelError, read_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,17 @@ class FamilyFacts:
         """Return the number of embeddings (prompt tokens) of a clip: a convolution of stride 2, then a pooling of 2."""
         return ((mel_frames - 1) // 2 + 1) // 2
 
+    def least_samples(self, hop_length: int) -> int:
+        """Return the length of the shortest clip that gives an embedding, in samples."""
+        return next(frames * hop_length + 1 for frames in count() if self.audio_tokens(frames + 1))
+
+    def too_short(self, samples: int, hop_length: int) -> str:
+        """Return why a clip of this length gives no embedding; empty if it gives one."""
+        least = self.least_samples(hop_length)
+        if samples >= least:
+            return ""
+        return f"{samples} samples at 16 kHz are too few for one audio token, which needs {least}"
+
 
 FACTS: dict[str, FamilyFacts] = {
     facts.model_type: facts
@@ -57,14 +71,21 @@ FACTS: dict[str, FamilyFacts] = {
 
 
 def facts_of(folder: str) -> FamilyFacts:
-    """Return the family of the checkpoint in `folder`. Raises KeyError for an unknown family."""
-    return FACTS[read_config(folder)["model_type"]]
+    """Return the family of the checkpoint in `folder`. Raises ModelError for an unknown family or no configuration."""
+    model_type = read_config(folder).get("model_type")
+    if model_type == "qwen2_5_omni_thinker":
+        raise ModelError(
+            f"{folder!r} is a thinker alone, which vLLM does not load; name a folder in the layout of the published "
+            "Qwen2.5-Omni (model_type qwen2_5_omni, with or without a talker)"
+        )
+    if not isinstance(model_type, str) or model_type not in FACTS:
+        raise ModelError(f"{folder!r} is a {shown(model_type)} model; Earshot trains {', '.join(FACTS)}")
+    return FACTS[model_type]
 
 
 def read_config(folder: str) -> dict[str, Any]:
-    """Return the config.json of a checkpoint."""
-    config: dict[str, Any] = json.loads((Path(folder) / "config.json").read_text())
-    return config
+    """Return the config.json of a checkpoint. Raises ModelError if it cannot be used."""
+    return read_object(Path(folder) / "config.json")
 
 
 def mel_frames(samples: int, hop_length: int) -> int:

@@ -1,5 +1,6 @@
 """The paper's three prompts (arXiv 2503.11197): the text that follows the audio in the user's turn."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 from audio_qa.question import Question
@@ -25,8 +26,19 @@ _INSTRUCTION = {
 
 def user_text(question: Question, template: PromptTemplate) -> str:
     """Return the text of the user's turn. Options are written as a Python list, in the order of the question."""
-    stem = f"{question.text} Please choose the answer from the following options: {list(question.choices)!r}."
-    return stem + _INSTRUCTION[template]
+    options = options_text(question.choices)
+    return f"{question.text} Please choose the answer from the following options: {options}." + _INSTRUCTION[template]
+
+
+def options_text(choices: Sequence[str]) -> str:
+    """Return the options as prompts have them: a Python list without escapes."""
+    return f"[{', '.join(map(_quoted, choices))}]"
+
+
+def _quoted(choice: str) -> str:
+    """Return a choice as Python writes it, but without escapes: a model repeats what it reads, and must be right."""
+    written = repr(choice)
+    return f"{written[0]}{choice}{written[0]}" if "\\" in written else written
 
 
 def solution_text(answer: str, template: PromptTemplate) -> str:

@@ -34,8 +34,3 @@ class Question:
     @property
     def key(self) -> str:
         return f"{self.dataset}:{self.index}"
-
-    @property
-    def chance(self) -> float:
-        """Probability that a choice drawn at random is right."""
-        return self.choices.count(self.answer) / len(self.choices)

@@ -12,6 +12,7 @@ from benchmarks import (
     service_load,
     weight_sync,
 )
+from benchmarks.dry_run import __main__ as dry_run
 
 BENCHMARKS = (
     learner_limit,
@@ -21,6 +22,7 @@ BENCHMARKS = (
     weight_sync,
     pool_scale,
     async_speedup,
+    dry_run,
     demo_learns,
     reproduce_tiny,
     service_load,

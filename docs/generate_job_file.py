@@ -32,9 +32,12 @@ A job file is YAML or JSON. `earshot run JOB.yaml --dry-run` checks it and print
 - An unknown key, or a duplicate key, is an error that names the key.
 - A path that begins with `yours:` is a placeholder: `--dry-run` plans such a job from the published size of the model,
   and every other command refuses it.
-- Relative paths are taken from the folder of the job file.
+- Relative paths are taken from the folder of the job file: of the link, if it is one; of a pipe such as /dev/stdin,
+  from the current folder.
+- `1e-6`, `1e3` and `1_000` are numbers; `steps: 1e3` is 1000. Every number is finite and at most 4,294,967,296. `0100`
+  and `1:30`, which YAML reads as 64 and 90, and `yes` in place of a number are errors.
+- Text that looks like a number or a date needs quotes: `name: "2026"`.
 - Keys that you leave out of a section take the defaults of that section's table.
-- `data.prompt` is text and needs quotes: `prompt: "2"`.
 - `top_p`, `top_k` and `min_p` are refused: the learner computes log-probabilities over the whole softmax, so sampling
   has to use it, too.
 - `rollout.gpus` decides for the learner as well: with 0 everything runs on CPUs; above 0 each rollout worker has that

@@ -12,6 +12,10 @@ class BatchTooLargeError(EarshotError):
         """Number of tokens of the largest micro-batch."""
 
 
+class CheckpointTrialError(EarshotError):
+    """The checkpoint that is tried before the first step cannot be written, or read again; the message says why."""
+
+
 class LearnerError(EarshotError):
     """A rank failed; the message names the call and the cause. A restart would fail in the same way."""
 

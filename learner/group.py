@@ -148,6 +148,10 @@ class LearnerGroup:
         """Wait until the checkpoint is on disk. Raises LearnerError if writing failed."""
         await self._call("wait_saved")
 
+    async def check_saved(self, folder: str) -> None:
+        """Raise LearnerError unless a checkpoint on disk, with training state, is that of the ranks' model."""
+        await self._call("check_saved", folder)
+
     async def stop(self) -> None:
         """Stop the ranks' processes: first by a request to close, then by force."""
         closing = [asyncio.ensure_future(_future(rank.call.remote("close"))) for rank in self._ranks]

@@ -19,6 +19,8 @@ from audio_qa.chat import banned_token_ids, stop_token_ids
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from learner.checkpoint.checkpoint import CheckpointWriter, SavedState, snapshot
+from learner.checkpoint.reading import check_checkpoint
+from learner.checkpoint.source import SourceFiles
 from learner.families.family import Part
 from learner.families.registry import family_of
 from learner.messages import BatchCounts, NumberedBucket, PhaseSettings, StepStats
@@ -84,6 +86,7 @@ class LearnerRank:
         settings = self._settings
         self._family, self._processor = family_of(folder), load_processor(folder)
         self._prompts = PromptEncoder(self._family, self._processor, too_long=self._too_long)
+        self._source = SourceFiles.read(folder)
         self._model = load_model(self._family, folder, settings.dtype)
         freeze(self._family, self._model, settings.train)
         if settings.lora is not None:
@@ -102,8 +105,8 @@ class LearnerRank:
             compile_layers(self._family, self._model)
         cost = DecoderFlops.of(self._family.decoder(self._model))
         vocabulary = self._family.vocabulary_size(self._model)
-        stops = stop_token_ids(folder, self._processor.tokenizer)
-        banned = banned_token_ids(self._processor.tokenizer, vocabulary, stops)
+        self._stops = stop_token_ids(folder, self._processor.tokenizer)
+        banned = banned_token_ids(self._processor.tokenizer, vocabulary, self._stops)
         audio_cache = None
         if not is_trainable(settings.train, Part.AUDIO_TOWER):
             audio_cache = self._make_audio_cache(self._model, synchronized=settings.zero_stage == 3 and self._ranks > 1)
@@ -231,7 +234,7 @@ class LearnerRank:
         Args:
             state: include the training state.
         """
-        self._writer.start(snapshot(Path(folder), self.engine, self._family, self._model, self._processor, state=state))
+        self._writer.start(snapshot(Path(folder), self.engine, self._family, self._model, self._source, state=state))
 
     def is_saving(self) -> bool:
         """Return whether a checkpoint is still being written. Raises the error if writing failed."""
@@ -243,6 +246,11 @@ class LearnerRank:
     def wait_saved(self) -> None:
         """Wait until this rank's share of the checkpoint is on disk. Raises the error if writing failed."""
         self._writer.wait()
+
+    def check_saved(self, folder: str) -> None:
+        """Raise CheckpointTrialError unless the checkpoint that all ranks wrote is that of the model."""
+        if self._rank == 0:
+            check_checkpoint(Path(folder), self._family, self._model, self._processor, self._stops, self._ranks)
 
     def close(self) -> None:
         """Disconnect from the other ranks. The process ends with its actor."""

@@ -5,6 +5,8 @@ Hugging Face, and in `training_state` what training needs to continue: the ranks
 """
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 CHECKPOINTS_FOLDER = "checkpoints"
 """In a run directory, and in the storage of a run."""
@@ -15,6 +17,22 @@ LEARNER_FILE = "learner.json"
 """Counters of the learner, in the state folder. Written by rank 0."""
 RANK_FILES = "rank-*.safetensors"
 """Pattern of the ranks' files in the state folder."""
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+KEPT_FILES = (
+    GENERATION_CONFIG,
+    "tokenizer*",
+    "vocab.*",
+    "merges.txt",
+    "normalizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.*",
+    "additional_chat_templates/*",
+    "*preprocessor_config.json",
+    "processor_config.json",
+)
+"""Patterns of the files of a model folder that training does not change: a checkpoint has the same bytes."""
 _STEP = re.compile(r"step-(\d+)")
 
 
@@ -32,3 +50,10 @@ def step_of(name: str) -> int | None:
 def rank_file(rank: int) -> str:
     """Return the name of a rank's file in the state folder."""
     return RANK_FILES.replace("*", str(rank))
+
+
+def kept_files(model_folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield name and path of the files of a model folder that its checkpoints take over unchanged, sorted."""
+    found = {path for pattern in KEPT_FILES for path in model_folder.glob(pattern) if path.is_file()}
+    for path in sorted(found):
+        yield path.relative_to(model_folder).as_posix(), path

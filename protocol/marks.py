@@ -7,7 +7,10 @@ from enum import Enum
 
 
 class Resume(Enum):
-    """When a resumed run may have another value than before. A field without this mark must keep its value."""
+    """When a resumed run may have another value than before. A field without this mark must keep its value.
+
+    A path (`PathTo`) may be another one that leads to the same content.
+    """
 
     FREE = "free"
     """Always: the field says how much is done, where it is done, or what is kept."""

@@ -82,6 +82,9 @@ class Failure(StrEnum):
     """Prompt and completion do not fit into the model's context."""
     RETRIES = "retries"
     """All attempts failed: each time the worker crashed, hung or returned no usable output."""
+    NONFINITE = "nonfinite"
+    """All attempts failed, the last because log-probabilities were not finite: NaN or infinite weights, or numbers too
+    large for their type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,8 @@ class NoAnswer:
     """A worker's answer to a request without usable output: the request can be retried."""
 
     cause: str
+    reason: Failure = Failure.RETRIES
+    """Why the question fails if no retry helps."""
 
 
 @dataclass(frozen=True, slots=True)

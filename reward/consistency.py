@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from audio_qa.answer import extract_answer, split_thinking
+from audio_qa.answer import extract_answer, nfc, normal_form, split_thinking
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 
@@ -13,18 +13,18 @@ _SENTENCE_END = re.compile(r"[.!?](?:\s|$)|\n")
 def consistency(question: Question, completion_text: str, template: PromptTemplate) -> float:
     """Return 1.0 if the reasoning concludes with the option of the answer, and no other; else 0.0.
 
-    The reasoning is the content of the first `<think>…</think>`, the answer that of the `<answer>…</answer>` after it.
-    The last sentence of the reasoning that names any option must name the answer's option and no other one; earlier
-    sentences do not matter. Case is ignored, except for options of one letter. The reward is 0.0 for an answer that is
-    not an option, or that no sentence names. It does not depend on whether the answer is right.
+    The reasoning is all thinking of the completion, and the answer is in `<answer>…</answer>` after it, both as
+    `audio_qa.answer` takes them. The last sentence of the reasoning that names any option must name the answer's option
+    and no other one; earlier sentences do not matter. Case is ignored, except for options of one letter. The reward is
+    0.0 for an answer that is not an option, or that no sentence names. It does not depend on whether the answer is
+    right.
     """
     parts = split_thinking(completion_text)
-    if parts is None or "<answer>" not in parts[1]:
+    if parts is None or "<answer>" not in parts.rest:
         return 0.0
-    thinking, rest = parts
-    answer = _key(extract_answer(rest))
+    answer = _key(extract_answer(completion_text))
     keys = {_key(choice) for choice in question.choices if choice.strip()}
-    return float(answer in keys and _concluded(thinking, question) == {answer})
+    return float(answer in keys and _concluded(nfc(parts.thinking), question) == {answer})
 
 
 def _concluded(thinking: str, question: Question) -> set[str]:
@@ -41,7 +41,7 @@ def _concluded(thinking: str, question: Question) -> set[str]:
 
 def _named(thinking: str, question: Question) -> Iterator[tuple[int, int, str]]:
     """Yield start, stop and key of each option in the text. Of options with the same start, the longest counts."""
-    choices = sorted({choice.strip() for choice in question.choices if choice.strip()}, key=len, reverse=True)
+    choices = sorted({normal_form(choice) for choice in question.choices if choice.strip()}, key=len, reverse=True)
     if not choices:
         return
     # Whole words only, and not within a decimal number.
@@ -58,5 +58,5 @@ def _pattern(choice: str) -> str:
 
 def _key(option: str) -> str:
     """Return the normal form of an option."""
-    text = " ".join(option.split())
+    text = " ".join(nfc(option).split())
     return text if len(text) == 1 else text.casefold()

@@ -15,7 +15,7 @@ RewardFunction = Callable[[Question, str, PromptTemplate], float]
 
 def accuracy(question: Question, completion_text: str, template: PromptTemplate) -> float:
     """Return 1.0 if the completion's answer is right (`audio_qa.answer.is_correct`), else 0.0."""
-    return float(is_correct(completion_text, question.answer))
+    return float(is_correct(completion_text, question.answer, question.choices))
 
 
 def format(question: Question, completion_text: str, template: PromptTemplate) -> float:

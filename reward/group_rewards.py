@@ -6,7 +6,7 @@ Invariant: a group reward returns one number per completion, in order, and does 
 import re
 from collections.abc import Callable
 
-from audio_qa.answer import extract_answer, is_correct, split_thinking
+from audio_qa.answer import extract_answer, means_the_same, split_thinking
 from audio_qa.scoring.sampling import majority_vote
 from protocol.rollout import Completion, Group
 from reward.settings import LengthSettings, LengthUnit, RewardSettings
@@ -31,14 +31,14 @@ def group_rewards(settings: RewardSettings) -> dict[str, GroupReward]:
 def majority(group: Group) -> list[float]:
     """Return 1.0 for each completion with the group's most frequent answer, else 0.0.
 
-    Zuo et al., 2025, "TTRL: Test-Time Reinforcement Learning" (arXiv 2504.16084): the vote replaces the label. Among
-    equally frequent answers the first one wins; blank answers do not vote and get 0.0.
+    Zuo et al., 2025, "TTRL: Test-Time Reinforcement Learning" (arXiv 2504.16084): the vote replaces the label. Answers
+    that mean the same are one answer (`audio_qa.answer.answer_key`). Among equally frequent answers the first one wins;
+    blank answers do not vote and get 0.0.
     """
     answers = [extract_answer(completion.text) for completion in group.completions]
-    voted = majority_vote(answers)
-    if not voted:
-        return [0.0] * len(answers)
-    return [float(is_correct(completion.text, voted)) for completion in group.completions]
+    choices = group.question.choices
+    voted = majority_vote(answers, choices)
+    return [float(means_the_same(answer, voted, choices)) for answer in answers]
 
 
 def length_reward(completion: Completion, settings: LengthSettings) -> float:
@@ -59,4 +59,4 @@ def length_of(completion: Completion, unit: LengthUnit) -> int:
             return len(_TAGS.sub(" ", completion.text).split())
         case LengthUnit.THINKING_WORDS:
             parts = split_thinking(completion.text)
-            return 0 if parts is None else len(parts[0].split())
+            return 0 if parts is None else len(parts.thinking.split())

@@ -15,6 +15,7 @@ import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from audio_qa.errors import EarshotError
+from audio_qa.prompt import options_text
 from audio_qa.question import Question
 from protocol.back_off import back_off
 from protocol.frozen_mapping import thaw
@@ -162,7 +163,7 @@ class Judge:
         return self._settings.fill_in(
             {
                 "question": question.text,
-                "choices": repr(list(question.choices)),
+                "choices": options_text(question.choices),
                 "answer": question.answer,
                 "completion": text,
             }

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
-from audio_qa.errors import InputError
+from audio_qa.errors import InputError, cause_of, shown
 from reward.consistency import consistency
 from reward.functions import RewardFunction, accuracy, format
 
@@ -15,6 +15,7 @@ GROUP_REWARDS = ("length", "majority", "judge")
 """Built-in functions of whole groups (`group_rewards`, `judge`)."""
 NAMES = (*BUILT_IN, *GROUP_REWARDS)
 
+_LONGEST_NAME = 200
 _DOTTED_PATH = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)")
 
 
@@ -33,11 +34,14 @@ def check_name(name: str, allowed_modules: Sequence[str]) -> None:
     match = _DOTTED_PATH.fullmatch(name)
     if match is None:
         raise RewardError(
-            f"unknown reward function {name!r}; use {_nearest(name, NAMES)} or a path such as 'package.module:function'"
+            f"unknown reward function {shown(name)}; use {_nearest(name, NAMES)} or a path such as "
+            "'package.module:function'"
         )
     if not _allowed(match[1], allowed_modules):
         hint = f"allowed is {_nearest(match[1], allowed_modules)}" if allowed_modules else "no module is allowed"
-        raise RewardError(f"reward function {name!r}: module {match[1]!r} is not among the allowed modules; {hint}")
+        raise RewardError(
+            f"reward function {shown(name)}: module {shown(match[1])} is not among the allowed modules; {hint}"
+        )
 
 
 def resolve(name: str, allowed_modules: Sequence[str]) -> RewardFunction:
@@ -50,24 +54,28 @@ def resolve(name: str, allowed_modules: Sequence[str]) -> RewardFunction:
     if name in BUILT_IN:
         return BUILT_IN[name]
     if name in GROUP_REWARDS:
-        raise RewardError(f"reward function {name!r} applies to whole groups, not to one completion")
+        raise RewardError(f"reward function {shown(name)} applies to whole groups, not to one completion")
     module_name, _, function_name = name.partition(":")
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # custom code may fail in any way
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise RewardError(f"reward function {name!r}: module {module_name!r} does not import ({reason})") from error
+        raise RewardError(
+            f"reward function {shown(name)}: module {shown(module_name)} does not import ({cause_of(error)})"
+        ) from error
     function = getattr(module, function_name, None)
     if function is None:
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         hint = f"; the nearest there is {_nearest(function_name, known)}" if known else ""
-        raise RewardError(f"reward function {name!r}: module {module_name!r} has no {function_name!r}{hint}")
+        raise RewardError(
+            f"reward function {shown(name)}: module {shown(module_name)} has no {shown(function_name)}{hint}"
+        )
     if not callable(function):
-        raise RewardError(f"reward function {name!r} is a {type(function).__name__}, not a function")
+        raise RewardError(f"reward function {shown(name)} is a {type(function).__name__}, not a function")
     home = str(getattr(function, "__module__", None))
     if not _allowed(home, allowed_modules):
         raise RewardError(
-            f"reward function {name!r} comes from module {home!r}, which is not allowed; define it in {module_name!r}"
+            f"reward function {shown(name)} comes from module {shown(home)}, which is not allowed; define it in "
+            f"{shown(module_name)}"
         )
     resolved: RewardFunction = function
     return resolved
@@ -78,4 +86,4 @@ def _allowed(module: str, allowed_modules: Iterable[str]) -> bool:
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
-    return repr(get_close_matches(name, list(names), n=1, cutoff=0.0)[0])
+    return shown(get_close_matches(name[:_LONGEST_NAME], list(names), n=1, cutoff=0.0)[0])

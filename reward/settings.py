@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from audio_qa.errors import shown
 from protocol.frozen_mapping import Frozen, FrozenMapping
 from protocol.marks import Resume
 from protocol.settings import Settings
@@ -16,7 +17,7 @@ from reward.registry import check_name
 
 def _check_module(name: str) -> str:
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
-        raise ValueError(f"{name!r} is not the dotted name of a module, such as 'package.module'")
+        raise ValueError(f"{shown(name)} is not the dotted name of a module, such as 'package.module'")
     return name
 
 

@@ -15,6 +15,10 @@ class UnusableOutputError(EarshotError):
     """The engine's output does not fit the request; a retry may help."""
 
 
+class NonFiniteOutputError(UnusableOutputError):
+    """The engine's log-probabilities are not finite: its weights are NaN or infinite, or its numbers overflow."""
+
+
 class WeightsUnavailableError(EarshotError):
     """An update's bytes are no longer available. The worker keeps the weights that it has."""
 

@@ -1,22 +1,26 @@
 """Reads a question file of any format, and reports all of its problems."""
 
-import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-from audio_qa.dataset import DatasetError, ItemLine
-from audio_qa.files.clips import Clips
-from audio_qa.files.hugging_face import is_dataset, read_rows
-from audio_qa.files.records import read_records
-from audio_qa.files.remote import FetchError, fetch, is_url, joined, parent
-from audio_qa.formats.item import Item, ItemError
-from audio_qa.formats.mapped import Columns
+from audio_qa.dataset import DatasetError, ItemLine, nearest
+from audio_qa.errors import shown
+from audio_qa.files.clips import QUICK, ClipCheck, Clips
+from audio_qa.files.records import Entry
+from audio_qa.files.remote import is_url, joined
+from audio_qa.files.source import open_source
+from audio_qa.formats.cells import listed
+from audio_qa.formats.item import Answers, Item, ItemError, is_missing
+from audio_qa.formats.mapped import OPTIONAL, Columns
 from audio_qa.formats.question_set import FileOrigin, Problem, ProblemKind, QuestionSet
 from audio_qa.formats.registry import AUTO, EARSHOT, Format, choose
 from audio_qa.question import Question
+
+_LONGEST_ID = 100
 
 
 def read_questions(
@@ -28,70 +32,83 @@ def read_questions(
     name: str | None = None,
     check_audio: bool = True,
     cache: Path | None = None,
-    labelled: bool = True,
+    answers: Answers = Answers.REQUIRED,
+    clip_check: ClipCheck = QUICK,
 ) -> QuestionSet:
     """Return all questions of a file or dataset, in its order, and all problems.
 
     Args:
-        location: path or URL of a JSON array, JSON lines or Parquet; or a Hugging Face dataset (`hugging_face`).
+        location: path or URL of JSON lines, a JSON array, Parquet, CSV or TSV (`content`), or a Hugging Face dataset
+            (`hugging_face`).
         format: one of `registry.NAMES`; `auto` detects it from the keys of the first item.
         columns: the file's column by key of Earshot's schema; the format is then `mapped`.
         audio_root: folder or URL that relative clip paths start at; by default the folder of the file.
         name: name of the dataset, by default the file's stem.
-        check_audio: fetch every clip with a URL and read every header; missing and broken clips are problems.
-        cache: folder for fetched files; without it URLs are refused.
-        labelled: require answers; without it answers are not read, and all are empty.
+        check_audio: fetch every clip with a URL and check every clip; missing and broken ones are problems.
+        cache: folder for fetched files and for clips that the file contains; without it URLs are refused.
+        answers: whether items need an answer.
+        clip_check: how the clips are checked.
 
     Raises:
-        DatasetError: the file is missing, is not JSON or has no items, or the format is unknown. Problems with single
-            items are in the result's `problems` instead.
+        DatasetError: the file is missing, cannot be read as a whole or has no items, or the format is unknown. Problems
+            with single items are in the result's `problems` instead.
     """
     location = os.fspath(location)
-    entries: list[Item | ItemLine | Problem]
-    if is_dataset(location):
-        entries = list(read_rows(location, None if cache is None else cache / "rows"))
-        sha256 = records_sha256(entry.record for entry in entries if not isinstance(entry, Problem))
-        folder, stem = str(Path.cwd()), Path(location.partition("#")[0].removeprefix("hf:")).name
-    else:
-        path = _local(location, cache)
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-        entries = list(read_records(path))
-        folder, stem = parent(location) if is_url(location) else str(path.absolute().parent), path.stem
-    if not entries:
-        raise DatasetError(f"{location!r}: holds no question; write a JSON array, or one JSON object per line")
-    chosen = choose(format, columns, next((e.record for e in entries if not isinstance(e, Problem)), {}))
-    base = folder if audio_root is None else audio_root if is_url(audio_root) else str(Path(audio_root).absolute())
-    reading = _Reading(chosen, stem if name is None else name, base, check_audio, cache, labelled)
+    opened = open_source(location, cache, keep_sound=check_audio)
+    entries = opened.entries
+    first = next((entry for entry in entries if not isinstance(entry, Problem)), Item({}, ""))
+    chosen = choose(format, columns, first.record, table=isinstance(first, Item) and first.table)
+    _check_named(location, columns or {}, entries)
+    root = opened.folder if audio_root is None else audio_root
+    base = root if is_url(root) else str(Path(root).absolute())
+    key = "answer" if chosen is None else chosen.answer_key
+    labelled = answers is Answers.REQUIRED
+    if answers is Answers.OPTIONAL:
+        labelled = _any_answer(entries, key, named=key in (columns or {}).values())
+    reading = _Reading(chosen, opened.name if name is None else name, base, check_audio, cache, labelled, clip_check)
     for index, entry in enumerate(entries):
         reading.read(index, entry)
     questions, records, problems, seconds = reading.result()
     if not questions and not any(problem.refused for problem in problems):
         kinds = ", ".join(sorted({problem.kind.value for problem in problems}))
         raise DatasetError(f"{location!r}: every item is left out ({kinds}), first {problems[0]}")
-    found = EARSHOT if chosen is None else chosen.name
-    source = FileOrigin(location, found, sha256, "" if chosen is None else chosen.version(sha256))
+    found, version = (EARSHOT, "") if chosen is None else (chosen.name, chosen.version(opened.sha256))
+    source = FileOrigin(location, found, opened.sha256, version)
     described = tuple(entry.question for entry in reading.found if isinstance(entry, _Candidate))
-    return QuestionSet(source, tuple(questions), tuple(records), tuple(problems), seconds, described)
+    inside = frozenset(path for entry in entries if isinstance(entry, Item) for path in entry.clips.values())
+    return QuestionSet(source, tuple(questions), tuple(records), tuple(problems), seconds, described, labelled, inside)
 
 
-def _local(location: str, cache: Path | None) -> Path:
-    """Return the path of the question file on this machine, fetched if it is a URL."""
-    if not is_url(location):
-        return Path(location)
-    if cache is None:
-        raise DatasetError(f"{location!r}: URLs are not read here; name a file")
-    try:
-        return fetch(location, cache)
-    except FetchError as error:
-        raise DatasetError(str(error)) from error
+def _check_named(location: str, columns: Columns, entries: Iterable[Entry]) -> None:
+    """Raise DatasetError for a named column that no item has, unless the items themselves are refused without it.
+
+    Otherwise a choice would be left out of every question in silence.
+    """
+    optional = {key: columns[key] for key in OPTIONAL if key in columns}
+    choices = columns.get("choices", "")
+    named = {column: key for key, column in optional.items() if isinstance(column, str)}
+    if not isinstance(choices, str):
+        named |= dict.fromkeys(choices, "choices")
+    if not named:
+        return
+    existing = {key for entry in entries if not isinstance(entry, Problem) for key in entry.record}
+    for column, key in named.items():
+        if existing and column not in existing:
+            raise DatasetError(
+                f"{location!r}: no item has {shown(column)}, which the columns name for {key!r}; the nearest is "
+                f"{nearest(column, existing)}"
+            )
 
 
-def records_sha256(records: Iterable[Mapping[str, object]]) -> str:
-    """Return the hash of records that do not come from a single file."""
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(json.dumps(record, ensure_ascii=True, sort_keys=True, default=repr).encode() + b"\n")
-    return digest.hexdigest()
+def _any_answer(entries: Iterable[Entry], key: str, *, named: bool) -> bool:
+    """Return whether any item has an answer: a value that is neither null nor blank.
+
+    A column that was named for the answer, and does not exist, is a mistake rather than a file without answers.
+    """
+    records = [entry.record for entry in entries if not isinstance(entry, Problem)]
+    return any(not is_missing(record.get(key)) for record in records) or (
+        named and not any(key in record for record in records)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,33 +129,38 @@ class _Reading:
     check_audio: bool
     cache: Path | None
     labelled: bool
+    clip_check: ClipCheck
     found: list[_Candidate | Problem] = field(default_factory=list)
     place_of_id: dict[str, str] = field(default_factory=dict)
 
-    def read(self, index: int, entry: Item | ItemLine | Problem) -> None:
+    def read(self, index: int, entry: Entry) -> None:
         """Add the next entry of the file."""
         if isinstance(entry, Problem):
             self.found.append(entry)
             return
-        place = entry.place if isinstance(entry, Item) else f"{str(entry.path)!r}, line {entry.number}"
-        item = Item(entry.record, place, self.labelled)
+        if isinstance(entry, Item):
+            item = replace(entry, labelled=self.labelled)
+        else:
+            item = Item(entry.record, f"{str(entry.path)!r}, line {entry.number}", self.labelled)
         try:
-            question = self._earshot(index, entry) if self.format is None else self._published(index, item)
+            question = self._earshot(index, item, entry) if self.format is None else self._published(index, item)
         except ItemError as error:
             refused = error.kind is not ProblemKind.NOT_SINGLE_CHOICE
-            self.found.append(Problem(error.kind, item.place, str(item.record.get("id", "")), error.detail, refused))
+            named = item.record.get("id")
+            id = _short(str(named)) if isinstance(named, str | int) else ""
+            self.found.append(Problem(error.kind, item.place, id, error.detail, refused, item.record))
             return
         before = self.place_of_id.setdefault(question.id, item.place)
         if before != item.place:
             where = before.rpartition(", ")[2]
-            detail = f"id {question.id!r} is already used in {where}; make ids unique"
-            self.found.append(Problem(ProblemKind.DUPLICATE_ID, item.place, question.id, detail))
+            detail = f"id {shown(question.id)} is already used in {where}; make ids unique"
+            self.found.append(Problem(ProblemKind.DUPLICATE_ID, item.place, _short(question.id), detail))
             return
         self.found.append(_Candidate(question, item))
 
     def result(self) -> tuple[list[Question], list[Mapping[str, object]], list[Problem], dict[str, float]]:
         """Check the clips; return questions, their records, problems, and the seconds of each clip."""
-        clips = Clips(self.cache, self.check_audio)
+        clips = Clips(self.cache, self.check_audio, self.clip_check)
         clips.fetch(entry.question.audio for entry in self.found if isinstance(entry, _Candidate))
         questions: list[Question] = []
         records: list[Mapping[str, object]] = []
@@ -149,22 +171,28 @@ class _Reading:
                 continue
             audio, kind, error = clips.check(entry.question.audio)
             if kind is None:
-                questions.append(replace(entry.question, audio=audio))
+                question = entry.question
+                questions.append(question if audio == question.audio else replace(question, audio=audio))
                 records.append(entry.item.record)
                 continue
             refused = kind is not ProblemKind.MISSING_AUDIO or self.format is None or self.format.missing_audio_refused
-            problems.append(Problem(kind, entry.item.place, entry.question.id, f"audio {error}", refused))
+            place, id = entry.item.place, _short(entry.question.id)
+            problems.append(Problem(kind, place, id, f"audio {error}", refused, entry.item.record))
         return questions, records, problems, clips.seconds
 
-    def _earshot(self, index: int, entry: Item | ItemLine) -> Question:
-        line = entry if isinstance(entry, ItemLine) else ItemLine(Path(), 0, dict(entry.record))
+    def _earshot(self, index: int, item: Item, entry: Item | ItemLine) -> Question:
+        line = entry if isinstance(entry, ItemLine) else ItemLine(Path(), 0, _own_schema(item))
         try:
-            question = line.question(self.dataset, index, Path(), labelled=self.labelled)
+            place = partial(self._place_of, item=item)
+            return line.question(self.dataset, index, place, labelled=self.labelled)
         except DatasetError as error:
             detail = str(error).removeprefix(f"{str(line.path)!r}, line {line.number}: ")
             kind = ProblemKind.ANSWER if "is not among the choices" in detail else ProblemKind.ITEM
             raise ItemError(detail, kind) from error
-        return replace(question, audio=joined(self.base, str(line.record["audio"])))
+
+    def _place_of(self, audio: str, item: Item) -> str:
+        """Return the location of a clip: relative paths start at the base."""
+        return audio if audio in item.clips.values() else joined(self.base, audio)
 
     def _published(self, index: int, item: Item) -> Question:
         assert self.format is not None
@@ -173,7 +201,7 @@ class _Reading:
             dataset=self.dataset,
             index=index,
             id=draft.id,
-            audio=joined(self.base, draft.audio),
+            audio=self._place_of(draft.audio, item),
             text=draft.text,
             choices=draft.choices,
             answer=draft.answer,
@@ -182,3 +210,22 @@ class _Reading:
             difficulty=draft.difficulty,
             sub_category=draft.sub_category,
         )
+
+
+def _short(id: str) -> str:
+    """Return an id as a problem names it: one that is longer than any real one without its middle."""
+    return id if len(id) <= _LONGEST_ID else shown(id)
+
+
+def _own_schema(item: Item) -> dict[str, object]:
+    """Return a record of Earshot's own schema as JSON lines would have it."""
+    record = {**item.record, **item.clips}
+    if not item.table:
+        return record
+    record = {key: value for key, value in record.items() if not is_missing(value)}
+    if isinstance(number := record.get("id"), int) and not isinstance(number, bool):
+        record["id"] = str(number)
+    if "choices" in record:
+        with suppress(ValueError):  # the schema names what is wrong with it
+            record["choices"] = listed(record["choices"])
+    return record

@@ -1,94 +1,73 @@
-"""The records of a question file: a JSON array of objects, JSON lines, or the rows of a Parquet file."""
+"""The records of a question file: JSON in several forms, Parquet, or delimited text."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from audio_qa.dataset import BadLine, DatasetError, ItemLine, kind_of, read_lines
+from audio_qa.dataset import BadLine, DatasetError, ItemLine, kind_of, parse_json, read_lines
+from audio_qa.errors import shown
+from audio_qa.files.content import Content, content_of, holds_objects
+from audio_qa.files.delimited import read_table
+from audio_qa.files.parquet import read_parquet
 from audio_qa.formats.item import Item
 from audio_qa.formats.question_set import Problem, ProblemKind
 
+Entry = Item | ItemLine | Problem
+"""A record of a file, or the reason why there is none at its place."""
 
-def read_records(path: Path) -> Iterator[Item | ItemLine | Problem]:
-    """Yield the records of a file in order, and a problem for each that is not a JSON object.
+
+def read_records(path: Path, cache: Path | None = None, *, keep_sound: bool = False) -> Iterator[Entry]:
+    """Yield the records of a file in order, and a problem for each that is not an object or a row.
 
     JSON lines are yielded as `ItemLine`, which also reads Earshot's own schema.
 
+    Args:
+        cache: folder for clips whose sound the file contains itself.
+        keep_sound: write these clips; otherwise they are named only.
+
     Raises:
-        DatasetError: no such file, an array that is not valid JSON, or a Parquet file that cannot be read.
+        DatasetError: no such file, or its content as a whole cannot be read.
     """
-    if path.is_file() and is_parquet(path):
-        yield from _rows(path)
-        return
-    if path.is_file() and _is_array(path):
-        yield from _array(path)
-        return
-    for line in read_lines(path):
-        if isinstance(line, BadLine):
-            yield Problem(ProblemKind.ITEM, f"{str(path)!r}, line {line.number}", "", line.detail)
-        else:
-            yield line
+    content, whole = content_of(path)
+    if content is Content.PARQUET:
+        yield from read_parquet(path, cache, keep_sound=keep_sound)
+    elif content is Content.TABLE:
+        yield from read_table(path)
+    elif content is Content.ARRAY:
+        yield from _items(_array(path), path)
+    elif content is Content.OBJECT:
+        yield from _items(_list_in(whole, path), path)
+    else:
+        for line in read_lines(path):
+            if isinstance(line, BadLine):
+                yield Problem(ProblemKind.ITEM, f"{str(path)!r}, line {line.number}", "", line.detail)
+            else:
+                yield line
 
 
-def _is_array(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
-
-
-def is_parquet(path: Path) -> bool:
-    """Return whether a file is Parquet, by its name."""
-    return path.suffix == ".parquet"
-
-
-def check_parquet() -> None:
-    """Raise DatasetError if Parquet can neither be read nor written."""
-    if find_spec("pyarrow") is None:
-        raise DatasetError("Parquet needs pyarrow: install Earshot with the extra 'huggingface', or name another file")
-
-
-def _rows(path: Path) -> Iterator[Item]:
-    check_parquet()
-    # Part of the optional extra `huggingface`.
-    import pyarrow  # noqa: PLC0415
-    import pyarrow.parquet  # noqa: PLC0415
-
+def _array(path: Path) -> Sequence[Any]:
     try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        detail = f"{str(path)!r}: not readable as Parquet ({error}); fetch or write it again"
-        raise DatasetError(" ".join(detail.split())) from error
-    for number, row in enumerate(rows, start=1):
-        yield Item(row, f"{str(path)!r}, row {number}")
-
-
-def parquet_bytes(path: Path, records: Sequence[Mapping[str, object]]) -> bytes:
-    """Return records as the content of a Parquet file; errors name `path`.
-
-    Raises DatasetError if pyarrow is not installed, or if records differ in the types of their values.
-    """
-    check_parquet()
-    import pyarrow  # noqa: PLC0415
-    import pyarrow.parquet  # noqa: PLC0415
-
-    # A table has the columns of its first record only, and others may have more.
-    columns = list(dict.fromkeys(key for record in records for key in record))
-    try:
-        table = pyarrow.table({key: [record.get(key) for record in records] for key in columns})
-    except pyarrow.ArrowException as error:
-        detail = f"{str(path)!r}: the records do not fit into columns ({error}); name a file that ends in .json"
-        raise DatasetError(" ".join(detail.split())) from error
-    sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(table, sink)
-    return bytes(sink.getvalue())
-
-
-def _array(path: Path) -> Iterator[Item | Problem]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        values: Sequence[Any] = parse_json(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         detail = f"{str(path)!r}: not JSON ({error}); write an array of objects, or one object per line"
         raise DatasetError(" ".join(detail.split())) from error
+    return values
+
+
+def _list_in(whole: Mapping[str, Any], path: Path) -> Sequence[Any]:
+    """Return the only list of objects in a JSON object, as in `{"data": [...]}`. Raises DatasetError."""
+    names = [key for key, value in whole.items() if holds_objects(value)]
+    if len(names) != 1:
+        several = f"several lists of objects ({', '.join(shown(name) for name in names[:4])})"
+        raise DatasetError(
+            f"{str(path)!r}: a JSON object with {several if names else 'no list of objects'}, so its questions are not "
+            "known; write an array of objects, or one object per line"
+        )
+    found: Sequence[Any] = whole[names[0]]
+    return found
+
+
+def _items(values: Sequence[Any], path: Path) -> Iterator[Item | Problem]:
     for number, value in enumerate(values, start=1):
         place = f"{str(path)!r}, item {number}"
         if isinstance(value, dict):

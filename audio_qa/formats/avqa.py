@@ -11,7 +11,8 @@ class Avqa:
     """Items with `question_text`, `multi_choice` and the 0-based index of the right one."""
 
     name = "avqa"
-    keys = frozenset({"question_text", "multi_choice", "answer"})
+    keys = frozenset({"question_text", "multi_choice"})
+    answer_key = "answer"
     missing_audio_refused = False
 
     def parse(self, item: Item) -> Draft:
@@ -19,7 +20,7 @@ class Avqa:
         return Draft(
             id=item.identifier("id"),
             # The published annotations name the video only; the paper's code adds the path of its sound.
-            audio=item.text("audio_path") if "audio_path" in item.record else f"{item.text('video_name')}.wav",
+            audio=f"{item.text('video_name')}.wav" if item.lacks("audio_path") else item.clip("audio_path"),
             text=item.text("question_text").replace("video", "audio"),
             choices=choices,
             answer=item.answer_at("answer", choices),

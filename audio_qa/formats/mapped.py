@@ -1,32 +1,47 @@
-"""Any JSON objects, by a mapping from Earshot's keys to columns: `{audio: wav, choices: [a, b], answer: label}`."""
+"""Any objects or rows, by a mapping from Earshot's keys to columns: `{audio: wav, choices: [a, b], answer: label}`."""
 
-import json
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from pathlib import Path
 
-from audio_qa.formats.item import Draft, Item, ItemError, checked_choices
+from audio_qa.dataset import nearest
+from audio_qa.formats.item import Draft, Item
+from audio_qa.formats.options import OptionList, options_of
 
+ANSWERS = {
+    "answer": OptionList.by_text_or_index,
+    "answer_text": OptionList.by_text,
+    "answer_index": OptionList.by_index,
+    "answer_number": OptionList.by_number,
+    "answer_letter": OptionList.by_letter,
+}
+"""By key, how an item's answer is read; a mapping has at most one of them."""
 REQUIRED = ("audio", "question", "choices", "answer")
 OPTIONAL = ("id", "task", "category", "sub_category", "difficulty")
+_QUOTES = "'\""
+_KEYS = (*REQUIRED, *OPTIONAL, *list(ANSWERS)[1:])
 Columns = Mapping[str, str | Sequence[str]]
-"""By key of Earshot's schema: a column of the file, or for `choices` several columns with one choice each."""
+"""By key of Earshot's schema, or of `ANSWERS`: a column of the file, or for `choices` several with one choice each."""
 
 
 def check_columns(columns: Columns) -> None:
-    """Raise ValueError for a key that questions do not have, or for several columns of a key other than `choices`."""
+    """Raise ValueError for an unknown key, several columns of a key other than `choices`, or several answers."""
     for key, column in columns.items():
-        if key not in (*REQUIRED, *OPTIONAL):
-            near = get_close_matches(key, (*REQUIRED, *OPTIONAL), n=1, cutoff=0.0)[0]
-            raise ValueError(f"unknown key {key!r}: did you mean {near!r}?")
+        if key not in _KEYS:
+            raise ValueError(f"unknown key {key!r}: did you mean {nearest(key, _KEYS)}?")
         if not column or (not isinstance(column, str) and key != "choices"):
             raise ValueError(f"key {key!r} needs the name of one column")
+    answers = [repr(key) for key in ANSWERS if key in columns]
+    if len(answers) > 1:
+        raise ValueError(f"keys {' and '.join(answers)} all name the answer: keep the one that says how it is written")
 
 
 class Mapped:
     """Items read by a column mapping; a key without a mapping has the column of the same name.
 
-    `choices` is a list, a text with a JSON list, or several columns, of which empty ones are left out. `answer` is a
-    choice, or its index from 0. Without an `id` an item is named by its place in the file.
+    `choices` is a list, a text with a list, or several columns; blank and null choices are left out. `answer` is a
+    choice, or its index from 0 where no choice is a number; one of the other keys of `ANSWERS` says which it is. A
+    clip may be in `file_name`, as in audio folders of the Hub. Without an `id` an item is named by its place in the
+    file.
     """
 
     name = "mapped"
@@ -35,17 +50,22 @@ class Mapped:
 
     def __init__(self, columns: Columns) -> None:
         self._columns = {key: columns.get(key, key) for key in (*REQUIRED, *OPTIONAL)}
+        named = next((key for key in ANSWERS if key in columns), "answer")
+        self.answer_key = _one(columns.get(named, "answer"))
+        self._answer = ANSWERS[named]
+        self._audio_named = "audio" in columns
 
     def parse(self, item: Item) -> Draft:
-        choices = self._choices(item)
-        answer = self._column("answer")
-        index = isinstance(item.record.get(answer), int)
+        options = options_of(item, self._columns["choices"])
+        id_column, audio = self._column("id"), self._column("audio")
+        if not self._audio_named and audio not in item.record and "file_name" in item.record:
+            audio = "file_name"
         return Draft(
-            id=item.identifier(self._column("id")) if self._column("id") in item.record else item.place,
-            audio=item.text(self._column("audio")),
+            id=item.identifier(id_column) if id_column in item.record else _place_name(item),
+            audio=item.clip(audio),
             text=item.text(self._column("question")),
-            choices=choices,
-            answer=item.answer_at(answer, choices) if index else item.answer(answer, choices),
+            choices=options.choices,
+            answer=self._answer(options, item.value(self.answer_key), self.answer_key) if item.labelled else "",
             task=item.label(self._column("task")),
             category=item.label(self._column("category")),
             sub_category=item.label(self._column("sub_category")),
@@ -56,18 +76,14 @@ class Mapped:
         return ""
 
     def _column(self, key: str) -> str:
-        column = self._columns[key]
-        return column if isinstance(column, str) else column[0]
+        return _one(self._columns[key])
 
-    def _choices(self, item: Item) -> tuple[str, ...]:
-        column = self._columns["choices"]
-        if not isinstance(column, str):
-            return checked_choices([v for c in column if (v := item.record.get(c))], "the choices", blank=False)
-        value = item.record.get(column)
-        if isinstance(value, str) and value.lstrip().startswith("["):
-            try:
-                value = json.loads(value)
-            except (ValueError, RecursionError) as error:
-                raise ItemError(f"{column!r} is not a JSON list ({error}); write a list of strings") from error
-            return checked_choices(value, repr(column), blank=False)
-        return item.choices(column)
+
+def _place_name(item: Item) -> str:
+    """Return an item's place without the file's folder, since files are moved and copied: "train.csv, line 3"."""
+    file, _, number = item.place.rpartition(", ")
+    return f"{Path(file.strip(_QUOTES)).name}, {number}"
+
+
+def _one(column: str | Sequence[str]) -> str:
+    return column if isinstance(column, str) else column[0]

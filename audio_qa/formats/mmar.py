@@ -8,13 +8,14 @@ class Mmar:
 
     name = "mmar"
     keys = frozenset({"id", "audio_path", "question", "choices", "modality"})
+    answer_key = "answer"
     missing_audio_refused = True
 
     def parse(self, item: Item) -> Draft:
         choices = item.choices("choices", blank=True)
         return Draft(
             id=item.identifier("id"),
-            audio=item.text("audio_path"),
+            audio=item.clip("audio_path"),
             text=item.text("question"),
             choices=choices,
             answer=item.answer("answer", choices),

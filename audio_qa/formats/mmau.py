@@ -38,13 +38,14 @@ class Mmau:
 
     name = "mmau"
     keys = frozenset({"id", "audio_id", "question", "choices"})
+    answer_key = "answer"
     missing_audio_refused = True
 
     def parse(self, item: Item) -> Draft:
         choices = item.choices("choices", blank=True)
         return Draft(
             id=item.identifier("id"),
-            audio=item.text("audio_id"),
+            audio=item.clip("audio_id"),
             text=item.text("question"),
             choices=choices,
             answer=item.answer("answer", choices),

@@ -4,7 +4,7 @@ Items that are judged in other ways (open answers, instruction following) and it
 counted.
 """
 
-from audio_qa.formats.item import Draft, Item, ItemError, checked_text
+from audio_qa.formats.item import Draft, Item, ItemError
 from audio_qa.formats.question_set import ProblemKind
 
 _JUDGED_OTHERWISE = ("open", "instruction following")
@@ -15,27 +15,26 @@ class MmauPro:
     """Items with `length_type` and skills; `audio_path` is a list."""
 
     name = "mmau_pro"
-    keys = frozenset({"id", "audio_path", "question", "answer", "length_type"})
+    keys = frozenset({"id", "audio_path", "question", "length_type"})
+    answer_key = "answer"
     missing_audio_refused = True
 
     def parse(self, item: Item) -> Draft:
-        options = item.record.get("choices")
+        options = item.sequence("choices")
         if item.record.get("category") in _JUDGED_OTHERWISE:
             raise ItemError(
                 f"of category {item.record['category']!r} is not multiple choice; it is left out",
                 ProblemKind.NOT_SINGLE_CHOICE,
             )
-        if options is None or (isinstance(options, list | tuple) and len(options) < 2):
+        if item.lacks("choices") or (options is not None and len(options) < 2):
             raise ItemError("has no choices to choose among; it is left out", ProblemKind.NOT_SINGLE_CHOICE)
-        paths = item.record.get("audio_path")
-        if isinstance(paths, list | tuple) and len(paths) != 1:
+        paths = item.sequence("audio_path")
+        if paths is not None and len(paths) != 1:
             raise ItemError(f"is about {len(paths)} clips, not one; it is left out", ProblemKind.NOT_SINGLE_CHOICE)
         choices = item.choices("choices", blank=True)
         return Draft(
             id=item.identifier("id"),
-            audio=checked_text(paths[0], "'audio_path'")
-            if isinstance(paths, list | tuple)
-            else item.text("audio_path"),
+            audio=item.clip("audio_path"),
             text=item.text("question"),
             choices=choices,
             answer=item.answer("answer", choices),

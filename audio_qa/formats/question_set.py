@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from audio_qa.dataset import DatasetError
@@ -18,10 +18,12 @@ class ProblemKind(StrEnum):
     ITEM = "item"
     """It cannot be read as a question: a key is missing or has another type."""
     ANSWER = "answer"
-    """The answer is not among the choices."""
+    """The answer is not among the choices, or could be several of them."""
     DUPLICATE_ID = "duplicate_id"
     MISSING_AUDIO = "missing_audio"
     UNREADABLE_AUDIO = "unreadable_audio"
+    TOO_SHORT = "too_short"
+    """The clip is too short for one audio token."""
     TOO_LONG = "too_long"
     """The clip is longer than the model's audio input."""
     OVERLAP = "overlap"
@@ -43,6 +45,8 @@ class Problem:
     """Problem and correction."""
     refused: bool = True
     """True if a job refuses data with the problem; otherwise the item is left out or its clip truncated."""
+    record: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
+    """The complete record of an item that was left out, as in the file; else empty."""
 
     def __str__(self) -> str:
         return " ".join(f"{self.place}: {self.detail}".split())
@@ -75,6 +79,10 @@ class QuestionSet:
     """Length of each clip by its path; empty if clips were not checked."""
     described: tuple[Question, ...] = ()
     """Every question without problems apart from its clip."""
+    labelled: bool = True
+    """True if the questions have answers; False for a hidden test set, or if answers were not to be read."""
+    inside: frozenset[str] = frozenset()
+    """Paths of the clips that the file itself contains: they are in the cache."""
 
     @property
     def refused(self) -> list[Problem]:

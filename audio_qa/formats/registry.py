@@ -1,10 +1,10 @@
 """The formats by name, and the detection of a file's format."""
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Protocol
 
-from audio_qa.dataset import DatasetError
+from audio_qa.dataset import KEYS, DatasetError, nearest
+from audio_qa.errors import shown
 from audio_qa.formats.air_bench import AirBench
 from audio_qa.formats.avqa import Avqa
 from audio_qa.formats.item import Draft, Item
@@ -27,7 +27,12 @@ class Format(Protocol):
 
     @property
     def keys(self) -> frozenset[str]:
-        """Keys that identify an item of this format."""
+        """Keys that identify an item of this format, with or without its answer."""
+        ...
+
+    @property
+    def answer_key(self) -> str:
+        """Key of an item's answer."""
         ...
 
     @property
@@ -54,18 +59,29 @@ def may_lack_clips(name: str) -> bool:
     return name in _BY_NAME and not _BY_NAME[name].missing_audio_refused
 
 
-def choose(name: str, columns: Columns | None, first: Mapping[str, object]) -> Format | None:
+def choose(name: str, columns: Columns | None, first: Mapping[str, object], *, table: bool = False) -> Format | None:
     """Return the format of a name, or for `auto` the one detected from a file's first record; None for Earshot's own.
 
-    A column mapping without a name means `mapped`. Raises DatasetError for an unknown name.
+    A column mapping without a name means `mapped`, and so does a table with other columns than Earshot's own, without
+    an id, or with text alone, which does not say what is a number; or clips in `file_name`, as in audio folders of the
+    Hub.
+
+    Raises DatasetError for an unknown name.
     """
     if name not in NAMES:
-        near = get_close_matches(name, NAMES, n=1, cutoff=0.0)[0]
-        raise DatasetError(f"format {name!r} is not known; the nearest is {near!r} (known: {', '.join(NAMES)})")
+        known = ", ".join(NAMES)
+        raise DatasetError(f"format {shown(name)} is not known; the nearest is {nearest(name, NAMES)} (known: {known})")
     if name == MAPPED or (name == AUTO and columns):
         return Mapped(columns or {})
     if columns:
         raise DatasetError(f"format {name!r} has its own columns; leave the mapping out, or name the format {MAPPED!r}")
-    if name == AUTO:
-        return next((known for known in _PUBLISHED if known.keys <= first.keys()), None)
-    return _BY_NAME.get(name)
+    if name != AUTO:
+        return _BY_NAME.get(name)
+    published = next((known for known in _PUBLISHED if known.keys <= first.keys()), None)
+    if published is not None:
+        return published
+    mapped = "audio" not in first and "file_name" in first
+    if table:
+        own = "id" in first and first.keys() <= set(KEYS)
+        mapped = mapped or not own or all(isinstance(value, str) for value in first.values())
+    return Mapped({}) if mapped else None

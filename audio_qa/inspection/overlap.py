@@ -6,26 +6,33 @@ was trimmed, resampled or compressed again counts as another clip.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-import soundfile
-
-from audio_qa.audio import is_file
+from audio_qa.audio import AudioError, AudioInfo, is_file, sound_blocks
+from audio_qa.errors import InputError
+from audio_qa.files.clips import clip_memory, probe_all
+from audio_qa.files.memory import FileMemory
 from audio_qa.formats.question_set import Problem, ProblemKind
 from audio_qa.question import Question
 
 _BEGINNING = 4096
 """Number of frames that are compared before whole clips are decoded."""
-_BLOCK = 2**18
+
+Keys = Mapping[str, object]
+"""The value that is compared, by clip."""
 
 
-def overlapping(train: Sequence[Question], held_out: Sequence[Question]) -> list[Problem]:
-    """Return a problem for each held-out question whose clip is in training, with the training question."""
+def overlapping(train: Sequence[Question], held_out: Sequence[Question], cache: Path | None = None) -> list[Problem]:
+    """Return a problem for each held-out question whose clip is in training, with the training question.
+
+    Args:
+        cache: folder with the memory of earlier checks.
+    """
     trained: dict[str, Question] = {}
     for question in train:
         trained.setdefault(question.audio, question)
-    same = shared_clips(trained, {question.audio for question in held_out})
+    same = shared_clips(trained, {question.audio for question in held_out}, cache)
     return [
         Problem(
             ProblemKind.OVERLAP,
@@ -39,82 +46,77 @@ def overlapping(train: Sequence[Question], held_out: Sequence[Question]) -> list
     ]
 
 
-def shared_clips(train: Iterable[str], held_out: Iterable[str]) -> dict[str, str]:
+def shared_clips(train: Iterable[str], held_out: Iterable[str], cache: Path | None = None) -> dict[str, str]:
     """Return, by held-out clip, a training clip with the same samples.
 
     Most clips differ in length, rate or channels, which are in the header, and most others in their first frames; only
     the rest are decoded completely. A clip that cannot be decoded is compared by its bytes.
     """
     train, held_out = list(train), list(held_out)
-    for step in (_header, _beginning, _whole):
-        train, held_out = _candidates(step, train, held_out)
+    keys: Keys = {}
+    for step in _steps(clip_memory(cache)):
+        keys = step([*train, *held_out])
+        both = {keys[path] for path in train} & {keys[path] for path in held_out}
+        train, held_out = ([path for path in paths if keys[path] in both] for paths in (train, held_out))
         if not held_out:
             return {}
-    by_sound = {_whole(path): path for path in reversed(train)}
-    return {path: by_sound[_whole(path)] for path in held_out}
+    by_sound = {keys[path]: path for path in reversed(train)}
+    return {path: by_sound[keys[path]] for path in held_out}
 
 
-def sound_classes(paths: Iterable[str]) -> dict[str, int]:
+def sound_classes(paths: Iterable[str], cache: Path | None = None) -> dict[str, int]:
     """Return, by clip, a number that exactly the clips with the same samples share, whatever the order of the paths.
 
     As in `shared_clips`, only clips with the same header and first frames are decoded completely.
     """
     classes = [sorted(set(paths))]
-    for step in (_header, _beginning, _whole):
+    for step in _steps(clip_memory(cache)):
+        keys = step([path for members in classes if len(members) > 1 for path in members])
         finer: list[list[str]] = []
         for members in classes:
             if len(members) == 1:
                 finer.append(members)
                 continue
-            split: dict[Hashable, list[str]] = defaultdict(list)
+            split: dict[object, list[str]] = defaultdict(list)
             for path in members:
-                split[step(path)].append(path)
+                split[keys[path]].append(path)
             finer.extend(split.values())
         classes = finer
     return {path: number for number, members in enumerate(classes) for path in members}
 
 
-def _candidates(
-    key: Callable[[str], Hashable], train: Sequence[str], held_out: Sequence[str]
-) -> tuple[list[str], list[str]]:
-    """Return the clips whose key is on both sides."""
-    of_train: dict[Hashable, list[str]] = defaultdict(list)
-    of_held_out: dict[Hashable, list[str]] = defaultdict(list)
-    for groups, paths in ((of_train, train), (of_held_out, held_out)):
-        for path in paths:
-            groups[key(path)].append(path)
-    both = of_train.keys() & of_held_out.keys()
-    return [p for k in both for p in of_train[k]], [p for k in both for p in of_held_out[k]]
+def _steps(memory: FileMemory) -> tuple[Callable[[Sequence[str]], Keys], ...]:
+    """Return the comparisons, from the cheapest to the one that decides."""
+
+    def header(paths: Sequence[str]) -> Keys:
+        return {path: _header(path, found) for path, found in probe_all(paths, memory).items()}
+
+    def beginning(paths: Sequence[str]) -> Keys:
+        return memory.find(f"first {_BEGINNING}", paths, lambda path: _decoded(path, _BEGINNING))
+
+    def whole(paths: Sequence[str]) -> Keys:
+        return memory.find("sound", paths, lambda path: _decoded(path, None))
+
+    return header, beginning, whole
 
 
-def _header(path: str) -> Hashable:
-    try:
-        info = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError, TypeError):
-        return "bytes", Path(path).stat().st_size if is_file(path) else -1
-    return info.frames, info.samplerate, info.channels
+def _header(path: str, found: AudioInfo | AudioError) -> object:
+    if isinstance(found, AudioInfo):
+        return found.frames, found.rate, found.channels
+    return "bytes", Path(path).stat().st_size if is_file(path) else -1
 
 
-def _beginning(path: str) -> Hashable:
-    return _decoded(path, _BEGINNING)
-
-
-def _whole(path: str) -> Hashable:
-    return _decoded(path, -1)
-
-
-def _decoded(path: str, frames: int) -> Hashable:
-    """Return the hash of a clip's first frames (-1: all) as float32, which represents 16 and 24 bits exactly."""
+def _decoded(path: str, frames: int | None) -> str | InputError:
+    """Return the hash of a clip's first frames (None: all) as float32, which represents 16 and 24 bits exactly."""
     digest = hashlib.blake2b(digest_size=16)
     try:
-        with soundfile.SoundFile(path) as file:
-            left = file.frames if frames < 0 else frames
-            while left > 0 and len(block := file.read(min(left, _BLOCK), dtype="float32", always_2d=True)):
-                digest.update(block.tobytes())
-                left -= len(block)
-    except (soundfile.SoundFileError, OSError, TypeError):
+        for block in sound_blocks(path, frames):
+            digest.update(block.tobytes())
+            if frames is not None:
+                break
+    except AudioError as error:
         if not is_file(path):
-            return "missing", path
+            return error
         with Path(path).open("rb") as raw:
-            return "bytes", hashlib.file_digest(raw, "sha256").hexdigest()
+            return f"bytes {hashlib.file_digest(raw, 'sha256').hexdigest()}"
     return digest.hexdigest()

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from audio_qa.answer import chance, normal_form
+from audio_qa.audio import SAMPLE_RATE, clip_samples
 from audio_qa.formats.question_set import Problem, ProblemKind, QuestionSet
 from audio_qa.question import Question
 
@@ -22,8 +24,8 @@ class Statistics:
     """Number of questions by number of choices."""
     repeated_choices: int
     """Number of questions with duplicate choices."""
-    chance_accuracy: float
-    """Expected accuracy of random guesses."""
+    chance_accuracy: float | None
+    """Expected accuracy of random guesses; None without answers."""
     seconds_total: float
     seconds_shortest: float
     seconds_mean: float
@@ -43,8 +45,8 @@ def statistics(found: QuestionSet) -> Statistics:
         by_sub_category=_counts(questions, lambda q: q.sub_category),
         by_difficulty=_counts(questions, lambda q: q.difficulty),
         by_choices=_counts(questions, lambda q: str(len(q.choices))),
-        repeated_choices=sum(len(set(q.choices)) < len(q.choices) for q in questions),
-        chance_accuracy=sum(q.chance for q in questions) / max(1, len(questions)),
+        repeated_choices=sum(len(set(map(normal_form, q.choices))) < len(q.choices) for q in questions),
+        chance_accuracy=sum(map(chance, questions)) / len(questions) if any(q.answer for q in questions) else None,
         seconds_total=round(sum(seconds), 3),
         seconds_shortest=round(min(seconds), 3),
         seconds_mean=round(sum(seconds) / len(seconds), 3),
@@ -74,6 +76,26 @@ def too_long(found: QuestionSet, max_seconds: float, *, refused: bool) -> list[P
         )
         for question in found.questions
         if found.seconds.get(question.audio, 0.0) > max_seconds
+    ]
+
+
+def too_short(found: QuestionSet, least_samples: int) -> list[Problem]:
+    """Return a problem for each question whose clip is too short for one audio token: the model would not hear it.
+
+    Args:
+        least_samples: samples at 16 kHz that the model needs.
+    """
+    least = least_samples / SAMPLE_RATE
+    return [
+        Problem(
+            ProblemKind.TOO_SHORT,
+            f"question {question.key}",
+            question.id,
+            f"the clip {question.audio!r} has {found.seconds[question.audio]:.4f} s and the model needs {least:.4f} s "
+            f"({least_samples} samples at 16 kHz) to hear anything; replace the clip, or leave the question out",
+        )
+        for question in found.questions
+        if question.audio in found.seconds and clip_samples(found.seconds[question.audio]) < least_samples
     ]
 
 

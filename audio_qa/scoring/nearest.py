@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 
+from audio_qa.answer import nfc, normal_form
+
 _WORD = re.compile(r"\w+")
 
 
@@ -15,9 +17,9 @@ def nearest_choice(answer: str, choices: Sequence[str]) -> str | None:
     that "dogs" is near "dog". Of several equally near choices the first one is returned, as by an argmax; None if the
     answer shares no trigram with any choice.
     """
-    answer = answer.strip()
+    answer = normal_form(answer)
     for choice in choices:
-        if choice.strip() == answer:
+        if normal_form(choice) == answer:
             return choice
     of_answer = _trigrams(answer)
     # Squared cosines without their common factor, as exact fractions: ties are the same on every machine.
@@ -27,7 +29,7 @@ def nearest_choice(answer: str, choices: Sequence[str]) -> str | None:
 
 
 def _trigrams(text: str) -> Counter[str]:
-    words = (f" {word} " for word in _WORD.findall(text.lower()))
+    words = (f" {word} " for word in _WORD.findall(nfc(text).lower()))
     return Counter(word[i : i + 3] for word in words for i in range(len(word) - 2))
 
 

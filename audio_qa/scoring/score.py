@@ -44,7 +44,7 @@ class BenchmarkScore:
     """Accuracy by the benchmark's rule, with skipped questions counted as wrong."""
     official_all_interval: Interval
     strict: float
-    """Share of predictions that are verbatim the right choice, with missing predictions counted as wrong."""
+    """Share of predictions that mean the right choice verbatim, with missing predictions counted as wrong."""
     strict_interval: Interval
 
 
@@ -62,11 +62,18 @@ class Report:
 
 
 def judge(questions: Sequence[Question], predictions: Sequence[str | None], rule: Rule) -> list[Judged]:
-    """Judge the prediction of each question, in order. Raises ValueError for different lengths."""
-    return [
-        Judged(question, prediction, rule.official(prediction, question), strictly_right(prediction, question))
-        for question, prediction in zip(questions, predictions, strict=True)
-    ]
+    """Judge the prediction of each question, in order.
+
+    Raises ValueError for different lengths, and for a question whose answer is not known.
+    """
+    return [_judged(*pair, rule) for pair in zip(questions, predictions, strict=True)]
+
+
+def _judged(question: Question, prediction: str | None, rule: Rule) -> Judged:
+    if not question.answer.strip():
+        raise ValueError(f"{question.key}: a question without an answer cannot be judged")
+    meant = None if prediction is None else rule.meant(prediction, question)
+    return Judged(question, prediction, rule.official(prediction, question), strictly_right(meant, question))
 
 
 def report(judged: Sequence[Judged], rule: Rule, *, seed: int = 0, resamples: int = RESAMPLES) -> Report:

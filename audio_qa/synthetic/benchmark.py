@@ -6,8 +6,6 @@ equally likely, and the options are in random order.
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +31,7 @@ from audio_qa.synthetic.scene import (
     utterance,
 )
 from audio_qa.synthetic.waveform import EVENTS, SPEAKERS, TIMBRES, VOWELS
+from audio_qa.whole_file import whole_folder
 
 RECIPE = 2
 """Version, raised when the clips or questions of a seed change, so that a cached benchmark is never outdated."""
@@ -117,22 +116,18 @@ def make_benchmark(folder: Path, *, seed: int, train: int, heldout: int, categor
     if (home / "manifest.json").is_file():
         return home
     folder.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".making-", dir=folder))
+    manifest: dict[str, object] = {"recipe": RECIPE, "seed": seed, "train": train, "heldout": heldout}
+    if narrower:
+        manifest["train_categories"] = narrower
     try:
-        _write_split(work, seed, "train", train, kinds)
-        _write_split(work, seed, "heldout", heldout, QUESTION_TYPES)
-        manifest: dict[str, object] = {"recipe": RECIPE, "seed": seed, "train": train, "heldout": heldout}
-        if narrower:
-            manifest["train_categories"] = narrower
-        (work / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-        try:
-            work.replace(home)
-        except OSError:
-            # Another process has made the same benchmark, with the same bytes.
-            if not (home / "manifest.json").is_file():
-                raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        with whole_folder(home) as work:
+            _write_split(work, seed, "train", train, kinds)
+            _write_split(work, seed, "heldout", heldout, QUESTION_TYPES)
+            (work / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    except OSError:
+        # Another process has made the same benchmark, with the same bytes.
+        if not (home / "manifest.json").is_file():
+            raise
     return home
 
 

@@ -7,7 +7,6 @@ before that there is no checkpoint.
 
 import contextlib
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -15,13 +14,15 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import distributed, nn
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel
 
 from audio_qa.errors import InputError
-from learner.checkpoint.export import write_description, write_index, write_shard
+from audio_qa.whole_file import to_disk
+from learner.checkpoint.export import write_index, write_shard
+from learner.checkpoint.source import SourceFiles
 from learner.families.family import Family
+from learner.model.tensor_file import write_tensors
 from learner.model.weights import in_buckets, numel, weights_of
 from learner.training.engine import TrainingEngine
 from learner.training.optimizer_state import (
@@ -94,7 +95,7 @@ def snapshot(
     engine: TrainingEngine,
     family: Family,
     model: PreTrainedModel,
-    processor: ProcessorMixin,
+    source: SourceFiles,
     *,
     state: bool,
 ) -> Callable[[], None]:
@@ -103,6 +104,7 @@ def snapshot(
     All ranks must call this together. Training may continue as soon as it returns.
 
     Args:
+        source: the files of the folder that the model was loaded from.
         state: include the training state.
     """
     rank, ranks = distributed.get_rank(), distributed.get_world_size()
@@ -122,16 +124,16 @@ def snapshot(
         if state:
             home = folder / STATE_FOLDER
             home.mkdir(exist_ok=True)
-            save_file(tensors, home / rank_file(rank))
+            write_tensors(home / rank_file(rank), tensors)
         if rank == 0:
             write_index(folder, owners, weights, ranks)
-            write_description(folder, family, model, processor)
+            source.write(folder, family, model)
             if state:
                 (home / LEARNER_FILE).write_text(json.dumps(asdict(counters), indent=2) + "\n")
         for path in folder.rglob("*"):
             # Another rank may rename its file meanwhile; that rank syncs the file itself, after writing it.
             with contextlib.suppress(FileNotFoundError):
-                _fsync(path)
+                to_disk(path)
 
     return write
 
@@ -207,12 +209,3 @@ class SavedState:
     def _tensor(self, name: str) -> torch.Tensor:
         with safe_open(self._files[name], framework="pt") as file:
             return file.get_tensor(name)  # type: ignore[no-any-return]
-
-
-def _fsync(path: Path) -> None:
-    """Flush a file, or the entries of a folder, to disk, so that it survives a power failure."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -36,17 +36,36 @@ class Family(ABC):
     """Part by prefix of the name in a checkpoint; the first match wins."""
 
     def load(self, folder: str, dtype: torch.dtype) -> tuple[PreTrainedModel, list[str]]:
-        """Return the model of a checkpoint, on the CPU, and the names of parameters that the checkpoint lacks."""
-        model, report = self.model_class.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+        """Return the model of a checkpoint, on the CPU, and in words what of its weights is not the model's.
+
+        Weights outside `facts.weights`, such as a talker's, are left out. Only safetensors are read.
+        """
+        model, report = self.model_class.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True
+        )
         for name, parameter in self.named_parameters(model):
             if self.part(name) is Part.FIXED:
                 parameter.requires_grad_(False)
-        return model, sorted(report["missing_keys"])
+        mismatched = sorted(name for name, *_ in report["mismatched_keys"])
+        faults = {
+            "lacks": sorted(set(report["missing_keys"]) - set(mismatched)),
+            "has in another shape": mismatched,
+            "has without a place in the model": sorted(
+                name for name in report["unexpected_keys"] if name.startswith(self.facts.weights)
+            ),
+        }
+        return model, [
+            f"{fault} {len(names)} parameters, for example {names[0]}" for fault, names in faults.items() if names
+        ]
 
     def config(self, model: PreTrainedModel) -> PreTrainedConfig:
-        """Return the contents of config.json for a checkpoint of this model."""
+        """Return the contents of config.json for a checkpoint of a model that was made here, not loaded."""
         model.config.architectures = [type(model).__name__]
         return model.config
+
+    def update_config(self, config: dict[str, Any], model: PreTrainedModel) -> None:
+        """Set what a checkpoint's config.json has of its own in the `config` that its model was loaded with."""
+        config["architectures"] = [type(model).__name__]
 
     @abstractmethod
     def audio_token_id(self, model: PreTrainedModel) -> int:

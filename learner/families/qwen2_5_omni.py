@@ -48,6 +48,13 @@ class Qwen25Omni(Family):
             dtype=model.dtype,
         )
 
+    def update_config(self, config: dict[str, Any], model: PreTrainedModel) -> None:
+        config["architectures"] = [Qwen2_5OmniForConditionalGeneration.__name__]
+        config["enable_audio_output"] = False
+        tied = {"tie_word_embeddings": model.config.tie_word_embeddings}
+        thinker = config["thinker_config"]
+        config["thinker_config"] = {**thinker, **tied, "text_config": {**thinker.get("text_config", {}), **tied}}
+
     def audio_token_id(self, model: PreTrainedModel) -> int:
         return int(model.config.audio_token_id)
 

@@ -5,17 +5,16 @@ the folder of a tower on disk a digest of its weights, so a changed file or anot
 """
 
 import hashlib
-import os
-import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import distributed, nn
 
 from learner.model.packing import EncodedPrompt
+from learner.model.tensor_file import write_tensors
 
 Encode = Callable[[Sequence[EncodedPrompt]], list[torch.Tensor]]
 """The tower's output for each prompt's clip, shape (A, E)."""
@@ -93,11 +92,8 @@ class AudioCache:
         path = self._path(clip)
         if path is None:
             return
-        # Ranks may write the same clip at the same time: each writes its own file and renames it when complete.
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        os.close(descriptor)
-        save_file({"encoded": encoded}, temporary)
-        Path(temporary).replace(path)
+        # Ranks may write the same clip at the same time.
+        write_tensors(path, {"encoded": encoded})
 
     def _keep_in_memory(self, clip: str, encoded: torch.Tensor) -> None:
         if clip not in self._kept:

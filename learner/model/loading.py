@@ -4,13 +4,10 @@ import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
 from audio_qa import processor
-from audio_qa.errors import InputError
+from audio_qa.errors import cause_of
+from audio_qa.model_folder.documents import AGAIN, ModelError
 from learner.families.family import Family
 from learner.model.attention import NAME as ROW_ATTENTION
-
-
-class ModelError(InputError):
-    """A model folder cannot be used; the message names the folder and what is missing."""
 
 
 def load_processor(folder: str) -> ProcessorMixin:
@@ -27,11 +24,17 @@ def load_model(family: Family, folder: str, dtype: str) -> PreTrainedModel:
         dtype: `float32` or `bfloat16`.
 
     Raises:
-        ModelError: the checkpoint lacks parameters of the model, or the model attends over a sliding window.
+        ModelError: the checkpoint cannot be read, its weights are not those of the model, or the model attends over a
+            sliding window.
     """
-    model, missing = family.load(folder, getattr(torch, dtype))
-    if missing:
-        raise ModelError(f"{folder}: the checkpoint lacks {len(missing)} parameters, for example {missing[0]}")
+    try:
+        model, faults = family.load(folder, getattr(torch, dtype))
+    except (RuntimeError, MemoryError):
+        raise  # not the folder's
+    except Exception as error:  # of safetensors, of transformers' checks of a configuration
+        raise ModelError(f"{folder!r}: the model cannot be loaded ({cause_of(error)}); {AGAIN}") from error
+    if faults:
+        raise ModelError(f"{folder!r}: the checkpoint {'; it '.join(faults)}; {AGAIN}")
     attend_by_rows(family, model)
     return model.train()
 

@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from transformers import ProcessorMixin
 
-from audio_qa.audio import SAMPLE_RATE, TooLong, load_audio
+from audio_qa.audio import SAMPLE_RATE, AudioError, TooLong, load_audio
 from audio_qa.chat import render
 from audio_qa.errors import EarshotError
 from audio_qa.prompt import PromptTemplate
@@ -38,13 +38,16 @@ class PromptEncoder:
         """Return the tokens and features of one question.
 
         Raises:
-            AudioError: the clip cannot be read, or exceeds the maximum length.
+            AudioError: the clip cannot be read, exceeds the maximum length, or is too short to be heard.
         """
         key = (question.key, question.audio, template)
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
         clip = load_audio(question.audio, max_seconds=self.max_seconds, too_long=self._too_long)
+        hop = self.processor.feature_extractor.hop_length
+        if problem := self.family.facts.too_short(len(clip.samples), hop):
+            raise AudioError(f"{question.audio!r}: {problem}; replace the clip, or leave its question out")
         outputs = self.processor(
             text=[render(self.processor, question, template)],
             audio=[clip.samples],

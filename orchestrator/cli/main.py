@@ -4,10 +4,12 @@ import logging
 import os
 import sys
 from importlib.metadata import version
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
 
+from audio_qa.errors import InputError
 from orchestrator.cli.lazy import Entry, LazyGroup
 from orchestrator.cli.outcome import exit_codes
 
@@ -89,6 +91,12 @@ class EarshotGroup(LazyGroup):
         with exit_codes():
             return super().make_context(*arguments, **options)  # type: ignore[return-value]
 
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Refuse what no shell passes on, and no file can be named."""
+        if any("\0" in argument for argument in args):
+            raise InputError("an argument contains a zero byte; remove it")
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run the command that was named."""
         with exit_codes():
@@ -116,6 +124,10 @@ def earshot(
 def main() -> None:
     """Run the console script."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    # A name of a file need not be text, and a terminal need not know every character.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # Before torch is loaded, here or in a child process: its threads must not spin while they wait.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

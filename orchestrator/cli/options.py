@@ -1,9 +1,24 @@
-"""Options that several commands have."""
+"""Options that several commands have, and the check of their numbers."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+LONGEST_DAYS = 36_500
+"""Longest time that an option in days may name: dates end with the year 9999."""
+
+
+def finite(value: float | None) -> float | None:
+    """Return the number of an option; every option with a float has this as its callback.
+
+    Raises BadParameter for `nan`, which passes the bounds of any range, and for `inf`.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, and nothing else there.")]
 

@@ -3,11 +3,12 @@
 | code | |
 |---|---|
 | 0 | success |
-| 1 | failure, with one line on stderr |
-| 2 | input that the user can correct: InputError, or an argument that typer refuses; one line on stderr |
+| 1 | failure, with one line on stderr, of at most 1,000 printable characters |
+| 2 | input that the user can correct, with one such line: InputError, an argument that typer refuses, too long a name |
 | 130 | interrupted with Ctrl-C or SIGTERM |
 """
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from typing import NoReturn
 
 import typer
 
-from audio_qa.errors import EarshotError, InputError
+from audio_qa.errors import EarshotError, InputError, one_line, shown
 from orchestrator.run.exit_codes import BAD_INPUT, CANCELLED, FAILED, SUCCEEDED
 
 
@@ -48,6 +49,8 @@ def exit_codes() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(SUCCEEDED) from None
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            _end(f"{shown(error.filename)}: the name is too long for a file; correct the path", BAD_INPUT)
         if shows_tracebacks():
             raise
         # Messages of our own errors name the cause. Any other error is unexpected.
@@ -81,5 +84,5 @@ def _end_of_usage(error: typer.TyperException) -> None:
 
 
 def _end(message: str, code: int, program: str = "earshot") -> NoReturn:
-    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{program}: {one_line(message)}", file=sys.stderr)
     raise SystemExit(code)

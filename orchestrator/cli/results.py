@@ -5,12 +5,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from audio_qa.errors import one_line
 from audio_qa.scoring.score import GROUPINGS
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import dump_spec
 
+_LONGEST_NAME = 200
 _SHORTEST = 0.1
 """Shortest time that a plan shows as a number, in seconds or hours."""
 
@@ -25,7 +28,7 @@ def print_result(result: dict[str, Any], as_json: bool, show: Callable[[dict[str
 
 def show_plan(planned: dict[str, Any], console: Console) -> None:
     """Print a plan as a table, what is missing for it, and the resolved job file."""
-    table = Table(title=f"Plan of {planned['name']}", show_header=False)
+    table = Table(title=f"Plan of {_name(planned['name'])}", show_header=False)
     for key in (
         "model",
         "parameters",
@@ -47,13 +50,16 @@ def show_plan(planned: dict[str, Any], console: Console) -> None:
     for part, gib in planned["memory_gib"].items():
         more = " and activations" if part == "learner_rank" else ""
         table.add_row(f"memory of a {part.replace('_', ' ')}", f"{gib} GiB{more}")
+    room = planned["checkpoint_gib"]
+    if room["most"]:
+        table.add_row("checkpoints", f"at most {room['most']} of {room['each']} GiB, {room['total']} GiB in all")
     _add_time(planned["time"], table)
     console.print(table)
     for key, name in planned["to_fill_in"].items():
         console.print(f"To be filled in: {key}, {name}. The plan uses the published figures.", highlight=False)
     for warning in planned["memory_warnings"]:
         console.print(f"Does not fit: {warning}.", highlight=False)
-    for warning in planned["device_warnings"]:
+    for warning in [*planned["disk_warnings"], *planned["device_warnings"]]:
         console.print(f"Warning: {warning}.", highlight=False)
     for assumption in (planned["time"] or {}).get("assumptions", ()):
         console.print(f"Time: {assumption}.", style="dim", highlight=False)
@@ -65,7 +71,7 @@ def _plan_text(value: bool | float | str) -> str:
         return "yes" if value else "no"
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if isinstance(value, str) else f"{value:,}"
+    return _name(value) if isinstance(value, str) else f"{value:,}"
 
 
 def _add_time(time: dict[str, Any] | None, table: Table) -> None:
@@ -82,7 +88,7 @@ def _add_time(time: dict[str, Any] | None, table: Table) -> None:
 
 def show_evaluation(result: Mapping[str, Any], console: Console) -> None:
     """Print an evaluation as a table: in total and by group; then its benchmark's scores."""
-    table = Table(title=f"Accuracy of {result['model']}", box=None)
+    table = Table(title=f"Accuracy of {_name(result['model'])}", box=None)
     for name in ("", "audio", "silence", "shuffled", "chance", "questions", "failed"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=bool(name))
     table.add_row("all", *_figures(result))
@@ -91,9 +97,41 @@ def show_evaluation(result: Mapping[str, Any], console: Console) -> None:
         if rows:
             table.add_row(grouping.removeprefix("by_").replace("_", "-"), style="bold")
         for name, row in rows:
-            table.add_row(name, *_figures(row))
+            table.add_row(_name(name), *_figures(row))
     console.print(table)
-    show_scores(result, console)
+    _show_problems(result, console)
+    if result["scores"] is None:
+        console.print("Accuracy and scores are not reported: the questions have no answers.", highlight=False)
+    else:
+        show_scores(result, console)
+
+
+def _show_problems(result: Mapping[str, Any], console: Console) -> None:
+    """Print why questions could not be asked, and what was truncated."""
+    # A result of an earlier version of Earshot has fewer keys.
+    if result.get("failed_reasons"):
+        reasons = ", ".join(f"{reason} {count}" for reason, count in result["failed_reasons"].items())
+        counted = "have no prediction" if result["scores"] is None else "count as wrong"
+        console.print(f"{result['failed']} questions could not be asked and {counted}: {reasons}.", highlight=False)
+    for control, count in result.get("failed_in_control", {}).items():
+        console.print(
+            f"{count} questions could not be asked with the control {control} only, and do not count there.",
+            highlight=False,
+        )
+    if result.get("truncated_clips"):
+        console.print(f"{result['truncated_clips']} clips were truncated.", highlight=False)
+    if result.get("truncated_fraction"):
+        console.print(
+            f"{result['truncated_fraction']:.1%} of the completions were truncated at the longest length.",
+            highlight=False,
+        )
+    if result.get("empty_fraction"):
+        console.print(f"{result['empty_fraction']:.1%} of the completions are empty.", highlight=False)
+
+
+def _name(text: str) -> str:
+    """Return a name that a file or a user chose, as the cell of a table: one line, without markup."""
+    return escape(one_line(str(text), _LONGEST_NAME))
 
 
 def _figures(row: Mapping[str, Any]) -> list[str]:
@@ -117,7 +155,7 @@ def show_scores(result: Mapping[str, Any], console: Console) -> None:
             table.add_row(grouping.removeprefix("by_").replace("_", "-"), style="bold")
         for name, row in groups.items():
             figures = (_figure(row[key], row[f"{key}_interval"]) for key in ("official", "official_all", "strict"))
-            table.add_row(name, *figures, str(row["questions"]))
+            table.add_row(_name(name), *figures, str(row["questions"]))
     console.print(table)
     total = scores["total"]
     if total["skipped"]:
@@ -125,6 +163,9 @@ def show_scores(result: Mapping[str, Any], console: Console) -> None:
             f"{total['missing']} questions have no prediction; the official figure skips {total['skipped']}.",
             highlight=False,
         )
+    if left_out := result.get("predictions_left_out"):
+        kinds = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in left_out.items())
+        console.print(f"Predictions for items that are left out do not count: {kinds}.", highlight=False)
     if result.get("pass_at"):
         intervals = result["pass_at_interval"]
         text = ", ".join(f"pass@{k} {_figure(value, intervals[k])}" for k, value in result["pass_at"].items())
@@ -139,7 +180,9 @@ def _figure(value: float | None, interval: dict[str, float] | None) -> str:
 
 def show_comparison(result: dict[str, Any], console: Console) -> None:
     """Print a comparison as a table: in total and by task."""
-    table = Table(title=f"{result['second']} against {result['first']}, {result['questions']} questions", box=None)
+    table = Table(
+        title=f"{_name(result['second'])} against {_name(result['first'])}, {result['questions']} questions", box=None
+    )
     table.add_column("")
     for name in ("first", "second", "difference", "only 1st", "only 2nd", "p"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -148,7 +191,7 @@ def show_comparison(result: dict[str, Any], console: Console) -> None:
         for count, label in (("official", "official"), ("strict", "exact")):
             found = row[count]
             table.add_row(
-                f"{name}, {label}",
+                f"{_name(name)}, {label}",
                 f"{found['first_accuracy']:.1%}",
                 f"{found['second_accuracy']:.1%}",
                 f"{found['difference']:+.1%} ({100 * found['interval']['low']:+.1f} to "

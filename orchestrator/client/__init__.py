@@ -18,6 +18,7 @@ from orchestrator.client.errors import (
     ClientError,
     RefusedError,
     UnreachableError,
+    UnsendableError,
     WaitTimeoutError,
 )
 from orchestrator.client.synchronous import EarshotClient
@@ -55,6 +56,7 @@ __all__ = [
     "RefusedError",
     "SampleView",
     "UnreachableError",
+    "UnsendableError",
     "WaitTimeoutError",
     "WorkerPage",
 ]

@@ -4,6 +4,7 @@ import os
 
 import httpx
 
+from audio_qa.errors import shown
 from orchestrator.client.errors import AddressError
 from orchestrator.places import HOST, PORT
 
@@ -21,9 +22,9 @@ def address(url: str | None, token: str | None) -> tuple[httpx.URL, dict[str, st
     try:
         parsed = httpx.URL(text.rstrip("/"))
     except (httpx.InvalidURL, ValueError) as error:
-        raise AddressError(f"{text!r} is not a URL ({error}); write http://HOST:PORT") from error
+        raise AddressError(f"{shown(text)} is not a URL ({error}); write http://HOST:PORT") from error
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise AddressError(f"{text!r} is not the URL of a service; write http://HOST:PORT")
+        raise AddressError(f"{shown(text)} is not the URL of a service; write http://HOST:PORT")
     if token and not (token.isascii() and token.isprintable() and " " not in token):
         raise AddressError("the token contains characters that a token cannot have; check EARSHOT_TOKEN")
     return parsed, {"Authorization": f"Bearer {token}"} if token else {}

@@ -1,5 +1,6 @@
 """Requests to the service as data, sent by the synchronous and the asynchronous client alike."""
 
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +9,8 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
+from audio_qa.errors import one_line
+from orchestrator.client.errors import UnsendableError
 from orchestrator.job.spec import JobSpec
 from orchestrator.schemas.api import (
     CheckpointView,
@@ -44,8 +47,18 @@ class ApiRequest(Generic[Result]):
 def submit(
     spec: JobSpec | Mapping[str, Any], priority: int, max_restarts: int | None, key: str | None
 ) -> ApiRequest[JobView]:
-    """Return the request to submit a job. Its idempotency key, new by default, makes it repeatable."""
+    """Return the request to submit a job. Its idempotency key, new by default, makes it repeatable.
+
+    Raises UnsendableError for a job that JSON cannot express.
+    """
     body = spec.model_dump(mode="json") if isinstance(spec, JobSpec) else dict(spec)
+    try:
+        json.dumps(body, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UnsendableError(
+            f"the job cannot be sent as JSON ({one_line(str(error), 200)}); use finite numbers, texts, lists and "
+            "mappings"
+        ) from error
     params = _without_none(priority=priority or None, max_restarts=max_restarts)
     headers = {"Accept": "application/json", "Idempotency-Key": key or uuid.uuid4().hex}
     return ApiRequest("POST", "/v1/jobs", JobView, params, body, headers)

@@ -15,6 +15,10 @@ class AddressError(ClientError, InputError):
     """The service's URL or the token cannot be used."""
 
 
+class UnsendableError(ClientError, InputError):
+    """A job cannot be expressed as JSON."""
+
+
 class UnreachableError(ClientError):
     """The service did not answer, not even after retries."""
 

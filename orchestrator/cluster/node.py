@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from audio_qa.errors import InputError
+from audio_qa.errors import InputError, shown
 from orchestrator.cluster.process import DetachedProcess, ProcessNote
 from orchestrator.cluster.ray_start import create_token, ray_environment, ray_start
 from orchestrator.places import RAY_PORT
@@ -52,7 +52,7 @@ def worker_command(head: str) -> list[str]:
     if not colon:
         host, port = head, str(RAY_PORT)
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise NodeError(f"{head!r} is not the address of a head: write HOST or HOST:PORT")
+        raise NodeError(f"{shown(head)} is not the address of a head: write HOST or HOST:PORT")
     return ray_start(f"--address={host}:{port}")
 
 
@@ -82,6 +82,8 @@ def check_token(file: Path) -> None:
         text, mode = file.read_text().strip(), file.stat().st_mode
     except OSError as error:
         raise NodeError(f"{file}: no token can be read here: copy the head's file, as safely as a password") from error
+    except UnicodeDecodeError as error:
+        raise NodeError(f"{file} is not text: copy the head's file again") from error
     if not text:
         raise NodeError(f"{file} is empty: copy the head's file again")
     if mode & 0o077:

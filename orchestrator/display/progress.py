@@ -27,6 +27,7 @@ class Phase(StrEnum):
     """Phase of a run."""
 
     STARTING_WORKERS = "starting workers"
+    TRYING_CHECKPOINT = "trying a checkpoint"
     WARM_START = "warm start"
     EVALUATING = "evaluating"
     GENERATING = "generating"
@@ -119,6 +120,17 @@ class PlainProgress(QuietProgress):
     def _line(self, text: str) -> None:
         self._stream.write(printable(text) + "\n")
         self._stream.flush()
+
+
+def slow_reporter(progress: Progress, seconds: float = 2.0) -> OnProgress:
+    """Return a callback like `reporter` that shows nothing at first: most preparations end before anyone looks."""
+    started, report = time.monotonic(), reporter(progress)
+
+    def report_later(activity: str, done: int, total: int) -> None:
+        if time.monotonic() - started >= seconds:
+            report(activity, done, total)
+
+    return report_later
 
 
 def reporter(progress: Progress) -> OnProgress:

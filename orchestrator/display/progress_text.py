@@ -45,14 +45,17 @@ def number_text(value: float | None, form: str) -> str:
 
 
 def evaluation_text(result: Mapping[str, object]) -> str:
-    """Return the accuracies of an evaluation as one line."""
+    """Return the accuracies of an evaluation as one line, and how many questions failed."""
 
     def percent(name: str) -> str:
         value = result.get(name)
         return number_text(value if isinstance(value, int | float) else None, ".1%")
 
+    failed = f", {result['failed']} of {result.get('count')} questions failed" if result.get("failed") else ""
+    if "chance_accuracy" in result and result["chance_accuracy"] is None:
+        return f"accuracy not reported, the questions have no answers{failed}"
     shuffled = "" if result.get("shuffled_accuracy") is None else f"with other clips {percent('shuffled_accuracy')}, "
     return (
         f"accuracy {percent('accuracy')}, with silence {percent('silence_accuracy')}, {shuffled}"
-        f"chance {percent('chance_accuracy')}"
+        f"chance {percent('chance_accuracy')}{failed}"
     )

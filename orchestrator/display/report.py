@@ -134,6 +134,8 @@ def _tiles(summary: Record, metrics: Sequence[Record], evaluations: Sequence[tup
     if final is not None and count:
         low, high = interval(min(1.0, max(0.0, final)), int(count))
         spread = f"of {count:.0f} questions; 95 % interval {percent(low)} to {percent(high)}"
+    if "chance_accuracy" in last and last["chance_accuracy"] is None:
+        spread = "not reported: the questions have no answers"
     if steps == 0:
         yield _Tile("accuracy", _or_dash(baseline, percent), spread)
     else:
@@ -142,6 +144,11 @@ def _tiles(summary: Record, metrics: Sequence[Record], evaluations: Sequence[tup
     if shuffled is not None:
         yield _Tile("with other clips", percent(shuffled), "another question's clip")
     yield _Tile("by chance", _or_dash(share("chance_accuracy", last, "chance_accuracy"), percent), "guessing")
+    failed = number_in(last, "failed")
+    if failed:
+        yield _Tile(
+            "questions that failed", f"{failed:.0f} of {_or_dash(count, lambda n: f'{n:.0f}')}", "why: see the events"
+        )
     yield _Tile("learner steps", _or_dash(steps, lambda value: f"{value:.0f}"))
     base = f"base model {duration(base_seconds)}" if base_seconds else ""
     yield _Tile("time", _or_dash(seconds, duration), base)

@@ -18,6 +18,7 @@ from orchestrator.driver.reward_handle import RewardHandle
 from orchestrator.driver.session import failing_after_start, ray_session, stop_all, worker_settings
 from orchestrator.driver.summary import summarise
 from orchestrator.job.spec import Method
+from orchestrator.preflight.inputs import inputs_of, write_inputs
 from orchestrator.preflight.prepare import Prepared
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.events import EventKind
@@ -61,6 +62,8 @@ async def _run(prepared: Prepared, run: RunDirectory, state: RunState, progress:
         tracking.cancel()
         learner = None if supervisor is None else supervisor.learner
         await stop_all([part for part in (pool, learner, reward) if part is not None])
+        if supervisor is not None:
+            supervisor.remove_trial()
         await asyncio.wait([tracking])
 
 
@@ -89,6 +92,8 @@ def run_job(
         JobFailedError: an InputError of one of its parts, which after the start is a failure.
         StorageError: the job is done but could not be stored.
     """
+    if not run.inputs_file.is_file():
+        write_inputs(run, inputs_of(prepared))
     run.append_event(EventKind.STATE, state=JobState.STARTING)
     with failing_after_start(), mirrored(run, prepared.spec) as stored:
         return _run_to_its_end(prepared, run, progress, started, state or RunState(), stored)
@@ -119,7 +124,7 @@ def _run_to_its_end(
         outcome = JobState.CANCELLED
         raise
     except BaseException as error:
-        run.append_event(EventKind.ERROR, error=type(error).__name__, message=str(error)[:4000])
+        run.append_event(EventKind.ERROR, error=type(error).__name__, message=str(error))
         raise
     finally:
         run.append_event(EventKind.STATE, state=outcome)

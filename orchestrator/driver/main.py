@@ -16,14 +16,16 @@ from pathlib import Path
 from ray.exceptions import RayError
 from tenacity import Retrying, retry_if_exception_type, retry_if_not_exception_type, stop_after_delay, wait_fixed
 
-from audio_qa.errors import InputError
+from audio_qa.errors import InputError, one_line
 from orchestrator.display.progress import Progress, make_progress, reporter
 from orchestrator.display.report import write_report
 from orchestrator.driver.driver import run_job
-from orchestrator.driver.resume import resume
+from orchestrator.driver.resume import check_inputs, resume
 from orchestrator.driver.summary import summarise
 from orchestrator.job.spec_file import read_spec
+from orchestrator.preflight.plan import model_sizes
 from orchestrator.preflight.prepare import prepare
+from orchestrator.preflight.room import check_room
 from orchestrator.run import exit_codes
 from orchestrator.run.checkpoints import checkpoints_of
 from orchestrator.run.commands import CommandKind
@@ -42,6 +44,7 @@ _LOCK_SECONDS = 60.0
 """Time for an earlier driver to end that the cluster has lost track of."""
 _STORAGE_SECONDS = 60.0
 """Time to wait for a storage before the job starts, which continues only from what is known to be the newest."""
+_NEW_JOB = "submit a new job, whose model.path may name a checkpoint of this run"
 
 
 def main(path: Path, submission_id: str) -> int:
@@ -53,7 +56,7 @@ def main(path: Path, submission_id: str) -> int:
             first = history_of(run.events()).attempts == 0
             run.append_event(EventKind.ATTEMPT, submission_id=submission_id, pid=os.getpid())
     except (TimeoutError, StorageError, InputError) as error:
-        print(f"earshot: {error}", file=sys.stderr)
+        print(f"earshot: {one_line(str(error))}", file=sys.stderr)
         return exit_codes.LOST if isinstance(error, TimeoutError) else _exit_code(error)
     try:
         with make_progress("plain", sys.stderr) as progress:
@@ -61,8 +64,8 @@ def main(path: Path, submission_id: str) -> int:
     except KeyboardInterrupt:
         return exit_codes.CANCELLED
     except InputError as error:
-        print(f"earshot: {error}", file=sys.stderr)
-        run.append_event(EventKind.ERROR, error=type(error).__name__, message=str(error)[:4000])
+        print(f"earshot: {one_line(str(error))}", file=sys.stderr)
+        run.append_event(EventKind.ERROR, error=type(error).__name__, message=str(error))
         return _exit_code(error)
     except Exception as error:
         traceback.print_exc()
@@ -81,13 +84,16 @@ def _exit_code(error: Exception) -> int:
 def _run(run: RunDirectory, progress: Progress, *, first: bool) -> int:
     started = time.perf_counter()
     spec = read_spec(run.job_file)
+    check_room(spec, model_sizes(spec), run.path)
     prepared = prepare(spec, reporter(progress))
     state = RunState()
     if not first:
         last = checkpoints_of(run, spec).latest()
         with run.lock():
-            state = resume(run, spec, run.job_file.read_text())
-            if run.evaluation_file.is_file() or (last is not None and last >= spec.steps):
+            done = run.evaluation_file.is_file() or (last is not None and last >= spec.steps)
+            noted = {} if done else check_inputs(run, prepared, _NEW_JOB)
+            state = resume(run, spec, run.job_file.read_text(), noted)
+            if done:
                 # The earlier driver died after its last checkpoint, or its evaluation: all that is left is to store the
                 # run and to record that it succeeded.
                 with mirrored(run, spec) as store:

@@ -5,14 +5,18 @@ is lost or trained on twice, and a deterministic job ends with the same paramete
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
+from typing import Any
 
 from learner.errors import LearnerError, LearnerLostError, LearnerMemoryError
 from learner.group import LearnerGroup
 from orchestrator.display.progress import Progress
 from orchestrator.job.sections.rollout import RolloutSection
 from orchestrator.job.spec import Method
+from orchestrator.preflight.inputs import TRAIN
+from orchestrator.preflight.plan import model_sizes
 from orchestrator.preflight.prepare import Prepared
+from orchestrator.preflight.room import checkpoint_room
 from orchestrator.run.checkpoints import Checkpoints, checkpoints_of
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.events import EventKind
@@ -22,6 +26,7 @@ from orchestrator.training.loop import Parts, TrainingLoop
 from orchestrator.training.reinforce import ReinforceLoop
 from orchestrator.training.state import RunState
 from orchestrator.training.supervised import SupervisedLoop, warm_start
+from orchestrator.training.trial import CheckpointTrial
 from protocol.back_off import back_off
 from protocol.calls import ScoreGroups
 from protocol.weights import Carrier
@@ -53,6 +58,11 @@ class LearnerSupervisor:
         self._pool, self._score, self._control = pool, score, control
         self._spec = prepared.spec
         self._checkpoints = checkpoints_of(run_dir, self._spec)
+        room = checkpoint_room(self._spec, model_sizes(self._spec))
+        stored = self._spec.storage is not None
+        self._trial = CheckpointTrial(
+            run_dir, self._checkpoints, progress, links=stored, later_bytes=room.each if room.most else 0
+        )
         self._settings = self._spec.learner
         self._restarts = 0
         self._failed_at: list[int] = []
@@ -76,6 +86,10 @@ class LearnerSupervisor:
             except (LearnerLostError, LearnerMemoryError) as error:
                 await self._recover(error)
 
+    def remove_trial(self) -> None:
+        """Remove what a trial left that was interrupted. The ranks must have ended: they might still write to it."""
+        self._checkpoints.remove_trial()
+
     async def _run_attempt(self, workers: Awaitable[None]) -> None:
         """Run the job from its current state to its end, unless the learner is lost."""
         loop, state, run_dir = self._make_loop(), self._state, self._run_dir
@@ -94,7 +108,9 @@ class LearnerSupervisor:
 
         async def workers_ready() -> None:
             await workers
-            if warm is not None or resume is not None or self._restarts:
+            # A supervised job needs new weights for its evaluations only, which may be at its end: it tries that now.
+            tried = self._spec.method is Method.SUPERVISED and bool(self._prepared.held_out)
+            if tried or warm is not None or resume is not None or self._restarts:
                 await loop.sync_weights()
             run_dir.append_event(EventKind.STATE, state=JobState.RUNNING)
 
@@ -155,6 +171,7 @@ class LearnerSupervisor:
             learner=self.learner,
             run_dir=self._run_dir,
             checkpoints=self._checkpoints,
+            trial=self._trial,
             progress=self._progress,
             state=self._state,
             control=self._control,
@@ -185,4 +202,12 @@ def roll_back_to_checkpoint(run: RunDirectory, checkpoints: Checkpoints, state: 
     checkpoints.remove_partial()
     step = checkpoints.latest()
     state.restore(None if step is None else checkpoints.job(step))
+    if any(_changes_questions(event) and event["step"] >= state.step for event in run.events()):
+        # Solve rates are kept by the questions' positions in their file, where others are now.
+        state.solve_rates.clear()
     run.roll_back(state.offsets)
+
+
+def _changes_questions(event: Mapping[str, Any]) -> bool:
+    """Return whether an event says that a job continues with other training questions."""
+    return event["kind"] == EventKind.INPUTS_CHANGED and any(item["input"] == TRAIN for item in event["inputs"])

@@ -31,6 +31,7 @@ def summarise(prepared: Prepared, run: RunDirectory, outcome: str, state: RunSta
             "shuffled_accuracy": final.get("shuffled_accuracy"),
             "chance_accuracy": final["chance_accuracy"],
             "evaluation_questions": final["count"],
+            "evaluation_failed": final.get("failed"),
         }
     return summary | {
         "steps": len(run.metrics()),

@@ -2,6 +2,8 @@
 
 import re
 
+from audio_qa.errors import shown
+
 EXAMPLES = "s3://BUCKET/FOLDER, gs://BUCKET/FOLDER or file:///FOLDER"
 _READ_ONLY = frozenset({"http", "https", "data", "git", "github"})
 
@@ -21,9 +23,9 @@ def check_url(url: str) -> None:
     if scheme in _READ_ONLY:
         raise ValueError(f"storage: nothing can be written to {scheme}:// URLs: name one such as {EXAMPLES}")
     if scheme in ("file", "local") and not rest.startswith("/"):
-        raise ValueError(f"storage: {url!r} is relative: write the absolute path, as in file:///FOLDER")
+        raise ValueError(f"storage: {shown(url)} is relative: write the absolute path, as in file:///FOLDER")
     if not rest.strip("/"):
-        raise ValueError(f"storage: {url!r} has no bucket or folder: add one, as in {EXAMPLES}")
+        raise ValueError(f"storage: {shown(url)} has no bucket or folder: add one, as in {EXAMPLES}")
 
 
 def split_run(url: str) -> tuple[str, str]:
@@ -33,7 +35,8 @@ def split_run(url: str) -> tuple[str, str]:
     try:
         check_url(storage)
     except ValueError:
-        raise ValueError(f"storage: {url!r} has no name of a run: append it, as in {url.rstrip('/')}/RUN") from None
+        example = shown(url.rstrip("/") + "/RUN")
+        raise ValueError(f"storage: {shown(url)} has no name of a run: append it, as in {example}") from None
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ValueError(f"storage: {name!r} is not a name for a run: use letters, digits, dot, dash, underscore")
+        raise ValueError(f"storage: {shown(name)} is not a name for a run: use letters, digits, dot, dash, underscore")
     return storage, name

@@ -1,24 +1,19 @@
 """`earshot data check`: every problem of a job's questions or of one question file, and their statistics."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from audio_qa.families import FACTS, facts_of
+from audio_qa.files.clips import QUICK, ClipCheck
+from audio_qa.formats.item import Answers
 from audio_qa.formats.question_set import Problem, QuestionSet
 from audio_qa.inspection.overlap import overlapping
-from audio_qa.inspection.statistics import Statistics, statistics, too_long
+from audio_qa.inspection.statistics import Statistics, statistics
 from orchestrator.job.sections.data import SYNTHETIC, DataSection
-from orchestrator.job.sections.model import TINY_MODELS
 from orchestrator.job.spec import JobSpec, Method
-from orchestrator.preflight.model_folder import check_model_folder
-from orchestrator.questions.splits import Split, read_split, trains
-
-LONGEST_SECONDS = max(facts.longest_seconds for facts in FACTS.values())
-"""Longest clip of the published models, in seconds: the limit if no model is named."""
-_TINY_SECONDS = 2.0
+from orchestrator.preflight.clip_lengths import ClipLengths, clip_lengths
+from orchestrator.questions.held_out import check_held_out
+from orchestrator.questions.splits import Split, clip_cache, read_split, trains
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +31,7 @@ class DataCheck:
 
     splits: dict[str, CheckedSplit]
     overlap: tuple[Problem, ...]
-    max_seconds: float
+    lengths: ClipLengths
 
     @property
     def refused(self) -> int:
@@ -44,15 +39,22 @@ class DataCheck:
         problems = [*self.overlap, *(p for split in self.splits.values() for p in split.problems)]
         return sum(problem.refused for problem in problems)
 
+    @property
+    def without_answers(self) -> bool:
+        """Return whether the check is of one file, and it has no answers."""
+        return not any(split.found.labelled or name in ("train", "evaluation") for name, split in self.splits.items())
+
     def as_json(self) -> dict[str, Any]:
         """Return everything as plain data."""
         return {
             "accepted": self.refused == 0,
             "refused": self.refused,
-            "max_seconds": self.max_seconds,
+            "max_seconds": self.lengths.longest_seconds,
+            "min_seconds": round(self.lengths.least_seconds, 6),
             "splits": {
                 name: {
                     "source": asdict(split.found.source),
+                    "labelled": split.found.labelled,
                     "statistics": asdict(split.statistics),
                     "problems": _plain(split.problems),
                 }
@@ -62,52 +64,45 @@ class DataCheck:
         }
 
 
-def check_job(spec: JobSpec) -> DataCheck:
+def check_job(spec: JobSpec, clip_check: ClipCheck = QUICK) -> DataCheck:
     """Check the question files of a job, also for overlap. Built-in questions are not checked.
 
     Raises:
         DatasetError: a file cannot be read at all.
-        SpecError: the model folder does not exist.
+        SpecError: the model folder does not exist, or the job trains and its held-out questions have no answers.
     """
-    max_seconds = longest_clip_seconds(spec.model.path)
+    lengths = clip_lengths(spec.model.path)
+    truncate = spec.model.too_long == "truncate"
     splits: dict[str, CheckedSplit] = {}
     sources: dict[Split, str | None] = {"train": spec.data.train, "evaluation": spec.data.evaluation}
     if spec.method is Method.EVALUATE:
         del sources["train"]
     for split, source in sources.items():
         if source not in (None, SYNTHETIC):
-            splits[split] = _checked(read_split(spec.data, split), max_seconds, refused=spec.model.too_long == "refuse")
+            found = read_split(spec.data, split, clip_check=clip_check)
+            if split == "evaluation":
+                check_held_out(spec, found)
+            splits[split] = _checked(found, lengths, truncate=truncate)
     overlap: list[Problem] = []
     if len(splits) == 2 and trains(spec) and not spec.data.unlabelled:
-        overlap = overlapping(splits["train"].found.questions, splits["evaluation"].found.questions)
-    return DataCheck(splits, tuple(overlap), max_seconds)
+        overlap = overlapping(splits["train"].found.questions, splits["evaluation"].found.questions, clip_cache())
+    return DataCheck(splits, tuple(overlap), lengths)
 
 
-def check_file(data: DataSection, max_seconds: float) -> DataCheck:
-    """Check the file that `data.train` names. Raises DatasetError if it cannot be read at all."""
-    found = read_split(data, "train")
-    return DataCheck({found.source.location: _checked(found, max_seconds, refused=True)}, (), max_seconds)
+def check_file(data: DataSection, lengths: ClipLengths, clip_check: ClipCheck = QUICK) -> DataCheck:
+    """Check the file that `data.train` names, which may have no answers, as hidden test sets.
+
+    Raises DatasetError if it cannot be read at all.
+    """
+    found = read_split(data, "train", clip_check=clip_check, answers=Answers.OPTIONAL)
+    return DataCheck({found.source.location: _checked(found, lengths, truncate=False)}, (), lengths)
 
 
-def longest_clip_seconds(model: str) -> float:
-    """Return the longest clip that a model takes, in seconds, from its folder's configuration. Raises SpecError."""
-    if model in TINY_MODELS:
-        return _TINY_SECONDS
-    check_model_folder(model)
-    longest = facts_of(model).longest_seconds
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        path = Path(model) / name
-        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        chunk = config.get("chunk_length", config.get("feature_extractor", {}).get("chunk_length"))
-        if chunk is not None:
-            return float(min(chunk, longest))
-    return longest
-
-
-def _checked(found: QuestionSet, max_seconds: float, *, refused: bool) -> CheckedSplit:
-    problems = (*found.problems, *too_long(found, max_seconds, refused=refused))
+def _checked(found: QuestionSet, lengths: ClipLengths, *, truncate: bool) -> CheckedSplit:
+    problems = (*found.problems, *lengths.problems(found.questions, found.seconds, truncate=truncate))
     return CheckedSplit(found, statistics(found), problems)
 
 
 def _plain(problems: Sequence[Problem]) -> list[dict[str, object]]:
-    return [asdict(problem) for problem in problems]
+    keys = ("kind", "place", "question_id", "detail", "refused")
+    return [{key: getattr(problem, key) for key in keys} for problem in problems]

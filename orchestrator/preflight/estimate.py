@@ -35,7 +35,8 @@ _TEXT_TOKENS = 100
 _TOKENS_PER_SECOND = 25
 _TOWER_FRAMES = 1500
 """Frames that an engine's audio tower encodes for any clip: it is padded to 30 s."""
-_BYTES = {"float32": 4, "bfloat16": 2}
+BYTES = {"float32": 4, "bfloat16": 2}
+"""Bytes of a number by type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def learner_bytes(spec: JobSpec, sizes: Sizes) -> int:
     if spec.method is Method.EVALUATE:
         return 0
     learner = spec.learner
-    width, ranks, stage = _BYTES[learner.dtype], learner.ranks, learner.zero_stage
+    width, ranks, stage = BYTES[learner.dtype], learner.ranks, learner.zero_stage
     master = 0 if learner.dtype == "float32" else 4
     trained = trained_parameters(spec, sizes)
     parameters = sizes.total + (trained if learner.lora else 0)
@@ -94,7 +95,7 @@ def rollout_bytes(spec: JobSpec, sizes: Sizes) -> int:
     """Return the bytes of one engine: weights and KV cache on the CPU, or its share of a GPU's memory."""
     if spec.rollout.gpus:
         return int(DATA_SHEETS[spec.cluster.gpu].memory_gib * spec.rollout.gpu_memory_fraction * 2**30)
-    return sizes.total * _BYTES[spec.learner.dtype] + spec.rollout.cpu_kv_gib * 2**30
+    return sizes.total * BYTES[spec.learner.dtype] + spec.rollout.cpu_kv_gib * 2**30
 
 
 def memory_warnings(spec: JobSpec, sizes: Sizes) -> list[str]:

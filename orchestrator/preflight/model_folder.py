@@ -1,52 +1,59 @@
-"""Check a model's folder: files, family and context."""
+"""Check the model that a job names: its folder and its context."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
-from audio_qa.families import FACTS, read_config
+from audio_qa.errors import cause_of, shown
+from audio_qa.families import facts_of
+from audio_qa.files.remote import is_url
+from audio_qa.model_folder.documents import ModelError, Section, document
+from audio_qa.model_folder.folder import check_folder
 from orchestrator.job.sections.model import TINY_CONTEXT, TINY_MODELS
-from orchestrator.job.spec import PLACEHOLDER_PREFIX, JobSpec
+from orchestrator.job.spec import PLACEHOLDER_PREFIX, JobSpec, Method
 from orchestrator.job.spec_file import SpecError
+
+_LONGEST_CONTEXT = 2048
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def check_model_folder(folder: str) -> None:
-    """Raise SpecError unless `folder` holds a Hugging Face checkpoint of a known family, with its processor."""
+    """Raise SpecError unless `folder` holds a whole Hugging Face checkpoint of a known family, with its processor."""
     if folder.startswith(PLACEHOLDER_PREFIX):
         name = folder.removeprefix(PLACEHOLDER_PREFIX)
         raise SpecError(f"model.path: replace {folder!r} by the folder of your {name}")
-    home = Path(folder)
-    if not home.is_dir():
-        raise SpecError(
-            f"model.path: {folder!r} is not a folder; name one with a Hugging Face checkpoint, or "
-            f"{' or '.join(TINY_MODELS)}"
-        )
-    for name, what in _MODEL_FILES.items():
-        alternative = {"preprocessor_config.json": "processor_config.json"}.get(name, name)
-        if not (home / name).is_file() and not (home / alternative).is_file():
-            raise SpecError(
-                f"model.path: {folder!r} lacks {name}: {what}; name the folder of a Hugging Face checkpoint"
-            )
-    if not list(home.glob("*.safetensors")) and not list(home.glob("*.bin")):
-        raise SpecError(f"model.path: {folder!r} holds no weights (*.safetensors)")
     try:
-        model_type = read_config(folder).get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise SpecError(f"model.path: {folder!r}: config.json is not valid JSON ({error})") from error
-    if model_type == "qwen2_5_omni_thinker":
+        if not Path(folder).is_dir():
+            raise SpecError(f"model.path: {folder!r} is not a folder; {_remedy(folder)}")
+        with naming_the_key():
+            check_folder(folder)
+    except SpecError:
+        raise
+    except (OSError, ValueError) as error:
+        # No right to enter the folder above, a name that is too long, a zero byte.
         raise SpecError(
-            f"model.path: {folder!r} is a thinker alone, which vLLM does not load; name a folder in the layout of "
-            "the published Qwen2.5-Omni (model_type qwen2_5_omni, with or without a talker)"
-        )
-    if model_type not in FACTS:
-        raise SpecError(f"model.path: {folder!r} is a {model_type!r} model; Earshot trains {', '.join(FACTS)}")
+            f"model.path: {shown(folder)} cannot be read ({cause_of(error)}); name another folder"
+        ) from error
+
+
+@contextmanager
+def naming_the_key() -> Iterator[None]:
+    """Turn a ModelError into a SpecError that begins with the key of the job file."""
+    try:
+        yield
+    except ModelError as error:
+        raise SpecError(f"model.path: {error}") from error
 
 
 def model_context(folder: str) -> int | None:
-    """Return the context of the checkpoint in `folder`, in tokens; None if its configuration has none."""
-    config = read_config(folder)
-    for key in FACTS[config["model_type"]].text_config:
-        config = config.get(key, {})
-    found = config.get("max_position_embeddings")
-    return int(found) if found is not None else None
+    """Return the context of the checkpoint in `folder`, in tokens; None if its configuration has none.
+
+    Raises SpecError.
+    """
+    with naming_the_key():
+        return _decoder(folder).number("max_position_embeddings")
 
 
 def context_for(folder: str) -> int:
@@ -67,9 +74,56 @@ def check_context(spec: JobSpec) -> None:
         )
 
 
-_LONGEST_CONTEXT = 2048
-_MODEL_FILES = {
-    "config.json": "the model's configuration",
-    "preprocessor_config.json": "the audio processor (save_pretrained of the processor writes it)",
-    "tokenizer_config.json": "the tokenizer",
-}
+def check_attention(spec: JobSpec) -> None:
+    """Raise SpecError if a job trains a model whose decoder attends within sliding windows, which the learner cannot.
+
+    As transformers reads the configuration: layers from `max_window_layers` on have windows.
+    """
+    if spec.method is Method.EVALUATE or spec.model.path in TINY_MODELS:
+        return
+    with naming_the_key():
+        text = _decoder(spec.model.path)
+        layers = text.number("num_hidden_layers") or 32
+    kinds, first = text.values.get("layer_types"), text.values.get("max_window_layers", 28)
+    windows = isinstance(first, int) and first < layers
+    if isinstance(kinds, list):
+        windows = any(kind != "full_attention" for kind in kinds)
+    elif not text.values.get("use_sliding_window") or text.values.get("sliding_window", 4096) is None:
+        windows = False
+    if windows:
+        raise SpecError(
+            f"model.path: {spec.model.path!r}: layers with a sliding window cannot be trained; set use_sliding_window "
+            "to false in config.json if the model was trained without, or name another model"
+        )
+
+
+def _decoder(folder: str) -> Section:
+    """Return the section of config.json about the decoder. Raises ModelError."""
+    return document(Path(folder) / "config.json").section(*facts_of(folder).text_config)
+
+
+def _remedy(folder: str) -> str:
+    """Return what to do about a model's path that is not a folder."""
+    path = Path(folder)
+    if folder.startswith("hf:") or _HUB_NAME.fullmatch(folder) or _named_from_job_file(path):
+        name = folder.removeprefix("hf:") if not path.is_absolute() else f"{path.parent.name}/{path.name}"
+        return (
+            f"if you mean {name} of Hugging Face, run hf download {quote(name)} --local-dir {quote(name)} and name "
+            "that folder"
+        )
+    if is_url(folder):
+        return (
+            "copy the files at this URL to a folder and name that (earshot evaluate reads a stored checkpoint itself)"
+        )
+    if path.is_file():
+        return f"name the folder of the checkpoint, such as {str(path.parent)!r}"
+    return f"name one with a Hugging Face checkpoint, or {' or '.join(TINY_MODELS)}"
+
+
+def _named_from_job_file(path: Path) -> bool:
+    """Return whether an absolute path may have been `OWNER/NAME` of the hub, made absolute from the job file's folder.
+
+    The folder of the job file exists, and OWNER in it does not.
+    """
+    hub_name = f"{path.parent.name}/{path.name}"
+    return _HUB_NAME.fullmatch(hub_name) is not None and not path.parent.exists() and path.parent.parent.is_dir()

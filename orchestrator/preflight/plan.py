@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from audio_qa.families import facts_of
+from audio_qa.files.clips import QUICK, ClipCheck
 from audio_qa.question import Question
 from orchestrator.job.demand import gpus, ranks_of
 from orchestrator.job.sections.data import SYNTHETIC
 from orchestrator.job.sections.model import TINY_MODELS
 from orchestrator.job.spec import PLACEHOLDER_PREFIX, JobSpec, Method
 from orchestrator.job.spec_file import SpecError
+from orchestrator.preflight.clip_lengths import clip_lengths, refuse_lengths
 from orchestrator.preflight.estimate import (
     device_warnings,
     has_reference,
@@ -20,19 +22,25 @@ from orchestrator.preflight.estimate import (
     rollout_bytes,
     time_estimate,
 )
-from orchestrator.preflight.model_folder import check_context, check_model_folder
+from orchestrator.preflight.model_folder import check_attention, check_context, check_model_folder
 from orchestrator.preflight.prepare import by_solve_rate
+from orchestrator.preflight.room import checkpoint_room, disk_warnings
 from orchestrator.preflight.sizes import PUBLISHED, TINY_SIZES, Sizes, sizes_of
+from orchestrator.questions.held_out import check_held_out
 from orchestrator.questions.solve_rates import check_measured
 from orchestrator.questions.splits import Split, described, read_split, refuse_overlap
 from orchestrator.storage.stored_run import check_storage
 from reward.registry import check_name
 
 
-def plan(spec: JobSpec) -> dict[str, Any]:
-    """Return the model, workers, GPUs and an estimate of memory and time, as plain data.
+def plan(spec: JobSpec, run: Path | None = None, clip_check: ClipCheck = QUICK) -> dict[str, Any]:
+    """Return the model, workers, GPUs and an estimate of memory, disk space and time, as plain data.
 
     Placeholders for a model or questions (`yours:NAME`) are planned from published figures.
+
+    Args:
+        run: the job's run directory, which need not exist; by default one in `runs`.
+        clip_check: how the clips are checked.
 
     Raises:
         InputError: the job file, its model, questions or rewards cannot be used.
@@ -41,7 +49,8 @@ def plan(spec: JobSpec) -> dict[str, Any]:
         check_name(name, spec.reward.allowed_modules)
     check_storage(spec)
     sizes = model_sizes(spec)
-    train, held_out, data = count_questions(spec)
+    train, held_out, data = count_questions(spec, clip_check)
+    room = checkpoint_room(spec, sizes)
     return {
         "name": spec.name,
         "model": spec.model.path,
@@ -62,7 +71,13 @@ def plan(spec: JobSpec) -> dict[str, Any]:
             "learner_rank": round(learner_bytes(spec, sizes) / 2**30, 2),
             "rollout_worker": round(rollout_bytes(spec, sizes) / 2**30, 2),
         },
+        "checkpoint_gib": {
+            "each": round(room.each / 2**30, 2),
+            "most": room.most,
+            "total": round(room.total / 2**30, 2),
+        },
         "memory_warnings": memory_warnings(spec, sizes),
+        "disk_warnings": disk_warnings(spec, sizes, run or Path("runs") / spec.name),
         "device_warnings": device_warnings(spec, sizes),
         "time": time_estimate(spec, sizes, held_out),
         "job": json.loads(spec.model_dump_json()),
@@ -82,6 +97,7 @@ def model_sizes(spec: JobSpec) -> Sizes:
         return PUBLISHED[name]
     check_model_folder(path)
     check_context(spec)
+    check_attention(spec)
     return sizes_of(Path(path), facts_of(path).weights)
 
 
@@ -97,19 +113,26 @@ def to_fill_in(spec: JobSpec) -> dict[str, str]:
     }
 
 
-def count_questions(spec: JobSpec) -> tuple[int | None, int | None, dict[str, dict[str, Any]]]:
+def count_questions(
+    spec: JobSpec, clip_check: ClipCheck = QUICK
+) -> tuple[int | None, int | None, dict[str, dict[str, Any]]]:
     """Return the numbers of training and held-out questions, None for placeholders, and their sources by split.
 
-    Reads every question and the header of its clip. Raises DatasetError.
+    Reads every question and checks every clip, also its length. Raises DatasetError.
     """
     sources: dict[str, dict[str, Any]] = {}
+    seconds: dict[str, float] = {}
 
     def read(source: str | None, split: Split) -> Sequence[Question]:
         if source is None or source == SYNTHETIC or source.startswith(PLACEHOLDER_PREFIX):
             return ()
-        found = read_split(spec.data, split)
+        found = read_split(spec.data, split, clip_check=clip_check)
         sources[split] = described(found)
-        return found.accepted()
+        accepted = found.accepted()
+        seconds.update(found.seconds)
+        if split == "evaluation":
+            check_held_out(spec, found)
+        return accepted
 
     evaluates = spec.method is Method.EVALUATE
     train = () if evaluates else read(spec.data.train, "train")
@@ -120,6 +143,8 @@ def count_questions(spec: JobSpec) -> tuple[int | None, int | None, dict[str, di
     elif spec.data.curriculum is not None and spec.data.curriculum.measured is not None:
         # Built-in questions are not made for a plan, so their number within the bounds is not known here.
         check_measured(spec.data.curriculum.measured)
+    asked_questions = held_out[: spec.evaluation.questions or None]
+    refuse_lengths(spec, clip_lengths(spec.model.path), [*train, *asked_questions], seconds)
 
     def count(source: str | None, built_in: int, found: Sequence[Question]) -> int | None:
         if source is not None and source.startswith(PLACEHOLDER_PREFIX):

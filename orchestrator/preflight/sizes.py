@@ -1,12 +1,12 @@
 """Number of parameters of a model, by part: from the headers of its weights, or from published figures."""
 
-import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Literal
+
+from audio_qa.model_folder.weights import stored_weights
 
 PartName = Literal["audio_tower", "projector", "decoder", "embedding", "head", "other"]
 
@@ -54,27 +54,22 @@ class Sizes:
 
 
 def sizes_of(folder: Path, prefix: str = "") -> Sizes:
-    """Return the sizes of a safetensors checkpoint from its headers, for names that begin with `prefix`."""
+    """Return the sizes of a safetensors checkpoint from its headers, for names that begin with `prefix`.
+
+    Raises ModelError if its weights are not whole.
+    """
     parameters: Counter[str] = Counter()
     widths: Counter[str] = Counter()
-    for name, shape in _shapes(folder):
+    for name, stored in stored_weights(folder).items():
         if not name.startswith(prefix):
             continue
+        shape = stored.shape
         part = next((part for substring, part in _PARTS if substring in name), "decoder")
         parameters[part] += prod(shape)
         if len(shape) == 2 and "embed_positions" not in name:
             widths[part] += sum(shape)
     trained = ("audio_tower", "projector", "decoder")
     return Sizes(**parameters, **{f"{part}_width": widths[part] for part in trained})
-
-
-def _shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                yield name, tensor["shape"]
 
 
 def whisper_and_qwen(

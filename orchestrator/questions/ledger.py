@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from audio_qa.errors import EarshotError
+from audio_qa.errors import EarshotError, shown
 
 
 class LedgerError(EarshotError):
@@ -138,5 +138,5 @@ class Ledger:
         if key is None:
             raise LedgerError(f"{draw} has already ended; a draw ends once")
         if key != draw.key:
-            raise LedgerError(f"{draw} was never drawn: its number belongs to {key!r}")
+            raise LedgerError(f"{draw} was never drawn: its number belongs to {shown(key)}")
         del self._in_flight[draw.number]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from audio_qa.answer import is_correct
+from audio_qa.errors import shown
 from audio_qa.question import Question
 from orchestrator.job.spec_file import SpecError
 
@@ -49,24 +50,31 @@ def measured_rates(path: str, questions: Sequence[Question]) -> dict[str, SolveR
                 for line in file:
                     _count_sample(json.loads(line), known, path, correct, total)
             else:
+                if first.get("labelled") is False:
+                    raise SpecError(
+                        f"{_KEY}: {path!r} is about questions without answers: nothing in it is solved; {_FORMS}"
+                    )
                 by_id = {question.id: question for question in questions}
                 for answer in first["answers"]:
                     _count_answer(answer, by_id, correct, total)
     except OSError as error:
-        raise SpecError(f"{_KEY}: {path!r} cannot be read: {error.strerror}") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise SpecError(f"{_KEY}: {shown(path)} cannot be read: {error.strerror}") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, SpecError):
             raise
-        raise SpecError(f"{_KEY}: {path!r} has no answers to measure by ({type(error).__name__}); {_FORMS}") from error
+        problem = f"has no answers to measure by ({type(error).__name__})"
+        raise SpecError(f"{_KEY}: {shown(path)} {problem}; {_FORMS}") from error
     if not total:
-        raise SpecError(f"{_KEY}: {path!r} has none of these training questions; measure them, or name another file")
+        raise SpecError(
+            f"{_KEY}: {shown(path)} has none of these training questions; measure them, or name another file"
+        )
     return {key: SolveRate(correct[key], count) for key, count in total.items()}
 
 
 def check_measured(path: str) -> None:
     """Raise SpecError if there is no such file."""
     if not Path(path).is_file():
-        raise SpecError(f"{_KEY}: {path!r} is not a file; {_FORMS}")
+        raise SpecError(f"{_KEY}: {shown(path)} is not a file; {_FORMS}")
 
 
 def _count_sample(
@@ -77,11 +85,11 @@ def _count_sample(
         return
     if (sample["question"], sample["answer"]) != (question.text, question.answer):
         raise SpecError(
-            f"{_KEY}: {path!r} has other questions: its {question.key} is {sample['question']!r}; "
+            f"{_KEY}: {shown(path)} has other questions: its {question.key} is {shown(sample['question'])}; "
             "measure the questions that the job trains on"
         )
     total[question.key] += 1
-    correct[question.key] += is_correct(sample["text"], question.answer)
+    correct[question.key] += is_correct(sample["text"], question.answer, question.choices)
 
 
 def _count_answer(
@@ -91,4 +99,4 @@ def _count_answer(
     for text in answer["completions"] or ():
         if question is not None:
             total[question.key] += 1
-            correct[question.key] += is_correct(text, question.answer)
+            correct[question.key] += is_correct(text, question.answer, question.choices)

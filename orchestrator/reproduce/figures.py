@@ -51,16 +51,22 @@ def shares(evaluation: Mapping[str, Any], trained: Sequence[str]) -> dict[str, S
         found[TRAINED] = [part for name, part in parts if name in trained]
         found[UNSEEN] = [part for name, part in parts if name not in trained]
     keys = {"silence": "silence_accuracy", "chance": "chance_accuracy"}
-    return {
-        name: _share(parts, keys.get(name, "accuracy"))
-        for name, parts in found.items()
-        # Without a share: what was not measured, such as a control that a job leaves out.
-        if parts and all(part.get(keys.get(name, "accuracy")) is not None for part in parts)
-    }
+    measured = {name: _share(parts, keys.get(name, "accuracy")) for name, parts in found.items()}
+    return {name: share for name, share in measured.items() if share is not None}
 
 
-def _share(parts: Sequence[Mapping[str, Any]], key: str) -> Share:
-    return Share(round(sum(part[key] * part["count"] for part in parts)), sum(part["count"] for part in parts))
+def _share(parts: Sequence[Mapping[str, Any]], key: str) -> Share | None:
+    """Return the share of some parts of an evaluation; None if they were not measured, as without a control.
+
+    A part of which no question could be asked counts as wrong beside others, as in the evaluation's total.
+    """
+    values = [0.0 if part.get(key) is None and part.get("failed") == part["count"] else part.get(key) for part in parts]
+    if None in values or all(part.get(key) is None for part in parts):
+        return None
+    return Share(
+        round(sum(value * part["count"] for value, part in zip(values, parts, strict=True))),
+        sum(part["count"] for part in parts),
+    )
 
 
 def pooled(by_seed: Sequence[Mapping[str, Share]]) -> dict[str, Share]:
@@ -124,7 +130,8 @@ def _row(
         "prompt": spec.data.prompt.value,
         "steps": spec.steps,
         "figures": {name: share.plain() for name, share in pooled(by_seed).items()},
-        "by_seed": [round(seed["all"].value, 4) for seed in by_seed],
+        # A seed whose last evaluation could not ask any question has no figure.
+        "by_seed": [round(seed["all"].value, 4) for seed in by_seed if "all" in seed],
         "runs": [_run(run, problems.get(str(run.path))) for run in runs],
         "paper": asdict(row.paper),
     }
@@ -138,9 +145,15 @@ def _run(run: RowRun, problem: str | None) -> dict[str, Any]:
         "state": state,
         "seconds": summary.get("seconds"),
         "run_dir": str(run.path),
-        # A row that failed before and is done now has no problem.
-        "problem": None if state == "succeeded" else problem,
+        # A row that failed before and is done now has the problem of its evaluation only.
+        "problem": _evaluation_problem(run.evaluation() or {}) if state == "succeeded" else problem,
     }
+
+
+def _evaluation_problem(evaluation: Mapping[str, Any]) -> str | None:
+    """Return that questions of an evaluation failed, if so."""
+    failed, count = evaluation.get("failed"), evaluation.get("count")
+    return f"{failed} of {count} questions could not be asked; events.jsonl has the reasons" if failed else None
 
 
 def _questions(found: Mapping[str, Mapping[int, Mapping[str, Share]]]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from audio_qa.whole_file import to_disk
 from orchestrator.job.spec import JobSpec
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.records import replace_file
@@ -18,6 +19,7 @@ from protocol.checkpoint import CHECKPOINTS_FOLDER, JOB_FILE, STATE_FOLDER, step
 
 _PARTIAL = ".partial-step-"
 _REMOVED = ".removed-step-"
+_TRIAL = ".trial"
 
 
 def kept_steps(accuracies: Mapping[int, float | None], *, keep_last: int, keep_best: bool) -> set[int]:
@@ -61,7 +63,7 @@ class Checkpoints:
         fill(partial)
         for place, _, names in os.walk(partial):
             for name in ("", *names):
-                _to_disk(Path(place) / name)
+                to_disk(Path(place) / name)
         return self._take_place(step)
 
     def folder(self, step: int) -> Path:
@@ -95,9 +97,48 @@ class Checkpoints:
         shutil.rmtree(removed)
 
     def remove_partial(self) -> None:
-        """Remove leftovers of checkpoints that were being written or removed during a crash."""
-        for path in (*self._home.glob(f"{_PARTIAL}*"), *self._home.glob(f"{_REMOVED}*")):
+        """Remove leftovers of checkpoints that were being written, tried or removed during a crash."""
+        for path in self.leftovers():
             shutil.rmtree(path)
+
+    def leftovers(self) -> list[Path]:
+        """Return the folders that `remove_partial` removes."""
+        return [path for name in (_PARTIAL, _REMOVED, _TRIAL) for path in self._home.glob(f"{name}*")]
+
+    def begin_trial(self) -> Path:
+        """Return an empty folder for a checkpoint that is tried only: it has no step, and is never one of the run's."""
+        self.remove_trial()
+        folder = self._home / _TRIAL
+        (folder / STATE_FOLDER).mkdir(parents=True)
+        return folder
+
+    def finish_trial(self, job: Mapping[str, Any], *, links: bool) -> int:
+        """Treat the folder from `begin_trial` as `commit` does, and remove it; return its size in bytes.
+
+        Raises OSError where a checkpoint could not be committed.
+
+        Args:
+            links: try a hard link as well, which the copy to a storage makes.
+        """
+        folder, other = self._home / _TRIAL, self._home / f"{_TRIAL}-renamed"
+        replace_file(folder / STATE_FOLDER / JOB_FILE, json.dumps(job, indent=2) + "\n")
+        if links:
+            os.link(folder / STATE_FOLDER / JOB_FILE, folder / "link")
+        folder.replace(other)
+        to_disk(self._home)
+        size = sum(path.stat().st_size for path in other.rglob("*") if path.is_file())
+        shutil.rmtree(other)
+        return size
+
+    def remove_trial(self) -> None:
+        """Remove what a trial left, if anything."""
+        for path in self._home.glob(f"{_TRIAL}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    @property
+    def home(self) -> Path:
+        """The folder of all checkpoints; it need not exist."""
+        return self._home
 
     def _take_place(self, step: int) -> Path:
         folder = self.folder(step)
@@ -105,7 +146,7 @@ class Checkpoints:
             # The step was done, lost and done again.
             self.remove(step)
         (self._home / f"{_PARTIAL}{step}").replace(folder)
-        _to_disk(self._home)
+        to_disk(self._home)
         return folder
 
     def _prune(self) -> None:
@@ -121,11 +162,3 @@ class Checkpoints:
 def checkpoints_of(run: RunDirectory, spec: JobSpec) -> Checkpoints:
     """Return a run's checkpoints, kept by its job's rule."""
     return Checkpoints(run, keep_last=spec.checkpoint.keep_last, keep_best=spec.checkpoint.keep_best)
-
-
-def _to_disk(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from audio_qa.errors import InputError
+from audio_qa.errors import InputError, shown
+from orchestrator.schemas.api import MOST_WORKERS
 
 
 class CommandError(InputError):
@@ -38,5 +39,5 @@ class Command:
         """Raise CommandError unless the command can be carried out."""
         if (self.kind is CommandKind.SCALE) != (self.count is not None):
             raise CommandError(f"{self.kind} {'needs' if self.count is None else 'takes no'} number of workers")
-        if self.count is not None and self.count < 0:
-            raise CommandError(f"a job cannot have {self.count} rollout workers: give 0 or more")
+        if self.count is not None and (type(self.count) is not int or not 0 <= self.count <= MOST_WORKERS):
+            raise CommandError(f"a job cannot have {shown(self.count)} rollout workers: give 0 to {MOST_WORKERS}")

@@ -11,13 +11,13 @@ import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from orchestrator.run.events import EventKind
-from orchestrator.run.files import EVALUATION, EVENTS, JOB, METRICS, REPORT, SAMPLES, SUMMARY
+from orchestrator.run.files import EVALUATED, EVALUATION, EVENTS, INPUTS, JOB, METRICS, REPORT, SAMPLES, SUMMARY
 from orchestrator.run.lines import LineReader
 from orchestrator.run.metrics import METRIC_NAMES
 from orchestrator.run.records import (
@@ -28,8 +28,13 @@ from orchestrator.run.records import (
     replace_file,
     torn_bytes,
 )
-from orchestrator.run.samples import Sample
+from orchestrator.run.samples import EvaluatedSample, Sample
 from protocol.checkpoint import CHECKPOINTS_FOLDER, step_folder
+
+_LONGEST_TEXT = 4000
+"""Most characters of a text in an event."""
+_BY_STEP = (METRICS, SAMPLES, EVALUATED)
+"""Files whose lines belong to learner steps, and are written again with them."""
 
 
 class RunDirectory:
@@ -63,6 +68,11 @@ class RunDirectory:
         return self.path / JOB
 
     @property
+    def inputs_file(self) -> Path:
+        """File with the digests of the job's inputs; missing in a run of an earlier version of Earshot."""
+        return self.path / INPUTS
+
+    @property
     def report_file(self) -> Path:
         return self.path / REPORT
 
@@ -81,11 +91,11 @@ class RunDirectory:
 
     def offsets(self) -> dict[str, int]:
         """Return the sizes of the files with one record per step or completion, as a checkpoint stores them."""
-        return {name: path.stat().st_size for name in (METRICS, SAMPLES) if (path := self.path / name).is_file()}
+        return {name: path.stat().st_size for name in _BY_STEP if (path := self.path / name).is_file()}
 
     def roll_back(self, offsets: Mapping[str, int]) -> None:
         """Truncate these files to `offsets`: the steps after them are done again. Events stay."""
-        for name in (METRICS, SAMPLES):
+        for name in _BY_STEP:
             path = self.path / name
             if path.is_file() and path.stat().st_size > offsets.get(name, 0):
                 os.truncate(path, offsets.get(name, 0))
@@ -123,17 +133,29 @@ class RunDirectory:
             SAMPLES, [{field.name: getattr(sample, field.name) for field in fields(Sample)} for sample in samples]
         )
 
+    def append_evaluated(self, samples: Sequence[EvaluatedSample]) -> None:
+        """Append the completions of an evaluation."""
+        self._append(EVALUATED, [asdict(sample) for sample in samples])
+
     def append_event(self, kind: EventKind, /, **fields: object) -> None:
-        """Append an event with the current time: `{"time": ISO 8601 in UTC, "kind": …, **fields}`."""
+        """Append an event with the current time: `{"time": ISO 8601 in UTC, "kind": …, **fields}`.
+
+        Of long texts only the beginning is kept: an error may quote a file.
+        """
         reserved = fields.keys() & {"time", "kind"}
         if reserved:
             raise ValueError(f"a field of an event cannot be named {sorted(reserved)}")
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._append(EVENTS, [{"time": now, "kind": kind} | fields])
+        kept = {key: value[:_LONGEST_TEXT] if isinstance(value, str) else value for key, value in fields.items()}
+        self._append(EVENTS, [{"time": now, "kind": kind} | kept])
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Replace the summary."""
         replace_file(self.summary_file, json_text(summary, indent=2) + "\n")
+
+    def write_inputs(self, inputs: Mapping[str, object]) -> None:
+        """Replace the digests of the job's inputs."""
+        replace_file(self.inputs_file, json_text(inputs, indent=2) + "\n")
 
     def write_evaluation(self, result: Mapping[str, object]) -> None:
         """Write the result of a job that only evaluates, in the form that `earshot compare` reads."""
@@ -150,6 +172,10 @@ class RunDirectory:
         """Yield every sample in file order, without reading all of the file into memory."""
         return self._records(SAMPLES)
 
+    def evaluated(self) -> Iterator[dict[str, Any]]:
+        """Yield the completions of all evaluations in file order."""
+        return self._records(EVALUATED)
+
     def events(self) -> list[dict[str, Any]]:
         """Return every event in file order."""
         return list(self._records(EVENTS))
@@ -161,13 +187,18 @@ class RunDirectory:
 
     def summary(self) -> dict[str, Any] | None:
         """Return the summary, or None if there is none yet."""
-        if not self.summary_file.is_file():
-            return None
-        return record_of(self.summary_file, 1, self.summary_file.read_bytes())
+        return self._object(self.summary_file)
+
+    def inputs(self) -> dict[str, Any] | None:
+        """Return the digests of the job's inputs, or None if they were not recorded."""
+        return self._object(self.inputs_file)
 
     def torn(self) -> tuple[str, ...]:
         """Return the names of files whose last line is incomplete: its writer was killed. Readers skip that line."""
-        return tuple(name for name in (METRICS, SAMPLES, EVENTS) if torn_bytes(self.path / name))
+        return tuple(name for name in (*_BY_STEP, EVENTS) if torn_bytes(self.path / name))
+
+    def _object(self, path: Path) -> dict[str, Any] | None:
+        return record_of(path, 1, path.read_bytes()) if path.is_file() else None
 
     def _records(self, name: str) -> Iterator[dict[str, Any]]:
         path = self.path / name

@@ -58,7 +58,20 @@ class EventKind(StrEnum):
     RESUMED = (
         "resumed",
         "The job continues from a checkpoint; metrics and samples after it were removed.",
-        {"step": "step of the checkpoint", "questions": "draws made up to there"},
+        {
+            "step": "step of the checkpoint",
+            "questions": "draws made up to there",
+            "not_compared": "inputs whose digests were not recorded, or not found on this machine, if any",
+            "earshot": "version of Earshot before, if it was another one",
+        },
+    )
+    INPUTS_CHANGED = (
+        "inputs_changed",
+        "The job continues with other inputs than it began with, which `--accept-changes` allowed.",
+        {
+            "step": "step of the checkpoint from which it continues",
+            "inputs": "of each changed input: its name as `input`, its digests as `was` and `now`, its `location`",
+        },
     )
     ERROR = (
         "error",
@@ -87,14 +100,20 @@ class EventKind(StrEnum):
     )
 
     # Training and evaluation
+    CHECKPOINT_TRIED = (
+        "checkpoint_tried",
+        "Before its first step the job wrote a whole checkpoint, read it again and removed it.",
+        {"bytes": "size of the checkpoint", "seconds": "how long it took"},
+    )
     CHECKPOINT = ("checkpoint", "A checkpoint was written.", {"step": _STEP, "path": "folder of the checkpoint"})
     EVALUATION = (
         "evaluation",
         "The held-out questions were evaluated.",
         {
             "step": _STEP,
-            "result": "`accuracy`, `silence_accuracy`, `shuffled_accuracy`, `chance_accuracy`, `count`, `failed`, and "
-            "the same by task, category, sub-category and difficulty",
+            "result": "`accuracy`, `silence_accuracy`, `shuffled_accuracy`, `chance_accuracy`, `count`, `failed`, "
+            "`failed_reasons`, `failed_in_control`, `truncated_clips`, `length_mean`, `truncated_fraction`, "
+            "`empty_fraction`, and the same by task, category, sub-category and difficulty",
         },
     )
     WARM_START = (
@@ -109,19 +128,27 @@ class EventKind(StrEnum):
     )
     FAILED_QUESTION = (
         "failed_question",
-        "Nothing was learned from a draw because something failed.",
+        "Nothing was learned from a draw because something failed, or a held-out question could not be asked.",
         {
             "step": _STEP,
             "question": "key of the question",
-            "reason": "`audio` (the clip cannot be read), `reward` (fewer than two completions could be scored), "
-            "`truncated` (every completion was truncated), or why the rollout failed",
+            "reason": "`audio` (the clip cannot be read), `prompt_too_long`, `nonfinite` (its log-probabilities or the "
+            "update were not finite), `retries` (every attempt failed), `reward` (fewer than two completions could be "
+            "scored), or `truncated` (every completion was truncated)",
             "detail": "the error",
+            "evaluation": "true for a held-out question of an evaluation; else absent",
+            "control": "with `evaluation`: `silence` or `shuffled` if it failed in that control only, else null",
         },
     )
     TRUNCATED_CLIP = (
         "truncated_clip",
         "A clip was longer than the model hears, and was truncated.",
-        {"step": _STEP, "question": "key of the question", "seconds": "seconds removed"},
+        {
+            "step": _STEP,
+            "question": "key of the question",
+            "seconds": "seconds removed",
+            "evaluation": "true for a held-out question of an evaluation; else absent",
+        },
     )
     NONFINITE_UPDATE = (
         "nonfinite_update",

@@ -26,7 +26,7 @@ def send(run: RunDirectory, kind: CommandKind, *, count: int | None = None, by: 
     command = Command(kind, count, uuid.uuid4().hex, by)
     command.check()
     line = json_text({"id": command.id, "kind": kind.value, "count": count, "by": by}) + "\n"
-    descriptor = os.open(run.path / COMMANDS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = os.open(run.path / COMMANDS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         # A single write, so that lines of several senders do not mix.
         os.write(descriptor, line.encode())

@@ -88,6 +88,13 @@ OTHERS = (
         "Accuracy with another question's clip; absent without the shuffled control.",
         _EVALUATED,
     ),
+    MetricDescription("eval/failed", "questions", "Held-out questions that could not be asked.", _EVALUATED),
+    MetricDescription(
+        "eval/truncated_fraction",
+        "0 to 1",
+        "Share of the evaluation's completions truncated at the longest length; null without completions.",
+        _EVALUATED,
+    ),
     MetricDescription("grad_norm", "≥ 0", "Norm of the gradient before clipping, of the last update.", _LEARNED),
     MetricDescription(
         "importance/mean", "≥ 0", "Mean importance weight that corrects for stale or inexact sampling.", _LEARNED

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from audio_qa.errors import InputError
+from audio_qa.errors import InputError, one_line
+from audio_qa.whole_file import whole_file
 
 
 class RunDirectoryError(InputError):
     """A run directory that cannot be used. The message is one line: the path, the problem, how to fix it."""
 
     def __init__(self, path: Path, problem: str) -> None:
-        super().__init__(" ".join(f"{str(path)!r}: {problem}".split()))
+        super().__init__(one_line(f"{str(path)!r}: {problem}"))
 
 
 def current_steps(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -52,15 +53,8 @@ def _plain(value: object) -> object:
 
 def replace_file(path: Path, text: str) -> None:
     """Replace a file atomically: readers, and a crash, see either the old text or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 def record_of(path: Path, number: int, line: bytes) -> dict[str, Any]:

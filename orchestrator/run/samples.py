@@ -1,4 +1,4 @@
-"""Scored completions: the lines of `samples.jsonl`."""
+"""Completions of training questions, scored: the lines of `samples.jsonl`; of held-out ones: of `evaluated.jsonl`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +37,32 @@ class Sample:
     """Version of the weights that sampled it."""
     learner_version: int
     """Weight version of the learner when it took the group; the difference is the staleness."""
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedSample:
+    """One completion of a held-out question: a line of `evaluated.jsonl`."""
+
+    step: int
+    """Learner step after which it was asked."""
+    question_key: str
+    control: str | None
+    """`silence` or `shuffled`; None with its own clip."""
+    question: str
+    choices: tuple[str, ...]
+    answer: str
+    """The right choice; empty if it is not known."""
+    audio: str
+    """Path of the clip that was heard; with silence, of the clip that it replaced."""
+    text: str
+    """Text of the completion."""
+    right: bool | None
+    """True if it is right by the paper's rule; None without an answer to judge by."""
+    tokens: int
+    stop_reason: str
+    weight_version: int
+    """Version of the weights that sampled it."""
     worker: str
 
 

@@ -9,6 +9,9 @@ from orchestrator.schemas.job_state import JobState
 
 Item = TypeVar("Item")
 
+MOST_WORKERS = 4096
+"""Largest number of rollout workers that a job can be scaled to."""
+
 _TIME = "2026-05-04T12:00:00Z"
 _JOB = "5f0c2a9e7b1d4c38"
 
@@ -34,11 +37,17 @@ class EvaluationView(View):
 
     step: int | None = Field(default=None, examples=[100])
     accuracy: float | None = Field(default=None, examples=[0.83])
+    """Accuracy, with questions that failed counted as wrong; null if all failed, or the questions have no answers."""
     silence_accuracy: float | None = Field(default=None, examples=[0.27])
     """Accuracy with silence in place of the clips; null without that control."""
     shuffled_accuracy: float | None = Field(default=None, examples=[0.31])
     """Accuracy with the clips of other questions; null without that control."""
     chance_accuracy: float | None = Field(default=None, examples=[0.25])
+    """Expected accuracy of guessing; null if the questions have no answers."""
+    count: int | None = Field(default=None, examples=[300])
+    """Number of questions."""
+    failed: int | None = Field(default=None, examples=[0])
+    """Number of questions that could not be asked; events of kind `failed_question` have the reasons."""
 
 
 class ProgressView(View):
@@ -264,5 +273,5 @@ class ScaleBody(View):
         extra="forbid", use_attribute_docstrings=True, json_schema_extra={"examples": [{"count": 3}]}
     )
 
-    count: int = Field(ge=0, le=4096, strict=True)
+    count: int = Field(ge=0, le=MOST_WORKERS, strict=True)
     """Number of workers; with 0 the job waits."""

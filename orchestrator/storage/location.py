@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from audio_qa.errors import EarshotError
+from audio_qa.errors import EarshotError, cause_of, shown
 from orchestrator.job.spec_file import SpecError
 from orchestrator.job.storage_url import EXAMPLES, check_url
 
@@ -53,7 +53,7 @@ class Location:
             self._filesystem.invalidate_cache()
             stored = self._filesystem.info(path)["size"]
         if stored != size:
-            raise StorageError(f"{self.url_of(name)!r} has {stored} bytes after it was stored, not {size}")
+            raise StorageError(f"{shown(self.url_of(name))} has {stored} bytes after it was stored, not {size}")
 
     def put_text(self, text: str, name: str) -> None:
         """Store a small file."""
@@ -103,8 +103,7 @@ class Location:
             yield
         # Each kind of store raises its own errors.
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise StorageError(f"{self.url_of(name)!r} cannot be {action} ({reason})") from error
+            raise StorageError(f"{shown(self.url_of(name))} cannot be {action} ({cause_of(error)})") from error
 
 
 def open_location(url: str) -> Location:
@@ -120,8 +119,9 @@ def open_location(url: str) -> Location:
         filesystem, path = fsspec.core.url_to_fs(url)
     # Each kind of store raises its own errors about its settings.
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise SpecError(f"storage: {url!r} cannot be opened ({reason}); check the URL and your permissions") from error
+        raise SpecError(
+            f"storage: {shown(url)} cannot be opened ({cause_of(error)}); check the URL and your permissions"
+        ) from error
     return Location(url, filesystem, str(path))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from audio_qa.errors import shown
 from orchestrator.run.copies import Files
 from orchestrator.run.records import json_text
 
@@ -40,7 +41,7 @@ def parse(text: bytes) -> Manifest:
     try:
         value = json.loads(text)
         if value["format"] != _FORMAT:
-            raise ValueError(f"its format is {value['format']!r}, but only {_FORMAT} is supported")
+            raise ValueError(f"its format is {shown(value['format'])}, but only {_FORMAT} is supported")
         accuracy = value["accuracy"]
         return Manifest(
             int(value["step"]),
@@ -48,7 +49,7 @@ def parse(text: bytes) -> Manifest:
             _files(value["files"]),
             _files(value["logs"]),
         )
-    except (TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"it is not a manifest ({type(error).__name__}: {error})") from error
 
 
@@ -56,5 +57,5 @@ def _files(value: Mapping[str, tuple[int, str]]) -> Files:
     for name in value:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or not path.parts:
-            raise ValueError(f"it names {name!r}, which is not a file in its folder")
+            raise ValueError(f"it names {shown(name)}, which is not a file in its folder")
     return {name: (int(size), str(digest)) for name, (size, digest) in value.items()}

@@ -11,7 +11,7 @@ from orchestrator.run.checkpoints import Checkpoints
 from orchestrator.run.copies import digest_of
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.events import EventKind
-from orchestrator.run.records import RunDirectoryError
+from orchestrator.run.records import RunDirectoryError, replace_file
 from orchestrator.storage.location import DamagedError, open_location
 from orchestrator.storage.manifest import Manifest
 from orchestrator.storage.stored_run import StoredRun
@@ -42,8 +42,16 @@ def create_local(storage: str, path: Path) -> None:
     if job is None:
         raise SpecError(f"storage: there is no run at {stored.url} (no job.yaml); correct the URL")
     run = RunDirectory.create(path, job)
+    _fetch_inputs(run, stored)
     # The storage may have moved since it was stored.
     run.write_job(dump_spec(read_spec(run.job_file).model_copy(update={"storage": storage})))
+
+
+def _fetch_inputs(run: RunDirectory, stored: StoredRun) -> None:
+    """Fetch the digests of the job's inputs, which an earlier version of Earshot did not store."""
+    inputs = stored.inputs()
+    if inputs is not None:
+        replace_file(run.inputs_file, inputs)
 
 
 def newest_stored(stored: StoredRun) -> int | None:
@@ -72,6 +80,7 @@ def catch_up(run: RunDirectory, stored: StoredRun, checkpoints: Checkpoints) -> 
             part.replace(run.path / name)
         finally:
             part.unlink(missing_ok=True)
+    _fetch_inputs(run, stored)
     lost = [name for name in manifests[newest].logs if not (run.path / name).is_file()]
     if lost:
         raise DamagedError(f"{stored.url}/{lost[0]} is missing, and step {newest} needs it; restore it")

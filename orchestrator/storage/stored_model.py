@@ -4,10 +4,10 @@ Invariant: a model in the cache is complete, and is that of the checkpoint as it
 """
 
 import hashlib
-import shutil
-import tempfile
 from pathlib import Path
 
+from audio_qa.errors import shown
+from audio_qa.whole_file import whole_folder
 from orchestrator.job.spec_file import SpecError
 from orchestrator.storage import manifest as manifests
 from orchestrator.storage.location import open_location
@@ -27,7 +27,7 @@ def fetch_model(url: str, cache: Path) -> Path:
     text = location.read(f"{name}/{manifests.NAME}")
     if text is None:
         raise SpecError(
-            f"{url!r} is not a stored checkpoint (it has no {manifests.NAME}); name one, as in "
+            f"{shown(url)} is not a stored checkpoint (it has no {manifests.NAME}); name one, as in "
             "STORAGE/RUN/checkpoints/step-N"
         )
     try:
@@ -38,12 +38,12 @@ def fetch_model(url: str, cache: Path) -> Path:
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
+    wanted = {file: entry for file, entry in files.items() if not file.startswith(f"{STATE_FOLDER}/")}
     try:
-        wanted = {file: entry for file, entry in files.items() if not file.startswith(f"{STATE_FOLDER}/")}
-        fetch_files(location, name, wanted, partial)
+        with whole_folder(folder) as partial:
+            fetch_files(location, name, wanted, partial)
+    except OSError:
+        # Another process has fetched the same model.
         if not folder.is_dir():
-            partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            raise
     return folder

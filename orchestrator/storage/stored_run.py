@@ -1,4 +1,4 @@
-"""A run as it is stored: `job.yaml`, its growing files, and `checkpoints/step-N` with a manifest each.
+"""A run as it is stored: `job.yaml`, `inputs.json`, its growing files, and `checkpoints/step-N` with a manifest each.
 
 Invariants: a checkpoint's manifest is stored last and removed first, so a checkpoint with a manifest is complete. A
 fetched file equals its entry in the manifest, to the byte, or a DamagedError names the object.
@@ -11,7 +11,7 @@ from pathlib import Path
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import SpecError
 from orchestrator.run.copies import Files, all_files, digest_of
-from orchestrator.run.files import JOB
+from orchestrator.run.files import INPUTS, JOB
 from orchestrator.storage import manifest as manifests
 from orchestrator.storage.location import DamagedError, Location, check_kind, open_location
 from orchestrator.storage.manifest import Manifest
@@ -35,6 +35,11 @@ class StoredRun:
     def job(self) -> str | None:
         """Return the run's job file; None if no run is stored."""
         text = self._location.read(JOB)
+        return None if text is None else text.decode()
+
+    def inputs(self) -> str | None:
+        """Return the file with the digests of the job's inputs; None if there is none."""
+        text = self._location.read(INPUTS)
         return None if text is None else text.decode()
 
     def check_new(self) -> None:

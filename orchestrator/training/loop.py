@@ -11,6 +11,7 @@ from typing import Any
 
 from audio_qa.errors import EarshotError
 from audio_qa.question import Question
+from learner.errors import LearnerError
 from learner.group import LearnerGroup
 from learner.messages import PhaseSettings
 from orchestrator.display.progress import Progress
@@ -23,7 +24,9 @@ from orchestrator.run.checkpoints import Checkpoints
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.events import EventKind
 from orchestrator.training.control import Control
+from orchestrator.training.evaluation_record import record_evaluation
 from orchestrator.training.state import RunState
+from orchestrator.training.trial import CheckpointTrial
 from protocol.training import Learned
 from protocol.weights import Carrier
 from rollout_workers.pool.pool import RolloutPool
@@ -52,6 +55,8 @@ class Parts:
     control: Control
     measured: Mapping[str, SolveRate] = field(default_factory=dict)
     """By question key, solve rates measured before the job, for its curriculum."""
+    trial: CheckpointTrial | None = None
+    """None with a simulated learner, which has no checkpoints."""
 
 
 class TrainingLoop(ABC):
@@ -61,7 +66,7 @@ class TrainingLoop(ABC):
         self.spec, self.train, self.held_out = parts.spec, parts.train, parts.held_out
         self.pool, self.learner = parts.pool, parts.learner
         self.run_dir, self.checkpoints, self.progress = parts.run_dir, parts.checkpoints, parts.progress
-        self.state, self.control = parts.state, parts.control
+        self.state, self.control, self._trial = parts.state, parts.control, parts.trial
         self._being_saved: tuple[int, dict[str, Any]] | None = None
 
     @property
@@ -77,6 +82,9 @@ class TrainingLoop(ABC):
     async def run_step(self, step: int) -> None:
         """Run one learner step, up to its record in the run directory."""
 
+    async def before_evaluation(self) -> None:  # noqa: B027 - the workers may have the weights
+        """Give the rollout workers the weights of the step that is evaluated."""
+
     async def close(self) -> None:  # noqa: B027 - most loops have nothing to release
         """Release what the steps hold, also after an error."""
 
@@ -90,6 +98,8 @@ class TrainingLoop(ABC):
         """
         spec, state = self.spec, self.state
         await self.learner.start_phase(folder, self.phase(), resume)
+        # Meanwhile the rollout workers start.
+        await self.try_checkpoint()
         await workers_ready()
         if state.step == 0:
             await self.evaluate(0)
@@ -97,14 +107,17 @@ class TrainingLoop(ABC):
             for step in range(state.step + 1, spec.steps + 1):
                 await self.control.wait_while_paused()
                 await self.run_step(step)
-                state.step, state.position = step, self.source.position
-                state.weight_version = self.learner.weight_version
-                await self.finish_saving(wait=False)
+                await self._end_step(step)
                 if self.is_due(spec.checkpoint.every, step) or self.control.take_checkpoint_request():
                     await self.save(step)
             await self.finish_saving()
         finally:
             await self.close()
+
+    async def _end_step(self, step: int) -> None:
+        self.state.step, self.state.position = step, self.source.position
+        self.state.weight_version = self.learner.weight_version
+        await self.finish_saving(wait=False)
 
     async def sync_weights(self) -> None:
         """Publish the learner's weights and give them to the rollout workers; workers that fail are replaced."""
@@ -123,16 +136,26 @@ class TrainingLoop(ABC):
             await self.pool.wake()
 
     async def evaluate(self, step: int) -> dict[str, float | None]:
-        """Evaluate the weights that the rollout workers have; return the figures for the step's metrics."""
+        """Evaluate the weights that the rollout workers have; return the figures for the step's metrics.
+
+        Raises NothingAskedError before the first step if no question could be asked. Later the accuracy is None then:
+        the job has trained, and its questions may be readable again at the next evaluation.
+        """
         if not self.held_out:
             return {}
         self.progress.phase("evaluating")
         result = await evaluate_held_out(self.pool.generate, self.spec, self.held_out)
-        self.run_dir.append_event(EventKind.EVALUATION, step=step, result=result.as_event())
-        self.progress.evaluation(step, result.as_event())
+        record_evaluation(self.run_dir, self.progress, step, result)
+        if step == 0:
+            result.require_asked()
         total = result.total
         self.state.accuracy = total.accuracy
-        figures = {"eval/accuracy": total.accuracy, "eval/accuracy_silence": total.silence_accuracy}
+        figures = {
+            "eval/accuracy": total.accuracy,
+            "eval/accuracy_silence": total.silence_accuracy,
+            "eval/failed": total.failed,
+            "eval/truncated_fraction": total.truncated_fraction,
+        }
         if total.shuffled_accuracy is not None:
             figures["eval/accuracy_shuffled"] = total.shuffled_accuracy
         return figures
@@ -145,7 +168,18 @@ class TrainingLoop(ABC):
         """Evaluate if that is due, write the step's metrics, and check that its update was finite."""
         self.state.accuracy = None
         if self.is_due(self.spec.evaluation.every, step):
-            metrics |= await self.evaluate(step)
+            try:
+                await self.before_evaluation()
+                metrics |= await self.evaluate(step)
+            except LearnerError:
+                raise
+            except Exception:
+                # The rollout workers failed. The steps since the last checkpoint must not be lost with them.
+                self.run_dir.append_metrics(metrics)
+                await self._end_step(step)
+                await self.save(step)
+                await self.finish_saving()
+                raise
         self.run_dir.append_metrics(metrics)
         self.progress.step({k: v for k, v in metrics.items() if v is not None}, self.spec.steps)
         self.check_finite(step, learned)
@@ -180,6 +214,11 @@ class TrainingLoop(ABC):
                 "gradient was not finite; the parameters are those of the last finite update: lower the learning rate, "
                 "or look at the completions of these steps in samples.jsonl"
             )
+
+    async def try_checkpoint(self) -> None:
+        """Write a checkpoint for trial, unless this process has, or will write none. Raises CheckpointTrialError."""
+        if self._trial is not None and (self.spec.steps or self.spec.warm_start is not None):
+            await self._trial.run(self.learner, self.state.to_dict())
 
     async def save(self, step: int) -> None:
         """Start to write the checkpoint of a step, which takes until some steps later."""

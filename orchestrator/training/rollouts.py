@@ -89,7 +89,8 @@ class Rollouts:
         """Report to the curriculum, if there is one, how the questions of a step were answered."""
         if self._spec.data.curriculum is not None:
             for g in judged:
-                right = sum(is_correct(c.text, g.group.question.answer) for c in g.group.completions)
+                question = g.group.question
+                right = sum(is_correct(c.text, question.answer, question.choices) for c in g.group.completions)
                 self.source.observe(g.draw.key, right, len(g.group.completions))
 
     @property

@@ -58,10 +58,12 @@ class SupervisedLoop(TrainingLoop):
             workers_alive=self.pool.alive,
             watch=watch,
         )
-        if self.is_due(spec.evaluation.every, step):
+        await self.record_step(step, metrics, learned)
+
+    async def before_evaluation(self) -> None:
+        if self.held_out:
             self.progress.phase("syncing")
             await self.sync_weights()
-        await self.record_step(step, metrics, learned)
 
 
 async def learn_answers(loop: TrainingLoop, questions: Sequence[Question]) -> tuple[Learned, dict[int, str]]:
@@ -83,6 +85,7 @@ async def warm_start(loop: TrainingLoop, folder: str, warm: WarmStartSection) ->
     """Run supervised steps on a few training questions, starting from the checkpoint in `folder`."""
     spec = loop.spec
     await loop.learner.start_phase(folder, PhaseSettings(warm.optimizer, warm.steps))
+    await loop.try_checkpoint()
     chosen = QuestionSource(loop.train, seed=spec.seed + 1, shuffle=spec.data.shuffle).draw(
         min(warm.questions, len(loop.train))
     )

@@ -58,6 +58,8 @@ def engine_args(settings: WorkerSettings, processor: Any, facts: FamilyFacts) ->
     banned = banned_token_ids(processor.tokenizer, vocabulary_size, stops)
     return AsyncEngineArgs(
         model=settings.model,
+        # By default vLLM takes consolidated*.safetensors in place of the model's files, or *.bin, which can run code.
+        load_format="safetensors",
         max_model_len=settings.max_context,
         max_num_seqs=settings.max_concurrent,
         tensor_parallel_size=settings.tensor_parallel,

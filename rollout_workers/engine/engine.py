@@ -21,18 +21,23 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from audio_qa.chat import stop_token_ids
-from audio_qa.families import FamilyFacts, facts_of, mel_frames
+from audio_qa.chat import render, stop_token_ids
+from audio_qa.errors import shown
+from audio_qa.families import FamilyFacts, facts_of
 from audio_qa.processor import load_processor
+from audio_qa.prompt import PromptTemplate
+from audio_qa.question import Question
 from protocol.announcement import PlacedTensor
 from protocol.rollout import Completion, Sampling, StopReason, WorkerSettings
 from protocol.weights import Carrier, TensorSlot
 from rollout_workers.engine.config import engine_args, engine_environment
 from rollout_workers.engine.models import adapt
 from rollout_workers.engine.segment import Arrays, shared
-from rollout_workers.errors import ClipTooShortError, PromptTooLongError, UnusableOutputError
+from rollout_workers.errors import ClipTooShortError, NonFiniteOutputError, PromptTooLongError, UnusableOutputError
 
 _SHUTDOWN_SECONDS = 10.0
+_CHECK_SAMPLES = 1600
+"""Length of the clip that a new engine is checked with: two or more audio tokens in every family."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ class Engine:
         """Length of the longest clip that the model takes, in seconds."""
         self.stop_token_ids = stop_token_ids(settings.model, processor.tokenizer)
         self._llm, self._facts = llm, facts
-        self._max_context = settings.max_context
+        self._model, self._max_context = settings.model, settings.max_context
         self._requests = 0
 
     @classmethod
@@ -73,9 +78,8 @@ class Engine:
 
         Raises PromptTooLongError and ClipTooShortError, before anything is sent to the engine.
         """
-        hop = self.processor.feature_extractor.hop_length
-        if not self._facts.audio_tokens(mel_frames(len(samples), hop)):
-            raise ClipTooShortError(f"{len(samples)} samples are too few for one audio token")
+        if problem := self._facts.too_short(len(samples), self.processor.feature_extractor.hop_length):
+            raise ClipTooShortError(problem)
         text_ids = self.processor.tokenizer(prompt_text)["input_ids"]
         # Before vLLM gets the text: its error for a longer one has no type of its own.
         self._check_length(len(text_ids), max_tokens)
@@ -122,7 +126,8 @@ class Engine:
     def completions(self, output: Any, group_size: int) -> tuple[Completion, ...]:
         """Return the G completions in `output`.
 
-        Raises UnusableOutputError if some are missing, or have tokens without a finite log-probability.
+        Raises UnusableOutputError if some are missing or incomplete, NonFiniteOutputError for log-probabilities that
+        are not finite.
         """
         if len(output.outputs) != group_size:
             raise UnusableOutputError(f"the engine returned {len(output.outputs)} completions instead of {group_size}")
@@ -131,10 +136,15 @@ class Engine:
     def _completion(self, output: Any) -> Completion:
         token_ids = tuple(output.token_ids)
         if output.finish_reason not in ("stop", "length") or not token_ids or len(output.logprobs) != len(token_ids):
-            raise UnusableOutputError(f"unusable output of the engine: {output}")
+            raise UnusableOutputError(f"unusable output of the engine: {shown(output)}")
         logprobs = tuple(step[token].logprob for step, token in zip(output.logprobs, token_ids, strict=True))
         if not all(map(math.isfinite, logprobs)):
-            raise UnusableOutputError(f"log-probabilities that are not finite: {logprobs}")
+            place, value = next((i, p) for i, p in enumerate(logprobs, start=1) if not math.isfinite(p))
+            used = ", ".join(dict.fromkeys(str(span.version) for span in output.weight_versions or ())) or "unknown"
+            raise NonFiniteOutputError(
+                f"model {self._model!r}, weight version {used}: the log-probability of token {place} of {len(logprobs)}"
+                f" is {value}, not finite: weights are NaN or infinite, or numbers are too large for their type"
+            )
         versions = tuple((int(span.version), span.end - span.start) for span in output.weight_versions or ())
         if sum(tokens for _, tokens in versions) != len(token_ids):
             raise UnusableOutputError(
@@ -218,11 +228,12 @@ class Engine:
         await self._llm.wake_up()
 
     async def check(self) -> None:
-        """Generate one token from text alone."""
-        ids = self.processor.tokenizer("a")["input_ids"]
-        (engine_input,) = await self._llm.renderer.render_cmpl_async([{"prompt_token_ids": ids}])
+        """Generate one token about a short silence, with every part of the model. Raises UnusableOutputError."""
+        text = render(self.processor, Question("check", 0, "check", "", "?", ("a", "b"), ""), PromptTemplate.PLAIN)
+        silence = np.zeros(_CHECK_SAMPLES, np.float32)
         one_token = Sampling(group_size=1, max_tokens=1, temperature=0.0)
-        await (await self.submit(PreparedPrompt(tuple(ids), engine_input), one_token, seed=0))
+        task = await self.submit(await self.prepare(text, silence, one_token.max_tokens), one_token, seed=0)
+        self.completions(await task, one_token.group_size)
 
     def shutdown(self) -> None:
         """End the engine's processes."""

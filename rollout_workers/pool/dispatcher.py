@@ -103,7 +103,7 @@ class Dispatcher:
                 entry.task.cancel()
             entry.task = None
             if cause is not None:
-                entry.attempts += 1
+                entry.count_lost_attempt()
         self._requeue(entries, worker, cause or "")
         return len(entries)
 

@@ -34,6 +34,8 @@ class QueueEntry:
         """Number of times the entry came back without an answer."""
         self._requests, self._is_batch = tuple(requests), is_batch
         self._answers: dict[int, Answer] = {}
+        self._reasons: dict[int, Failure] = {}
+        """By place of a request, why the last attempt gave no answer."""
 
     @property
     def unanswered(self) -> list[RolloutRequest]:
@@ -55,11 +57,17 @@ class QueueEntry:
         for place, outcome in zip(places, outcomes, strict=True):
             if isinstance(outcome, NoAnswer):
                 missing.append(outcome)
+                self._reasons[place] = outcome.reason
             else:
                 self._answers[place] = outcome
         if not missing:
             self._end()
         return missing
+
+    def count_lost_attempt(self) -> None:
+        """Count an attempt whose worker was lost."""
+        self.attempts += 1
+        self._reasons.clear()
 
     def give_up(self, worker: str, cause: str) -> int:
         """Record the unanswered requests as failed; return their number."""
@@ -67,7 +75,8 @@ class QueueEntry:
         for i, request in enumerate(self._requests):
             if i not in self._answers:
                 detail = f"failed in {self.attempts} attempts; the last cause: {cause}"
-                self._answers[i] = FailedQuestion(request.question, Failure.RETRIES, detail, worker)
+                reason = self._reasons.get(i, Failure.RETRIES)
+                self._answers[i] = FailedQuestion(request.question, reason, detail, worker)
                 failed += 1
         self._end()
         return failed

@@ -30,7 +30,7 @@ from protocol.rollout import (
     WorkerStatus,
 )
 from protocol.weights import Carrier, WeightUpdate
-from rollout_workers.errors import ClipTooShortError, PromptTooLongError, UnusableOutputError
+from rollout_workers.errors import ClipTooShortError, NonFiniteOutputError, PromptTooLongError, UnusableOutputError
 from rollout_workers.limits import HEALTH_SECONDS, RolloutLimits
 from rollout_workers.packed import Outcome, PackedWorker
 from rollout_workers.worker.gate import EngineGate
@@ -71,7 +71,10 @@ class RolloutWorker(PackedWorker):
         self._engine: Engine | None = None
 
     async def start(self) -> WorkerStatus:
-        """Start the engine with the checkpoint's weights, version 0, and generate a token with it."""
+        """Start the engine with the checkpoint's weights, version 0, and generate a token.
+
+        Raises NonFiniteOutputError for weights that give none.
+        """
         # vLLM takes seconds to import: only the actor's own process imports it. Garbage collection during the import
         # would add a sixth to that, and the imported objects are never garbage.
         gc.disable()
@@ -248,6 +251,8 @@ class RolloutWorker(PackedWorker):
             completions = self._running.completions(output, sampling.group_size)
         except TimeoutError:
             return NoAnswer(f"not done within {seconds:g} s")
+        except NonFiniteOutputError as error:
+            return NoAnswer(str(error), Failure.NONFINITE)
         except UnusableOutputError as error:
             return NoAnswer(str(error))
         self._requests_finished += 1

@@ -93,6 +93,7 @@ def test_blank_lines_a_byte_order_mark_and_odd_line_separators_do_no_harm(home: 
         ({"choices": ["a dog"]}, "at least 2"),
         ({"choices": []}, "at least 2"),
         ({"choices": ["a dog", "a cat", "a dog"]}, "'a dog' is listed twice"),
+        ({"choices": ["a dog", "caf\u00e9", "cafe\u0301"]}, "is listed twice"),
         ({"answer": "A dog"}, "'A dog' is not among the choices; the nearest is 'a dog'"),
         ({"answer": 0}, "'answer' is a number"),
         ({"task": 3}, "'task' is a number"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from audio_qa import errors
-from audio_qa.errors import EarshotError, InputError
+from audio_qa.errors import EarshotError, InputError, one_line, shown
 from audio_qa.formats.item import ItemError
 from audio_qa.formats.question_set import ProblemKind
 from learner.errors import BatchTooLargeError, LearnerMemoryError
@@ -97,3 +97,29 @@ def test_an_error_survives_the_way_to_another_process(error: EarshotError):
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is type(error)
     assert (str(copy), copy.args, vars(copy)) == (str(error), error.args, vars(error))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "x" * 10**7,
+        "\x1b[31m" * 10**5,
+        2**10**6,
+        [["x" * 500] * 50] * 50,
+        {"k" * 500 + str(i): "v" * 500 for i in range(9)},
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_value_is_shown_in_part_of_a_line(value: object):
+    text = shown(value)
+    assert len(text) <= 160
+    assert text.isprintable()
+
+
+def test_a_message_is_one_line_with_its_beginning_and_its_end():
+    assert one_line("a  b\n c\t\x1b[31mred\u202e\udce9 é") == "a b c \\x1b[31mred\\u202e\\udce9 é"
+    for filler in ("x", "\x1b", "\n", "\u202e"):
+        text = one_line(f"job.yaml: {filler * 10**6} correct the path")
+        assert len(text) <= 1000
+        assert text.startswith("job.yaml: ")
+        assert text.endswith("correct the path")

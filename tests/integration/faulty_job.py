@@ -43,10 +43,10 @@ class FaultyLearnerActor(LearnerActor):
             self.at("step")
             return result
 
-        def save(inner, tensors, path, *a, **k):
+        def save(inner, path, tensors, *a, **k):
             Path(path).write_bytes(b"the beginning of a file")
             self.at("save")
-            return inner(tensors, path, *a, **k)
+            return inner(path, tensors, *a, **k)
 
         def publish(inner, file, placed):
             if placed.offset > 0:  # not the first weight
@@ -55,7 +55,7 @@ class FaultyLearnerActor(LearnerActor):
 
         wrap(learner.model.policy, "score_tokens", forward)
         wrap(torch.optim.AdamW, "step", step)
-        wrap(learner.checkpoint.checkpoint, "save_file", save)
+        wrap(learner.checkpoint.checkpoint, "write_tensors", save)
         wrap(learner.weight_sync.shared_memory._File, "tensor", publish)
 
     def call(self, method, *arguments):

@@ -84,6 +84,12 @@ def clip_too_long(job, _):
     return ["000001.wav", "3.0 s", "2 s", "truncate"]
 
 
+def clip_too_short(job, _):
+    clip = job.parent / "data" / "train" / "000001.wav"
+    soundfile.write(clip, [0.1] * 160, 16_000)
+    return ["000001.wav", "0.0100 s", "0.0201 s", "321 samples"]
+
+
 def no_such_reward(job, _):
     with_key(job, "reward", "functions", {"acuracy": 1.0})
     return ["acuracy", "accuracy"]
@@ -105,6 +111,7 @@ FAULTS = [
     group_of_one,
     prompt_too_long,
     clip_too_long,
+    clip_too_short,
     no_such_reward,
     no_job_file,
 ]

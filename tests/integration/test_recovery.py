@@ -61,6 +61,7 @@ def test_recovery_is_visible(repeated):
     causes = [e["cause"] for e in events if e["kind"] == "state" and e["state"] == "recovering"]
     assert all("rank died" in cause for cause in causes), causes
     assert sum(e["kind"] == "resumed" for e in events) >= len(FAULTS)
+    assert not [e for e in events if e["kind"] == "inputs_changed" or "not_compared" in e]
 
 
 def test_nothing_of_a_torn_checkpoint_is_left(repeated):

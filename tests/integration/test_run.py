@@ -1,6 +1,8 @@
 """`earshot run` on the real parts: the files of a run, reproducibility, and stopping."""
 
 import json
+import os
+import stat
 import time
 from collections import Counter
 from pathlib import Path
@@ -40,8 +42,10 @@ def test_the_run_directory_is_whole(finished):
     names = {p.name for p in home.iterdir()}
     assert names == {
         "job.yaml",
+        "inputs.json",
         "metrics.jsonl",
         "samples.jsonl",
+        "evaluated.jsonl",
         "events.jsonl",
         "summary.json",
         "report.html",
@@ -51,6 +55,10 @@ def test_the_run_directory_is_whole(finished):
     assert {p.name for p in (home / "checkpoints").iterdir()} == {"step-0", "step-1", "step-2", "step-3"}
     assert json.loads((home / "summary.json").read_text()) == finished
     assert "<svg" in (home / "report.html").read_text()
+    umask = os.umask(0)
+    os.umask(umask)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in home.rglob("*")}
+    assert modes == {0o777 & ~umask, 0o666 & ~umask}
 
 
 def test_every_step_has_every_metric(finished):
@@ -86,6 +94,10 @@ def test_the_states_of_a_job(finished):
     events = run_of(finished).events()
     assert [e["state"] for e in events if e["kind"] == "state"] == ["starting", "running", "succeeded"]
     assert sum(e["kind"] == "worker_started" for e in events) == 2
+    # A checkpoint is tried once, before any step.
+    kinds = [e["kind"] for e in events if e["kind"] in ("checkpoint_tried", "warm_start", "checkpoint")]
+    assert kinds[:2] == ["checkpoint_tried", "warm_start"]
+    assert kinds.count("checkpoint_tried") == 1
     assert [step for step, _ in run_of(finished).evaluations()] == [0, 3]
 
 
@@ -136,7 +148,9 @@ def test_a_job_may_only_evaluate(job_file, tmp_path):
     summary = json.loads(done.stdout)
     assert {p.name for p in home.iterdir()} == {
         "job.yaml",
+        "inputs.json",
         "events.jsonl",
+        "evaluated.jsonl",
         "evaluation.json",
         "predictions.jsonl",
         "summary.json",
@@ -152,6 +166,12 @@ def test_a_job_may_only_evaluate(job_file, tmp_path):
     assert (summary["state"], summary["steps"], summary["final_accuracy"]) == ("succeeded", 0, result["accuracy"])
     events = RunDirectory(home).events()
     assert [e["state"] for e in events if e["kind"] == "state"] == ["starting", "running", "succeeded"]
+    # Every completion is there, those of both controls included.
+    said = list(RunDirectory(home).evaluated())
+    assert Counter(sample["control"] for sample in said) == {None: 32, "silence": 32, "shuffled": 32}
+    assert [s["text"] for s in said if s["control"] is None] == [
+        text for answer in result["answers"] for text in answer["completions"]
+    ]
     predictions = lines(home / "predictions.jsonl")
     assert [item["model_prediction"] for item in predictions] == [a["prediction"] for a in result["answers"]]
     # Its result compares like that of `earshot evaluate`, and there is nothing to resume.

@@ -111,6 +111,8 @@ class Rank:
         if not second:
             rank.save(folder, state=True)
             rank.wait_saved()
+            torch.distributed.barrier()
+            rank.check_saved(folder)
         weights = weights_of(rank._family, rank._model)
         with rank.engine.gathered([p for w in weights for p in w.parameters]):
             values = {w.name: w.value().clone() for w in weights}

@@ -2,6 +2,7 @@
 
 import re
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -96,6 +97,16 @@ def test_the_prompt_is_filled_in_once() -> None:
     with judge_server(lambda *_: "5") as server:
         rate(server, "{answer}", prompt='{"q": "{question}"} {choices} {answer} {completion}')
         assert server.asked == ["{\"q\": \"What is {heard}?\"} ['a dog', 'a cat'] a dog {answer}"]
+
+
+def test_choices_are_written_as_the_question_has_them() -> None:
+    """Without Python's escapes, which the completion, written from the same prompt, does not have."""
+    prompt = "{question} {choices} {answer} {completion}"
+    asked = group("x")
+    question = replace(asked.question, choices=("5\u202fkHz", "C:\\dir"), answer="5\u202fkHz")
+    with judge_server(lambda *_: "5") as server:
+        Judge(settings(server.url, prompt=prompt)).rate([replace(asked, question=question)])
+        assert "['5\u202fkHz', 'C:\\dir'] 5\u202fkHz x" in server.asked[0]
 
 
 def test_additional_keys_of_the_request_are_sent() -> None:

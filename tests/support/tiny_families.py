@@ -3,9 +3,12 @@
 The tokenizer is the tiny Qwen2-Audio's followed by the family's special tokens; the processor is the family's own.
 """
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -164,7 +167,18 @@ TINY = {
 
 
 def write_tiny(model_type: str, folder: Path) -> Path:
-    """Write a checkpoint of the tiny model with the learner's writer."""
+    """Write a checkpoint of the tiny model with the learner's writer. It is made once, and copied."""
+    return shutil.copytree(_made(model_type), folder, dirs_exist_ok=True)
+
+
+@cache
+def _home() -> TemporaryDirectory[str]:
+    return TemporaryDirectory()
+
+
+@cache
+def _made(model_type: str) -> Path:
+    folder = Path(_home().name) / model_type
     tiny = TINY[model_type]
     processor = tiny.processor()
     torch.manual_seed(0)

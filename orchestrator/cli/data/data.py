@@ -1,24 +1,27 @@
 """`earshot data check` and `earshot data filter`: questions and their clips, before a job uses them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from audio_qa.files.clips import ClipCheck
 from orchestrator.cli.data.tables import show_check, show_filtered
 from orchestrator.cli.foreground import at_work
 from orchestrator.cli.job_file import is_job_file, read_job
-from orchestrator.cli.options import Json
-from orchestrator.cli.outcome import UnsuccessfulError
+from orchestrator.cli.options import Json, finite
+from orchestrator.cli.outcome import UnsuccessfulError, interrupted
 from orchestrator.cli.question_file import AudioRoot, Column, Format, column_mapping, data_section
 from orchestrator.cli.results import print_result
-from orchestrator.display.progress import make_progress, reporter
+from orchestrator.display.progress import make_progress, reporter, slow_reporter
 from orchestrator.driver.silence_filter import check_output, check_writable, filter_by_silence
 from orchestrator.job.sections.data import DataFormat
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import SpecError, parse_spec, resolve_paths
-from orchestrator.preflight.data_check import LONGEST_SECONDS, check_file, check_job
+from orchestrator.preflight.clip_lengths import PUBLISHED_LENGTHS, clip_lengths
+from orchestrator.preflight.data_check import check_file, check_job
 from orchestrator.preflight.model_folder import context_for
 from orchestrator.preflight.prepare import prepare
 from orchestrator.run.exit_codes import BAD_INPUT
@@ -39,19 +42,44 @@ def check(
     audio_root: AudioRoot = None,
     max_seconds: Annotated[
         float,
-        typer.Option(min=0, help="Longest clip allowed in a question file, in seconds; 0 for the models' limit."),
+        typer.Option(
+            min=0, callback=finite, help="Longest clip allowed in a question file, in seconds; 0 for the models' limit."
+        ),
     ] = 0,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Checkpoint folder of the model that will hear the clips of a question file: sets the least and the "
+            "greatest length. Default: those of the published models."
+        ),
+    ] = None,
+    decode: Annotated[
+        bool,
+        typer.Option(
+            "--decode",
+            help="Decode every clip to its end, on all cores, to find damage within the sound. Otherwise only clips "
+            "whose header cannot be trusted are decoded. Clips that have not changed are not decoded again.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """List every problem of the questions, and their statistics.
+    """List every problem of the questions and their clips, and their statistics.
 
-    Exits with 2 if a job would refuse the questions.
+    Exits with 2 if a job would refuse the questions. What a check found out about clips is remembered in the cache
+    folder, also for jobs.
     """
-    if is_job_file(spec):
-        found = check_job(read_job(Path(spec)))
-    else:
-        section = data_section(spec, format, column or [], audio_root)
-        found = check_file(section, max_seconds or LONGEST_SECONDS)
+    with interrupted("clips that were checked are remembered"), make_progress("plain") as progress:
+        how = ClipCheck(decode, reporter(progress) if decode else slow_reporter(progress))
+        if is_job_file(spec):
+            if model is not None:
+                raise SpecError("--model: the job file names the model; leave one of them out")
+            found = check_job(read_job(Path(spec)), how)
+        else:
+            section = data_section(spec, format, column or [], audio_root)
+            lengths = PUBLISHED_LENGTHS if model is None else clip_lengths(model)
+            if max_seconds:
+                lengths = replace(lengths, longest_seconds=max_seconds)
+            found = check_file(section, lengths, how)
 
     def show(_: dict[str, Any], console: Console) -> None:
         show_check(found, console)
@@ -73,15 +101,20 @@ def filter(
     audio_root: AudioRoot = None,
     samples: Annotated[int, typer.Option(min=1, help="Completions for each question.")] = 8,
     threshold: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Remove questions with at least this share of correct answers.")
+        float,
+        typer.Option(
+            min=0.01, max=1, callback=finite, help="Remove questions with at least this share of correct answers."
+        ),
     ] = 0.75,
-    temperature: Annotated[float, typer.Option(min=0.01, help="Sampling temperature.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0.01, callback=finite, help="Sampling temperature.")] = 1,
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Longest completion, if SPEC is a question file; a job file has its own.")
     ] = 64,
     gpus: Annotated[
         float | None,
-        typer.Option(min=0, help="GPUs for each rollout worker. Default: the job file's, or 0 for the CPU."),
+        typer.Option(
+            min=0, callback=finite, help="GPUs for each rollout worker. Default: the job file's, or 0 for the CPU."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

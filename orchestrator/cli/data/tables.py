@@ -4,12 +4,22 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from audio_qa.errors import one_line
 from orchestrator.driver.silence_filter import dropped_file
 from orchestrator.preflight.data_check import CheckedSplit, DataCheck
 
 _DROPPED_SHOWN = 20
+_WITHOUT_ANSWERS = (
+    "The questions have no answers, so predictions cannot be scored: `earshot evaluate --predictions FILE` and a job "
+    "with `method: evaluate` write them, and training needs `data.unlabelled`. If the file has answers, name their "
+    "column, as in --column answer=COLUMN."
+)
+_LONGEST_NAME = 100
+"""Most characters of a task, category or difficulty."""
 
 
 def show_check(found: DataCheck, console: Console) -> None:
@@ -19,8 +29,11 @@ def show_check(found: DataCheck, console: Console) -> None:
     problems = [*(p for split in found.splits.values() for p in split.problems), *found.overlap]
     for problem in problems:
         note = "" if problem.refused else " (not refused)"
-        console.print(f"{problem.kind.value}{note}: {problem}", markup=False, highlight=False, soft_wrap=True)
+        text = one_line(f"{problem.kind.value}{note}: {problem}")
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     console.print(_verdict(found.refused, len(problems) - found.refused), highlight=False)
+    if found.without_answers:
+        console.print(_WITHOUT_ANSWERS, highlight=False, soft_wrap=True)
 
 
 def _verdict(refused: int, accepted: int) -> str:
@@ -38,7 +51,7 @@ def _count(number: int, noun: str) -> str:
 
 def _statistics(name: str, split: CheckedSplit) -> Table:
     source, statistics = split.found.source, split.statistics
-    table = Table(title=name, show_header=False)
+    table = Table(title=escape(one_line(name)), show_header=False)
     table.add_column()
     table.add_column(overflow="fold")
     table.add_row("format", f"{source.format} {source.version}".strip())
@@ -49,24 +62,27 @@ def _statistics(name: str, split: CheckedSplit) -> Table:
         f"{statistics.seconds_total:,.0f} in total; {statistics.seconds_shortest:.2f} to "
         f"{statistics.seconds_longest:.2f}, {statistics.seconds_mean:.2f} on average",
     )
-    table.add_row("by chance", f"{statistics.chance_accuracy:.1%}")
+    chance = statistics.chance_accuracy
+    table.add_row("by chance", "not known without answers" if chance is None else f"{chance:.1%}")
     if statistics.repeated_choices:
         table.add_row("with a repeated choice", f"{statistics.repeated_choices:,}")
     for label in ("task", "category", "sub_category", "difficulty", "choices"):
         counts: dict[str, int] = getattr(statistics, f"by_{label}")
         if counts:
-            table.add_row(f"by {label.replace('_', '-')}", "; ".join(f"{key} {n:,}" for key, n in counts.items()))
+            text = "; ".join(f"{one_line(key, _LONGEST_NAME)} {n:,}" for key, n in counts.items())
+            table.add_row(f"by {label.replace('_', '-')}", Text(text))
     return table
 
 
 def show_filtered(result: dict[str, Any], console: Console) -> None:
     """Print the first of the questions that were removed, and the counts."""
     dropped = result["dropped"]
-    table = Table(title=f"Answered by {result['model']} with silence in place of the clip", box=None)
+    table = Table(title=f"Answered by {escape(one_line(result['model']))} with silence in place of the clip", box=None)
     for name in ("question", "answer", "correct"):
         table.add_column(name, overflow="fold")
     for item in dropped[:_DROPPED_SHOWN]:
-        table.add_row(f"{item['id']}: {item['question']}", item["answer"], f"{item['right']} of {item['asked']}")
+        asked, answer = one_line(f"{item['id']}: {item['question']}"), one_line(item["answer"])
+        table.add_row(Text(asked), Text(answer), f"{item['right']} of {item['asked']}")
     if dropped:
         console.print(table)
     if len(dropped) > _DROPPED_SHOWN:

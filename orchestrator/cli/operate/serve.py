@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from audio_qa.errors import InputError
-from orchestrator.cli.options import DatabaseUrl, DataDir
+from audio_qa.errors import InputError, shown
+from orchestrator.cli.options import LONGEST_DAYS, DatabaseUrl, DataDir, finite
 from orchestrator.job.spec_file import SpecError
 from orchestrator.places import HOST, PORT, data_directory
 from orchestrator.service.observability.json_log import log_as_json
@@ -46,17 +46,26 @@ def serve(
         int | None, typer.Option(min=1, help=f"Maximum number of running jobs of one user. {_NO_LIMIT}")
     ] = None,
     max_gpus: Annotated[
-        float | None, typer.Option(min=0, help=f"Maximum number of GPUs of all running jobs. {_NO_LIMIT}")
+        float | None,
+        typer.Option(min=0, callback=finite, help=f"Maximum number of GPUs of all running jobs. {_NO_LIMIT}"),
     ] = None,
     max_gpus_per_user: Annotated[
-        float | None, typer.Option(min=0, help=f"Maximum number of GPUs of the running jobs of one user. {_NO_LIMIT}")
+        float | None,
+        typer.Option(
+            min=0, callback=finite, help=f"Maximum number of GPUs of the running jobs of one user. {_NO_LIMIT}"
+        ),
     ] = None,
     preemption: Annotated[
         bool, typer.Option(help="Let a job preempt jobs of lower priority, which continue later.")
     ] = False,
     keep_days: Annotated[
         float,
-        typer.Option(min=0, help="Days until an ended job and its run directory are removed; 0 keeps them."),
+        typer.Option(
+            min=0,
+            max=LONGEST_DAYS,
+            callback=finite,
+            help="Days until an ended job and its run directory are removed; 0 keeps them.",
+        ),
     ] = 0,
     storage: Annotated[
         str | None,
@@ -85,7 +94,7 @@ def serve(
     The jobs run on a Ray cluster.
     """
     if ray_address is not None and not ray_address.startswith(("http://", "https://")):
-        raise InputError(f"--ray-address: {ray_address!r} is not a dashboard's URL; write http://HEAD:8265")
+        raise InputError(f"--ray-address: {shown(ray_address)} is not a dashboard's URL; write http://HEAD:8265")
     if storage is not None:
         storage = _checked_storage(storage)
     # Ray's client would prefer these to the address it is given.

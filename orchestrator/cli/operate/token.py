@@ -16,8 +16,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from audio_qa.errors import InputError
-from orchestrator.cli.options import DatabaseUrl, DataDir, Json
+from audio_qa.errors import InputError, shown
+from orchestrator.cli.options import LONGEST_DAYS, DatabaseUrl, DataDir, Json, finite
 from orchestrator.places import data_directory, database_of, runs_of
 from orchestrator.service.store.access import Role, TokenRecord
 from orchestrator.service.store.credentials import new_token, token_hash
@@ -40,7 +40,10 @@ def create(
         typer.Option(help="viewer: see own jobs; submitter: also submit and change them; admin: all jobs."),
     ] = Role.SUBMITTER,
     name: Annotated[str | None, typer.Option(help="Purpose of the token. Default: the owner.")] = None,
-    days: Annotated[float | None, typer.Option(min=0, help="Days until the token expires. Default: never.")] = None,
+    days: Annotated[
+        float | None,
+        typer.Option(min=0, max=LONGEST_DAYS, callback=finite, help="Days until the token expires. Default: never."),
+    ] = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     as_json: Json = False,
@@ -114,7 +117,7 @@ def revoke(
         return done
 
     if not _on_store(end, data_dir, database_url):
-        raise InputError(f"there is no token {token_id!r} to revoke; `earshot token list` shows them")
+        raise InputError(f"there is no token {shown(token_id)} to revoke; `earshot token list` shows them")
     typer.echo(json.dumps({"id": token_id, "revoked": True}) if as_json else f"Token {token_id} is revoked.")
 
 

@@ -5,17 +5,20 @@ from typing import Annotated, Literal
 
 import typer
 
-from audio_qa.errors import InputError
+from audio_qa.errors import InputError, shown
 from audio_qa.files.remote import is_url
+from audio_qa.formats.question_set import QuestionSet
 from audio_qa.prompt import PromptTemplate
-from audio_qa.scoring.submission import check_submission
+from audio_qa.scoring.rules import rule_of
+from audio_qa.scoring.submission import check_predictions, check_submission
 from orchestrator.cli.foreground import at_work
-from orchestrator.cli.options import Json
-from orchestrator.cli.question_file import AudioRoot, Column, Format, column_mapping
+from orchestrator.cli.options import Json, finite
+from orchestrator.cli.question_file import AudioRoot, Column, Format, check_questions, column_mapping
 from orchestrator.cli.results import print_result, show_evaluation
 from orchestrator.display.progress import make_progress, reporter
-from orchestrator.driver.evaluation import evaluate_model
+from orchestrator.driver.evaluation import evaluate_model, evaluation_result, write_predictions_of
 from orchestrator.driver.run_storage import storage_checked
+from orchestrator.driver.session import failing_after_start
 from orchestrator.job.sections.evaluation import AudioControl
 from orchestrator.job.spec import Method
 from orchestrator.job.spec_file import parse_spec, resolve_paths
@@ -44,7 +47,7 @@ def evaluate(
     ] = 0,
     questions: Annotated[int, typer.Option(min=0, help="Number of questions; 0 for all.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Number of rollout workers, each with a vLLM engine.")] = 1,
-    gpus: Annotated[float, typer.Option(min=0, help="GPUs for each rollout worker.")] = 0,
+    gpus: Annotated[float, typer.Option(min=0, callback=finite, help="GPUs for each rollout worker.")] = 0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest completion, in tokens.")] = 64,
     max_context: Annotated[
         int,
@@ -57,13 +60,19 @@ def evaluate(
         int, typer.Option(min=1, help="Completions for each question; of several, the majority answer counts.")
     ] = 1,
     temperature: Annotated[
-        float, typer.Option(min=0, help="Sampling temperature; 0 is greedy. Must be above 0 with several samples.")
+        float,
+        typer.Option(
+            min=0, callback=finite, help="Sampling temperature; 0 is greedy. Must be above 0 with several samples."
+        ),
     ] = 0,
     controls: Annotated[
         str, typer.Option(help="Controls to run in addition: silence, shuffled; '' for neither.")
     ] = "silence,shuffled",
     predictions: Annotated[
-        Path | None, typer.Option(help="Write the predictions to this file, in the format of the benchmark.")
+        Path | None,
+        typer.Option(
+            help="Write the predictions to this file, in the format of the benchmark. Required without answers."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -74,6 +83,7 @@ def evaluate(
     """
     if samples > 1 and temperature == 0:
         raise InputError("--samples above 1 needs --temperature above 0: greedy completions are all the same")
+    check_questions(data)
     columns = column_mapping(column or [])
     folder = model
     if is_url(model):
@@ -93,11 +103,32 @@ def evaluate(
     spec = resolve_paths(parse_spec(value, "evaluate"), Path.cwd())
     if predictions is not None:
         check_submission(predictions)
+        if predictions.is_file() and Path(data).is_file() and predictions.samefile(data):
+            raise InputError(f"--predictions {shown(str(predictions))} is the question file; name another file")
     with at_work(), make_progress("plain" if as_json else "auto") as progress:
         prepared = prepare(spec, reporter(progress))
-        result = evaluate_model(prepared, progress, predictions=predictions)
+        _check_predictions(predictions, data, prepared.held_out_set)
+        evaluation = evaluate_model(prepared, progress)
+        result = evaluation_result(prepared, evaluation)
     result["model"] = model if is_url(model) else result["model"]
     print_result(result, as_json, show_evaluation)
+    # Last: whatever happens to the disk, the result has been printed.
+    if predictions is not None:
+        with failing_after_start():
+            write_predictions_of(prepared, evaluation, predictions)
+
+
+def _check_predictions(predictions: Path | None, data: str, held_out: QuestionSet | None) -> None:
+    """Raise InputError before anything is started if the predictions cannot be written, or there would be no result."""
+    if held_out is None:
+        return
+    if predictions is not None:
+        check_predictions(predictions, held_out, rule_of(held_out.source.format))
+    elif not held_out.labelled:
+        raise InputError(
+            f"--data {shown(data)} has no answers, so there is no accuracy to report; name a file for the predictions, "
+            "with --predictions"
+        )
 
 
 def _controls(names: str) -> list[AudioControl]:
@@ -106,5 +137,5 @@ def _controls(names: str) -> list[AudioControl]:
     given = [name.strip() for name in names.split(",") if name.strip()]
     for name in given:
         if name not in known:
-            raise InputError(f"--controls: there is no control {name!r}; choose from {', '.join(known)}")
+            raise InputError(f"--controls: there is no control {shown(name)}; choose from {', '.join(known)}")
     return [known[name] for name in given]

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from audio_qa.errors import InputError
+from audio_qa.errors import InputError, cause_of, shown
 from orchestrator.cli.foreground import at_work
 from orchestrator.cli.options import Json
 from orchestrator.cli.outcome import UnsuccessfulError, shows_tracebacks
@@ -79,7 +79,7 @@ def _chosen(names: str) -> list[TableRow]:
     requested = [name.strip() for name in names.split(",") if name.strip()]
     for name in requested:
         if name not in NAMES:
-            raise InputError(f"--rows: there is no row {name!r}; choose from {', '.join(NAMES)}")
+            raise InputError(f"--rows: there is no row {shown(name)}; choose from {', '.join(NAMES)}")
     return [row for row in ROWS if not requested or row.name in requested]
 
 
@@ -113,7 +113,7 @@ def _run_all(runs: Sequence[RowRun], home: Path, tiny: bool, as_json: bool) -> d
             # The other rows do not depend on this one; the table says which failed and why.
             if shows_tracebacks():
                 raise
-            problems[str(run.path)] = " ".join(f"{type(error).__name__}: {error}".split())
+            problems[str(run.path)] = cause_of(error)
             print(f"{what} failed: {problems[str(run.path)]}", file=sys.stderr)
         finally:
             found = write()

@@ -10,13 +10,14 @@ import typer
 from rich.console import Console
 
 from audio_qa.errors import InputError
+from audio_qa.files.clips import ClipCheck
 from orchestrator.cli.foreground import at_work
 from orchestrator.cli.job_file import read_job
 from orchestrator.cli.options import Json
 from orchestrator.cli.results import print_result, show_evaluation, show_plan
-from orchestrator.display.progress import make_progress, reporter
+from orchestrator.display.progress import make_progress, reporter, slow_reporter
 from orchestrator.driver.driver import run_job
-from orchestrator.driver.resume import check_resumable, check_same_job
+from orchestrator.driver.resume import check_inputs, check_resumable, check_same_job
 from orchestrator.driver.resume import resume as resumed
 from orchestrator.driver.run_storage import (
     check_not_stored,
@@ -29,8 +30,9 @@ from orchestrator.driver.run_storage import (
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import dump_spec, read_spec
 from orchestrator.places import examples_folder
-from orchestrator.preflight.plan import plan
+from orchestrator.preflight.plan import model_sizes, plan
 from orchestrator.preflight.prepare import prepare
+from orchestrator.preflight.room import check_room
 from orchestrator.run.checkpoints import checkpoints_of
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.files import JOB
@@ -45,6 +47,7 @@ RunDir = Annotated[
         "run is in runs/NAME here and is copied to the storage.",
     ),
 ]
+_PUT_BACK = "put back what it had, accept the change with --accept-changes, or start a new run"
 
 
 def run(
@@ -61,6 +64,14 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --run-dir from its last checkpoint.")
     ] = False,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes",
+            help="With --resume: continue although questions, clips, model or reward code differ from those that the "
+            "run began with.",
+        ),
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Seed, in place of the job file's.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -69,11 +80,18 @@ def run(
     if resume:
         if run_dir is None:
             raise InputError("--resume continues the run in --run-dir: name it")
-        _resume(run_dir, job, seed, as_json, started)
+        if dry_run:
+            raise InputError("--dry-run plans a new job, and --resume continues a run: leave one of them out")
+        _resume(run_dir, job, seed, as_json, started, accept_changes=accept_changes)
+    elif accept_changes:
+        raise InputError("--accept-changes is for a run that continues: name it with --resume --run-dir DIRECTORY")
     elif job is None:
         raise InputError("name a job file, or resume a run: --resume --run-dir DIRECTORY")
     elif dry_run:
-        print_result(plan(read_job(job, seed)), as_json, show_plan)
+        place = None if run_dir is None else parse_run_dir(run_dir)[0]
+        with make_progress("plain") as progress:
+            planned = plan(read_job(job, seed), place, ClipCheck(report=slow_reporter(progress)))
+        print_result(planned, as_json, show_plan)
     else:
         _start(read_job(job, seed), run_dir, as_json, started)
 
@@ -103,6 +121,7 @@ def _start(spec: JobSpec, run_dir: str | None, as_json: bool, started: float) ->
         raise RunDirectoryError(
             path, "exists and is not empty; name a new one with --run-dir, or continue that run with --resume"
         )
+    check_room(spec, model_sizes(spec), path)
     with storage_checked():
         check_not_stored(spec, path)
     with at_work(), make_progress("plain" if as_json else "auto") as progress:
@@ -114,7 +133,9 @@ def _start(spec: JobSpec, run_dir: str | None, as_json: bool, started: float) ->
     _print_summary(summary, run, as_json)
 
 
-def _resume(run_dir: str, job: Path | None, seed: int | None, as_json: bool, started: float) -> None:
+def _resume(
+    run_dir: str, job: Path | None, seed: int | None, as_json: bool, started: float, *, accept_changes: bool
+) -> None:
     """Continue a run from its last checkpoint, here or in its storage."""
     place, storage = parse_run_dir(run_dir)
     path = place.resolve()
@@ -140,13 +161,18 @@ def _resume(run_dir: str, job: Path | None, seed: int | None, as_json: bool, sta
         _print_summary(summary, run, as_json)
         return
     check_resumable(run, old, spec, newest)
+    check_room(spec, model_sizes(spec), path)
     with at_work(), make_progress("plain" if as_json else "auto") as progress:
         prepared = prepare(spec, reporter(progress))
         with run.lock():
             if stored is not None:
                 with storage_checked():
                     catch_up(run, stored, checkpoints_of(run, spec))
-            state = resumed(run, spec, dump_spec(spec))
+            noted = check_inputs(run, prepared, _PUT_BACK, accept=accept_changes)
+            if "not_compared" in noted:
+                names = ", ".join(noted["not_compared"])
+                progress.message(f"not compared with what the run began with, as it is not known: {names}")
+            state = resumed(run, spec, dump_spec(spec), noted)
         summary = run_job(prepared, run, progress, started, state)
     _print_summary(summary, run, as_json)
 
@@ -164,9 +190,14 @@ def _print_summary(summary: dict[str, Any], run: RunDirectory, as_json: bool) ->
             for words, key in (("silence", "silence_accuracy"), ("shuffled clips", "shuffled_accuracy"))
             if summary[key] is not None
         ]
+        baseline, failed = summary["baseline_accuracy"], summary.get("evaluation_failed")
+        before = "unknown" if baseline is None else f"{baseline:.1%}"
+        counted = f" ({failed} of them could not be asked and count as wrong)" if failed else ""
         console.print(
-            f"Accuracy on {summary['evaluation_questions']} held-out questions: "
-            f"{summary['baseline_accuracy']:.1%} before, [bold]{summary['final_accuracy']:.1%}[/bold] after "
+            f"Accuracy on {summary['evaluation_questions']} held-out questions{counted}: "
+            f"{before} before, [bold]{summary['final_accuracy']:.1%}[/bold] after "
             f"{summary['steps']} steps; {''.join(controls)}by chance {summary['chance_accuracy']:.1%}."
         )
+    elif summary.get("evaluation_failed"):
+        console.print("The last evaluation has no accuracy: no question could be asked; events.jsonl has the reasons.")
     console.print(f"Report: {run.report_file.resolve()}", highlight=False)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from audio_qa.dataset import DatasetError
+from audio_qa.formats.item import Answers
 from audio_qa.scoring.rules import rule_of
 from audio_qa.scoring.submission import read_predictions
 from orchestrator.cli.options import Json
@@ -30,14 +32,20 @@ def score(
 ) -> None:
     """Score a file of predictions by the rule of its benchmark.
 
-    A stricter count is shown as well. The clips are not needed.
+    A stricter count is shown as well. The clips are not needed. Predictions for items that are not asked, such as those
+    with open answers, are counted and do not matter.
     """
     section = data_section(data, format, column or [], audio_root)
-    found = read_split(section, "train", check_audio=False)
+    found = read_split(section, "train", check_audio=False, answers=Answers.OPTIONAL)
     found.accepted()
+    if not found.labelled:
+        raise DatasetError(
+            f"{found.source.location!r}: has no answers to score predictions by; name the file with the answers, or "
+            "submit the predictions to the benchmark"
+        )
     predicted = read_predictions(predictions, found, rule_of(found.source.format))
-    result = {"model": str(predictions)} | scored_predictions(found, predicted, seed=seed)
-    print_result(result, as_json, show_scores)
+    result = {"model": str(predictions)} | scored_predictions(found, predicted.by_question, seed=seed)
+    print_result(result | {"predictions_left_out": dict(predicted.left_out)}, as_json, show_scores)
 
 
 def compare(

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.job_file import read_job
-from orchestrator.cli.options import JobId, Json, Url
+from orchestrator.cli.options import JobId, Json, Url, finite
 from orchestrator.cli.service.connection import print_answer, service
 from orchestrator.cli.service.tables import job_table, jobs_table
 from orchestrator.cli.service.watch import watch as follow
@@ -67,7 +67,7 @@ def show(job: JobId, url: Url = None, as_json: Json = False) -> None:
 
 def watch(
     job: JobId,
-    every: Annotated[float, typer.Option(min=0.2, help="Seconds between updates.")] = 1.0,
+    every: Annotated[float, typer.Option(min=0.2, max=3600, callback=finite, help="Seconds between updates.")] = 1.0,
     url: Url = None,
     as_json: Json = False,
 ) -> None:

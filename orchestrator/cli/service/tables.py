@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.display.notation import duration, printable, sparkline
+from orchestrator.display.progress_text import evaluation_text
 from orchestrator.schemas.api import JobDetail, JobView, MetricsView, SampleView, WorkerView
 from orchestrator.schemas.job_state import JobState
 
@@ -65,6 +66,9 @@ def job_table(job: JobDetail) -> Table:
     if job.progress.evaluation is not None and job.progress.evaluation.accuracy is not None:
         at = job.progress.evaluation
         rows.append(("evaluation", f"accuracy {at.accuracy:.1%} at step {at.step}"))
+    elif job.progress.evaluation is not None:
+        at = job.progress.evaluation
+        rows.append(("evaluation", f"{evaluation_text(at.model_dump())} at step {at.step}"))
     if job.cause:
         rows.append(("cause", Text("\n".join(printable(line) for line in job.cause.splitlines()))))
     for name, value in sorted(job.progress.metrics.items()):

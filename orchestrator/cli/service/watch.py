@@ -18,7 +18,7 @@ from orchestrator.cli.service.tables import age, number, state_text, workers_tab
 from orchestrator.client import EarshotClient, JobDetail, WorkerPage
 from orchestrator.client.errors import UnreachableError
 from orchestrator.display.notation import printable, sparkline
-from orchestrator.display.progress_text import TimeLeft
+from orchestrator.display.progress_text import TimeLeft, evaluation_text
 from orchestrator.run.events import EventKind
 from orchestrator.schemas.api import EventView
 from orchestrator.schemas.job_state import ENDED
@@ -157,6 +157,9 @@ def panel(watched: Watched, left: TimeLeft, width: int) -> RenderableType:
                 f"{number(at.silence_accuracy, '.1%')}, {shuffled}chance {number(at.chance_accuracy, '.1%')}",
             )
         )
+    elif progress.evaluation is not None:
+        at = progress.evaluation
+        rows.append(Text.assemble(("evaluation ", "dim"), f"at step {at.step}: {evaluation_text(at.model_dump())}"))
     if watched.workers.items:
         rows += [Text(""), workers_table(watched.workers.items[:_MOST_WORKERS])]
         more = len(watched.workers.items) - _MOST_WORKERS

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from audio_qa.errors import shown
 from audio_qa.formats.mapped import check_columns
 from audio_qa.prompt import PromptTemplate
 from audio_qa.synthetic.benchmark import CATEGORIES
@@ -61,15 +62,17 @@ class DataSection(Settings):
     """The questions."""
 
     train: Annotated[str, PathTo.QUESTIONS]
-    """Training questions: a question file or its URL, a Hugging Face dataset (`hf:OWNER/NAME#SPLIT`, or the folder of a
-    saved one), or `builtin:synthetic`, generated from the job's seed. With `method: evaluate` they are not read and may
+    """Training questions: a question file or its URL, a Hugging Face dataset (`hf:OWNER/NAME#SPLIT`, or a folder of
+    one), or `builtin:synthetic`, generated from the job's seed. With `method: evaluate` they are not read and may
     be left out."""
     evaluation: Annotated[str | None, PathTo.QUESTIONS] = None
     """Held-out questions, in the same forms; without them nothing is evaluated. No clip may be in both sets."""
     format: DataFormat = "auto"
     """Format of the question file; `auto` detects it from the keys."""
     columns: Frozen[Mapping[str, str | tuple[str, ...]]] = FrozenMapping({})
-    """Column names of a file in another format, by key of Earshot's schema; `choices` may have a list of columns."""
+    """Column names of a file in another format, by key of Earshot's schema; `choices` may have a list of columns. In
+    place of `answer`, the keys `answer_text`, `answer_index` (from 0), `answer_number` (from 1) and `answer_letter` (A
+    is the first) say how answers are written."""
     audio_root: Annotated[str | None, PathTo.CLIPS] = None
     """Folder or URL that relative clip paths start at; by default the folder of the question file."""
     evaluation_format: DataFormat = "auto"
@@ -97,6 +100,13 @@ class DataSection(Settings):
     synthetic_evaluation: int = Field(default=300, ge=10)
     """Number of held-out questions of `builtin:synthetic`."""
 
+    @field_validator("train", "evaluation", mode="before")
+    @classmethod
+    def _check_single(cls, location: Any) -> Any:
+        if isinstance(location, list | tuple):
+            raise ValueError("one question file is needed: join several into one, in one format")
+        return location
+
     @field_validator("columns", "evaluation_columns")
     @classmethod
     def _check_columns(cls, columns: Mapping[str, str | tuple[str, ...]]) -> Mapping[str, str | tuple[str, ...]]:
@@ -108,5 +118,5 @@ class DataSection(Settings):
     def _check_categories(cls, categories: tuple[str, ...]) -> tuple[str, ...]:
         for name in categories:
             if name not in CATEGORIES:
-                raise ValueError(f"unknown question type {name!r}; choose from {', '.join(CATEGORIES)}")
+                raise ValueError(f"unknown question type {shown(name)}; choose from {', '.join(CATEGORIES)}")
         return categories

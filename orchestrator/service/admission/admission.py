@@ -2,7 +2,7 @@
 
 Invariant: an admitted job names no model, question file or clip outside the roots, no reward function, judge or
 environment variable outside the allow-lists, no weights in a format that runs code when it is read, and no cluster or
-storage of its own.
+storage of its own. Its model is whole.
 """
 
 import asyncio
@@ -12,7 +12,10 @@ from pathlib import Path
 
 from audio_qa.audio import is_file
 from audio_qa.dataset import DatasetError
+from audio_qa.errors import shown
 from audio_qa.formats.registry import may_lack_clips
+from audio_qa.model_folder.documents import ModelError, files_read
+from audio_qa.model_folder.folder import check_folder
 from orchestrator.job.marked import marked_values, replace_marked
 from orchestrator.job.sections.data import SYNTHETIC, DataSection
 from orchestrator.job.sections.model import TINY_MODELS
@@ -60,11 +63,14 @@ class Admission:
         self._check_judge(spec)
         spec = await asyncio.to_thread(self._resolved, spec)
         for key, path in marked_values(spec, tuple(PathTo)):
-            if not await self._may_be_named(Path(path), owns):
-                raise SpecError(f"{key}: {path!r} is the service's own, or belongs to a job that is not yours")
+            target = await asyncio.to_thread(Path(path).resolve) if Path(path).is_absolute() else Path(path)
+            if not await self._may_be_named(target, owns):
+                raise SpecError(f"{key}: {shown(path)} is the service's own, or belongs to a job that is not yours")
+        await asyncio.to_thread(_check_model, spec.model.path)
         return spec
 
     async def _may_be_named(self, path: Path, owns: Callable[[str], Awaitable[bool]]) -> bool:
+        """Return whether a path, with its links followed, is not in the data directory, or is in an own run there."""
         if self._data_dir is None or not path.is_relative_to(self._data_dir):
             return True
         parts = path.relative_to(self._data_dir).parts
@@ -74,7 +80,9 @@ class Admission:
         for module in spec.reward.allowed_modules:
             if not any(module == allowed or module.startswith(f"{allowed}.") for allowed in self._modules):
                 known = ", ".join(self._modules) or "none"
-                raise SpecError(f"reward.allowed_modules: this service does not allow {module!r} (allowed: {known})")
+                raise SpecError(
+                    f"reward.allowed_modules: this service does not allow {shown(module)} (allowed: {known})"
+                )
         for name in spec.reward.functions:
             try:
                 check_name(name, self._modules)
@@ -87,15 +95,15 @@ class Admission:
             return
         if not {judge.host, judge.host.rpartition(":")[0]} & set(self._judge_hosts):
             known = ", ".join(self._judge_hosts) or "none"
-            raise SpecError(f"reward.judge.url: this service does not allow {judge.host!r} (allowed: {known})")
+            raise SpecError(f"reward.judge.url: this service does not allow {shown(judge.host)} (allowed: {known})")
         if judge.api_key_env is not None and judge.api_key_env not in self._judge_keys:
             known = ", ".join(self._judge_keys) or "none"
             raise SpecError(
-                f"reward.judge.api_key_env: this service does not allow {judge.api_key_env!r} (allowed: {known})"
+                f"reward.judge.api_key_env: this service does not allow {shown(judge.api_key_env)} (allowed: {known})"
             )
 
     def _resolved(self, spec: JobSpec) -> JobSpec:
-        """Return the job with every path under the roots, symbolic links followed. Raises SpecError."""
+        """Return the job with every path under the roots, also after its links are followed. Raises SpecError."""
         for kind in PathTo:  # questions last: the paths of their clips start at the audio roots
             rules: dict[PathTo, Callable[[str, str], str]] = {
                 PathTo.MODEL: self._model,
@@ -110,27 +118,26 @@ class Admission:
         if path in TINY_MODELS:
             return path
         if path.startswith("builtin:"):
-            raise SpecError(f"{key}: {path!r} is not built in; {' and '.join(TINY_MODELS)} are")
+            raise SpecError(f"{key}: {shown(path)} is not built in; {' and '.join(TINY_MODELS)} are")
         try:
             folder = self._roots.folder(path)
-            weights = list(folder.glob("*.safetensors"))
-            for file in weights:
+            for file in files_read(folder):
                 self._roots.file(str(file))
-        except OutsideRootsError as error:
+        except (OutsideRootsError, ModelError) as error:
             raise SpecError(f"{key}: {error}") from error
-        if not weights:
-            raise SpecError(f"{key}: {path!r} holds no *.safetensors, the only format of weights that is read here")
         return str(folder)
 
     def _folder(self, key: str, path: str) -> str:
         try:
-            return str(self._roots.folder(path))
+            self._roots.folder(path)
+            return self._roots.kept(path)
         except OutsideRootsError as error:
             raise SpecError(f"{key}: {error}") from error
 
     def _file(self, key: str, path: str) -> str:
         try:
-            return str(self._roots.file(path))
+            self._roots.file(path)
+            return self._roots.kept(path)
         except OutsideRootsError as error:
             raise SpecError(f"{key}: {error}") from error
 
@@ -139,18 +146,29 @@ class Admission:
         if path == SYNTHETIC:
             return path
         if path.startswith("builtin:"):
-            raise SpecError(f"{key}: {path!r} is not built in; {SYNTHETIC} is")
+            raise SpecError(f"{key}: {shown(path)} is not built in; {SYNTHETIC} is")
         try:
-            file = self._roots.file(path)
+            self._roots.file(path)
+            file = self._roots.kept(path)
             # Relative paths in the file start at the file's folder. URLs are not fetched: the service must not
             # make requests for a user.
-            found = read_split(data.model_copy(update={split: str(file)}), split, check_audio=False, remote=False)
+            found = read_split(data.model_copy(update={split: file}), split, check_audio=False, remote=False)
             optional = may_lack_clips(found.source.format)
-            for audio in {question.audio for question in found.accepted()}:
+            for audio in {question.audio for question in found.accepted()} - found.inside:
                 if optional and not is_file(audio):
                     self._roots.place(audio)
                 else:
                     self._roots.file(audio)
         except (OutsideRootsError, DatasetError) as error:
             raise SpecError(f"{key}: {error}") from error
-        return str(file)
+        return file
+
+
+def _check_model(path: str) -> None:
+    """Raise SpecError unless the model is whole. Its files must be known to be the submitter's: messages quote them."""
+    if path in TINY_MODELS:
+        return
+    try:
+        check_folder(path)
+    except ModelError as error:
+        raise SpecError(f"model.path: {error}") from error

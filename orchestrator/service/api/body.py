@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import Request
 
+from audio_qa.errors import shown
 from orchestrator.job.documents import DocumentError, load_untrusted_json, load_untrusted_yaml
 from orchestrator.service.api.problems import ProblemError
 from orchestrator.service.api.settings import ApiSettings
@@ -17,7 +18,7 @@ async def read_object(request: Request, settings: ApiSettings) -> dict[str, Any]
     """Return the object in the body. Raises ProblemError."""
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json" and kind not in YAML_TYPES:
-        raise ProblemError(415, f"{kind[:100]!r} is not supported; send application/json or application/yaml")
+        raise ProblemError(415, f"{shown(kind)} is not supported; send application/json or application/yaml")
     body = await request.body()
     if kind in YAML_TYPES:
         if len(body) > settings.max_yaml_bytes:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from audio_qa.errors import EarshotError
+from audio_qa.errors import EarshotError, one_line
 from orchestrator.run.lines import PlaceError
 from orchestrator.run.records import RunDirectoryError, json_text
 from orchestrator.service.store.store import CursorError, IdempotencyError, JobNotFoundError, StoreUnavailableError
@@ -61,7 +61,7 @@ class ProblemDocument(BaseModel):
     """Identical for all errors with this status."""
     status: int
     detail: str
-    """Description of the problem and how to fix it, in one line."""
+    """Description of the problem and how to fix it, in one line of at most 1,000 characters."""
     errors: list[FieldProblem] | None = None
     """The fields of the request that are not valid."""
 
@@ -82,7 +82,7 @@ def problem_response(
         "type": "about:blank",
         "title": _TITLES.get(status, "The request failed"),
         "status": status,
-        "detail": " ".join(detail.split())[:2000],
+        "detail": one_line(detail),
     }
     if errors:
         document["errors"] = errors
@@ -115,7 +115,7 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
         errors = [
-            {"field": ".".join(str(part) for part in item["loc"])[:200], "problem": str(item["msg"])[:500]}
+            {"field": one_line(".".join(map(str, item["loc"])), 200), "problem": one_line(str(item["msg"]), 500)}
             for item in error.errors()[:20]
         ]
         return problem_response(422, "; ".join(f"{e['field']}: {e['problem']}" for e in errors), errors=errors)

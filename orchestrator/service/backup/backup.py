@@ -18,6 +18,7 @@ from typing import Any
 
 from sqlalchemy import func, select, update
 
+from audio_qa.errors import shown
 from orchestrator.places import database_of, runs_of
 from orchestrator.run.copies import Files, all_files, copy_file, copy_run, digest_of
 from orchestrator.run.records import json_text
@@ -112,6 +113,8 @@ def restore(source: Path, data_dir: Path, url: str | None) -> Copied:
         for name, (size, digest) in files.items():
             if copy_file(source / name, partial / name) != (size, digest):
                 raise BackupError(f"{source / name} is damaged: it differs from what was backed up")
+            if name in (_SQLITE, _POSTGRESQL):
+                (partial / name).chmod(0o600)
         (partial / "runs").mkdir(exist_ok=True)
         if postgresql:
             load_postgresql(target, partial / _POSTGRESQL)
@@ -156,16 +159,16 @@ def _manifest(source: Path) -> dict[str, Any]:
         known = manifest["format"] == _FORMAT and isinstance(manifest["runs"], str)
     except FileNotFoundError:
         raise BackupError(f"{source} is not a backup: it has no {_MANIFEST}") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise BackupError(f"{file} cannot be read: {type(error).__name__}") from error
     if not known:
         raise BackupError(f"{file} is from another version of Earshot: restore it with that version")
     for name, (size, _) in files.items():
         parts = PurePosixPath(name).parts
         if parts[0] not in ("runs", _SQLITE, _POSTGRESQL) or ".." in parts or not (source / name).is_file():
-            raise BackupError(f"{source} is incomplete: {name!r} is missing")
+            raise BackupError(f"{source} is incomplete: {shown(name)} is missing")
         if (source / name).stat().st_size != size:
-            raise BackupError(f"{source} is incomplete: {name!r} differs in size from what was backed up")
+            raise BackupError(f"{source} is incomplete: {shown(name)} differs in size from what was backed up")
     if not files.keys() & {_SQLITE, _POSTGRESQL}:
         raise BackupError(f"{source} is incomplete: it has no database")
     return manifest | {"files": files}

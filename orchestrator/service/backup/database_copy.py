@@ -21,6 +21,7 @@ class BackupError(InputError):
 
 def copy_sqlite(source: Path, to: Path) -> None:
     """Copy a consistent snapshot while others write to the source. Raises BackupError for a damaged database."""
+    to.touch(mode=0o600)
     try:
         uri = f"{source.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=30)) as read, closing(sqlite3.connect(to)) as written:
@@ -36,6 +37,7 @@ def copy_sqlite(source: Path, to: Path) -> None:
 
 def dump_postgresql(url: URL, to: Path) -> None:
     """Dump a consistent snapshot. Raises BackupError if pg_dump is missing or fails."""
+    to.touch(mode=0o600)
     _run("pg_dump", url, "--format=custom", "--no-owner", "--no-privileges", f"--file={to}")
 
 

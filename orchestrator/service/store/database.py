@@ -103,8 +103,12 @@ class Database:
 
 
 def _make_file(path: Path) -> None:
-    """Create the file of an SQLite database if it is missing, with a write-ahead log."""
+    """Create the file of an SQLite database if it is missing, with a write-ahead log.
+
+    It has the hashes of tokens, and is for its owner only; SQLite makes the files beside it alike.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600, exist_ok=True)
     deadline = time.monotonic() + _TIMEOUT_SECONDS
     with closing(sqlite3.connect(path, timeout=_TIMEOUT_SECONDS)) as connection:
         while True:

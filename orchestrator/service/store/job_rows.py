@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Row, Select, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from audio_qa.errors import EarshotError, InputError
+from audio_qa.errors import EarshotError, InputError, shown
 from orchestrator.schemas.job_state import ALLOWED, ENDED, JobState
 from orchestrator.service.store.records import JobRecord
 from orchestrator.service.store.tables import jobs, transitions
@@ -98,7 +98,7 @@ async def job_with_id(connection: AsyncConnection, job_id: str, *, lock: bool = 
     if job_id.isascii() and job_id.isalnum():
         row = (await connection.execute(query.with_for_update() if lock else query)).first()
     if row is None:
-        raise JobNotFoundError(f"there is no job {job_id!r}")
+        raise JobNotFoundError(f"there is no job {shown(job_id)}")
     return record_of(row)
 
 
@@ -111,7 +111,7 @@ async def job_with_key(connection: AsyncConnection, owner: str, key: str | None,
     if row is None:
         return None
     if row.body_hash != body_hash:
-        raise IdempotencyError(f"the idempotency key {key!r} was used for another job, {row.id}; use a new key")
+        raise IdempotencyError(f"the idempotency key {shown(key)} was used for another job, {row.id}; use a new key")
     return record_of(row)
 
 

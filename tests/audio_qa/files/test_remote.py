@@ -10,9 +10,9 @@ import pytest
 import soundfile
 
 from audio_qa.dataset import DatasetError
-from audio_qa.files.hugging_face import items_of
 from audio_qa.files.reader import read_questions
 from audio_qa.files.remote import FetchError, fetch, joined, parent
+from audio_qa.files.rows import Rows
 from audio_qa.scoring.rules import rule_of
 from audio_qa.scoring.submission import check_submission, submission_name
 
@@ -46,6 +46,23 @@ def test_a_question_file_and_its_clips_are_fetched_once(store, tmp_path):
     assert not list(tmp_path.rglob("*.part"))
     store.store.clear()
     assert read_questions("memory://data/train.jsonl", cache=tmp_path) == first
+
+
+def test_a_question_file_that_changes_at_its_source_is_fetched_again(store, tmp_path, monkeypatch, caplog):
+    store.pipe("/data/clips/2.wav", wav())
+    assert read_questions("memory://data/train.jsonl", cache=tmp_path).questions[1].answer == "a"
+    other = store.cat("/data/train.jsonl").replace(b'"answer": "a"', b'"answer": "b"')
+    store.pipe("/data/train.jsonl", other)
+    assert [q.answer for q in read_questions("memory://data/train.jsonl", cache=tmp_path).questions] == ["b", "b"]
+    opened: list[str] = []
+    really = fsspec.open
+    monkeypatch.setattr(fsspec, "open", lambda url, mode: opened.append(url) or really(url, mode))
+    read_questions("memory://data/train.jsonl", cache=tmp_path)
+    assert opened == []
+    assert not caplog.messages
+    store.store.clear()
+    assert [q.answer for q in read_questions("memory://data/train.jsonl", cache=tmp_path).questions] == ["b", "b"]
+    assert "cannot be compared with its source" in caplog.text
 
 
 def test_a_clip_that_is_not_there_is_a_problem_of_its_question(store, tmp_path):
@@ -105,14 +122,15 @@ def test_the_folder_of_a_url():
 
 def test_sound_that_a_dataset_holds_is_written_once(tmp_path):
     rows = [{"id": i, "audio": {"bytes": wav(), "path": "x.wav"}, "label": "a"} for i in range(2)]
-    first, second = items_of(rows, "hf:o/n#test", tmp_path)
-    assert first.record["audio"] == second.record["audio"]
-    assert Path(str(first.record["audio"])).read_bytes() == wav()
+    first, second = Rows("hf:o/n#test", {}, tmp_path, keep_sound=True).items(rows)
+    assert first.clip("audio") == second.clip("audio")
+    assert Path(first.clip("audio")).read_bytes() == wav()
     assert second.place == "'hf:o/n#test', row 2"
-    (kept,) = items_of([{"audio": {"bytes": None, "path": "/clips/1.wav"}}], "d", None)
+    rows_without_sound = [{"audio": {"bytes": None, "path": "/clips/1.wav"}}]
+    (kept,) = Rows("d", {}, None, keep_sound=True).items(rows_without_sound)
     assert kept.record == {"audio": "/clips/1.wav"}
     with pytest.raises(DatasetError, match="no cache directory"):
-        list(items_of(rows, "d", None))
+        list(Rows("d", {}, None, keep_sound=True).items(rows))
 
 
 def test_a_saved_dataset_is_read_by_its_columns(tmp_path):

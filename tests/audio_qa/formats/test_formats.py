@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from audio_qa.answer import chance
 from audio_qa.dataset import DatasetError
 from audio_qa.files.reader import read_questions
+from audio_qa.formats.item import Answers
 from audio_qa.formats.question_set import ProblemKind, QuestionSet, summary
 
 CHOICES = ["a dog", "a cat", "rain", "a car"]
@@ -274,14 +276,14 @@ def test_questions_without_answers_are_read_where_none_is_needed(tmp_path: Path,
     path.write_text(json.dumps(UNANSWERED[format]) + "\n")
     with pytest.raises(DatasetError, match="answer"):
         read_questions(path, format=format, check_audio=False).accepted()
-    (question,) = read_questions(path, format=format, check_audio=False, labelled=False).accepted()
-    assert (question.text.startswith("What is heard"), question.answer, question.chance) == (True, "", 0)
+    (question,) = read_questions(path, format=format, check_audio=False, answers=Answers.IGNORED).accepted()
+    assert (question.text.startswith("What is heard"), question.answer, chance(question)) == (True, "", 0)
 
 
 def test_an_existing_answer_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "test.jsonl"
     path.write_text(json.dumps(UNANSWERED["earshot"] | {"answer": "rain"}) + "\n")
-    found = read_questions(path, format="earshot", check_audio=False, labelled=False)
+    found = read_questions(path, format="earshot", check_audio=False, answers=Answers.IGNORED)
     assert [question.answer for question in found.questions] == [""]
     (path := tmp_path / "mmau.json").write_text(json.dumps([MMAU]))
-    assert [q.answer for q in read_questions(path, check_audio=False, labelled=False).questions] == [""]
+    assert [q.answer for q in read_questions(path, check_audio=False, answers=Answers.IGNORED).questions] == [""]

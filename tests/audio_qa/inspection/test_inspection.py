@@ -1,6 +1,7 @@
 """Contaminated splits are found by their sound, and the numbers of a question set add up."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,8 @@ def test_statistics_count_questions_and_clips():
     assert result.by_task == {"music": 1, "none": 1, "sound": 1}
     assert (result.by_category, result.by_choices, result.repeated_choices) == ({}, {"3": 3}, 3)
     assert result.chance_accuracy == pytest.approx(2 / 3)
+    hidden = question_set(*(replace(q, answer="") for q in found.questions), **found.seconds)
+    assert statistics(hidden).chance_accuracy is None
 
 
 @pytest.mark.parametrize("refused", [True, False])

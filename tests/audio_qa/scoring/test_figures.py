@@ -1,25 +1,19 @@
 """Figures, intervals and tests, against values computed by hand or by enumeration."""
 
 import itertools
-import json
 from math import comb
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audio_qa.dataset import DatasetError
-from audio_qa.files.reader import read_questions
-from audio_qa.formats.question_set import QuestionSet
 from audio_qa.question import Question
 from audio_qa.scoring.intervals import accuracy_interval, difference_interval, mean_interval
 from audio_qa.scoring.paired import compare, mcnemar_exact
-from audio_qa.scoring.rules import RULES, rule_of
+from audio_qa.scoring.rules import RULES
 from audio_qa.scoring.sampling import majority_vote, pass_at_k
 from audio_qa.scoring.score import judge, report
-from audio_qa.scoring.submission import read_predictions, submission_name, write_predictions
 
 MMAU = RULES["mmau"]
 
@@ -137,114 +131,3 @@ def test_pass_at_k_by_enumeration(n, data):
 def test_pass_at_k_of_what_was_not_drawn_is_refused(n, right, k):
     with pytest.raises(ValueError, match="pass@"):
         pass_at_k(n, right, k)
-
-
-ITEMS = [
-    {"id": f"m{i}", "audio_id": "x.wav", "question": "?", "choices": ["a dog", "a cat"], "answer": "a dog", "more": [i]}
-    for i in range(3)
-]
-
-
-def read(path: Path) -> QuestionSet:
-    return read_questions(path, check_audio=False)
-
-
-@pytest.mark.parametrize("name", ["out.json", "out.jsonl"])
-def test_a_submission_is_the_question_file_with_predictions(tmp_path, name):
-    (tmp_path / "q.json").write_text(json.dumps(ITEMS))
-    found = read(tmp_path / "q.json")
-    rule = rule_of(found.source.format)
-    write_predictions(tmp_path / name, found, ["a dog", None, "猫"], rule)
-    text = (tmp_path / name).read_text()
-    written = json.loads(text) if name == "out.json" else [json.loads(line) for line in text.splitlines()]
-    assert [{k: v for k, v in item.items() if not k.startswith("model_")} for item in written] == ITEMS
-    assert [item.get("model_prediction") for item in written] == ["a dog", None, "猫"]
-    assert [item.get("model_output") for item in written] == ["a dog", None, "猫"]
-    assert "model_output" not in written[1]
-    assert read_predictions(tmp_path / name, found, rule) == ["a dog", None, "猫"]
-
-
-@pytest.mark.parametrize(
-    ("item", "words"),
-    [
-        (ITEMS[0] | {"id": "other"}, "item 'other' is not in"),
-        (ITEMS[0] | {"model_output": 3}, "is not text"),
-        (7, "not an object"),
-        ({}, r"p\.json', item 1: has none of the keys that identify a question \(id, "),
-    ],
-)
-def test_predictions_that_do_not_fit_are_refused(tmp_path, item, words):
-    (tmp_path / "q.json").write_text(json.dumps(ITEMS))
-    (tmp_path / "p.json").write_text(json.dumps([item]))
-    found = read(tmp_path / "q.json")
-    with pytest.raises(DatasetError, match=words):
-        read_predictions(tmp_path / "p.json", found, rule_of("mmau"))
-    (tmp_path / "p.json").write_text(json.dumps([ITEMS[0], ITEMS[0]]))
-    with pytest.raises(DatasetError, match="twice"):
-        read_predictions(tmp_path / "p.json", found, rule_of("mmau"))
-
-
-@pytest.mark.parametrize("content", ["", "[]"])
-def test_a_file_without_predictions_is_refused(tmp_path, content):
-    (tmp_path / "q.json").write_text(json.dumps(ITEMS))
-    (tmp_path / "p.json").write_text(content)
-    with pytest.raises(DatasetError, match=r"p\.json': holds no predictions; name the file"):
-        read_predictions(tmp_path / "p.json", read(tmp_path / "q.json"), rule_of("mmau"))
-
-
-def test_mmars_script_finds_predictions_before_and_after_its_change(tmp_path):
-    item = {"id": "r1", "audio_path": "1.wav", "question": "?", "choices": ["x", "y"], "answer": "y", "modality": "mix"}
-    (tmp_path / "q.jsonl").write_text(json.dumps(item) + "\n")
-    found = read(tmp_path / "q.jsonl")
-    rule = rule_of("mmar")
-    assert submission_name(found.source.location, rule) == "predictions.jsonl"
-    write_predictions(tmp_path / "out.jsonl", found, ["y"], rule)
-    assert json.loads((tmp_path / "out.jsonl").read_text()) == item | {
-        "answer_prediction": "y",
-        "model_prediction": "y",
-    }
-    (tmp_path / "out.jsonl").write_text(json.dumps(item | {"model_prediction": "x"}))
-    assert read_predictions(tmp_path / "out.jsonl", found, rule) == ["x"]
-
-
-def test_mmau_pro_is_read_and_submitted_as_parquet(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs the extra 'huggingface'")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    item = {"id": "p0", "audio_path": ["1.wav"], "question": "?", "choices": ["x", "y"], "answer": "y"}
-    items = [
-        item | {"category": "sound", "length_type": "short"},
-        item | {"id": "p1", "category": "open", "length_type": "short", "choices": None},
-        item | {"id": "p2", "category": "music", "length_type": "long"},
-    ]
-    parquet.write_table(pyarrow.Table.from_pylist(items), tmp_path / "test.parquet")
-    found = read(tmp_path / "test.parquet")
-    assert (found.source.format, found.left_out()) == ("mmau_pro", {"not_single_choice": 1})
-    assert [(q.id, q.task, q.answer) for q in found.accepted()] == [("p0", "sound", "y"), ("p2", "music", "y")]
-    rule = rule_of("mmau_pro")
-    name = submission_name(found.source.location, rule)
-    assert name == "predictions.parquet"
-    write_predictions(tmp_path / name, found, ["y", None], rule)
-    assert parquet.read_table(tmp_path / name).to_pylist() == [
-        items[0] | {"model_output": "y"},
-        items[2] | {"model_output": None},
-    ]
-    assert read_predictions(tmp_path / name, found, rule) == ["y", None]
-    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DatasetError, match="not readable as Parquet"):
-        read(tmp_path / "broken.parquet")
-
-
-def test_air_benchs_items_are_known_without_an_id(tmp_path):
-    item = {"path": "1.wav", "question": "?", "choice_a": "x", "choice_b": "y", "answer_gt": "y"}
-    items = [item | {"task_name": "t", "dataset_name": d} for d in ("d1", "d2")]
-    (tmp_path / "q.json").write_text(json.dumps(items))
-    found = read(tmp_path / "q.json")
-    rule = rule_of("air_bench")
-    # Its script reads one object per line, with a response in each.
-    assert submission_name(found.source.location, rule) == "predictions.jsonl"
-    for said, written in ((["A", "B"], ["A", "B"]), ([None, "B"], ["None", "B"])):
-        write_predictions(tmp_path / "out.jsonl", found, said, rule)
-        lines = (tmp_path / "out.jsonl").read_text().splitlines()
-        assert [json.loads(line)["response"] for line in lines] == written
-        assert read_predictions(tmp_path / "out.jsonl", found, rule) == said
-    assert [j.official for j in judge(found.questions, ["A", "B"], rule)] == [False, True]

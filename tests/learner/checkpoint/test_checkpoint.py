@@ -39,6 +39,7 @@ def save(rank, folder: Path) -> Path:
     folder.mkdir()
     rank.save(str(folder), state=True)
     rank.wait_saved()
+    rank.check_saved(str(folder))
     return folder
 
 
@@ -67,6 +68,17 @@ def test_resumed_training_is_bit_for_bit_the_same(make_rank, groups, tmp_path, s
     expected, found = parameters_of(straight), parameters_of(resumed)
     differing = [name for name in expected if not torch.equal(expected[name], found[name])]
     assert not differing
+
+
+@pytest.mark.parametrize("settings", [SETTINGS[i] for i in (0, 2, 3, 8)], ids=ids)
+def test_a_trial_before_the_first_step_changes_nothing(make_rank, groups, tmp_path, settings):
+    tried, plain = make_rank(PHASE, **settings), make_rank(PHASE, **settings)
+    save(tried, tmp_path / "trial")
+    for number in range(2):
+        for rank in (tried, plain):
+            step(rank, groups, number)
+    expected, found = parameters_of(plain), parameters_of(tried)
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
 
 @pytest.mark.parametrize("writer", [{"zero_stage": 0}, {"zero_stage": 3}], ids=ids)

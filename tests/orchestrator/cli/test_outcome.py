@@ -25,6 +25,9 @@ MODULES = sorted(Path(cli.__file__).parent.rglob("*.py"))
     ("error", "code", "line"),
     [
         (SpecError("job.yaml: no such\n file"), 2, "job.yaml: no such file"),
+        (SpecError("\x1b]0;title\x07.yaml: no such file"), 2, "\\x1b]0;title\\x07.yaml: no such file"),
+        (SpecError("a" * 10**6 + " end"), 2, "a" * 664 + " … " + "a" * 329 + " end"),
+        (OSError(36, "File name too long", "nnn"), 2, "'nnn': the name is too long for a file; correct the path"),
         (NeverFitsError("8 GPUs"), 2, "8 GPUs"),
         (RefusedError(404, "there is no job 'x'"), 2, "there is no job 'x'"),
         (ApiError(503, "try again"), 1, "try again"),

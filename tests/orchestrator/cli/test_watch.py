@@ -1,5 +1,6 @@
 """The panel of `earshot watch` fits the terminal, and no text of a job can control the terminal."""
 
+import io
 import time
 from collections import deque
 from datetime import UTC, datetime
@@ -7,9 +8,18 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
+from orchestrator.cli.service.tables import job_table
 from orchestrator.cli.service.watch import Watched, panel
 from orchestrator.display.progress_text import TimeLeft
-from orchestrator.schemas.api import EventView, JobDetail, ProgressView, WorkerCount, WorkerPage, WorkerView
+from orchestrator.schemas.api import (
+    EvaluationView,
+    EventView,
+    JobDetail,
+    ProgressView,
+    WorkerCount,
+    WorkerPage,
+    WorkerView,
+)
 from orchestrator.schemas.job_state import JobState
 
 
@@ -61,3 +71,13 @@ def test_it_fits(watched, width):
             assert part in text
         # Line breaks depend on the width.
         assert "with shuffled clips 30.0%" in " ".join(text.replace("│", " ").split())
+
+
+def test_an_evaluation_without_an_accuracy_is_shown(watched):
+    watched.job.progress.evaluation = EvaluationView(step=9, chance_accuracy=0.25, count=5, failed=5)
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(panel(watched, TimeLeft(time.monotonic), 120))
+    console.print(job_table(watched.job))
+    text = " ".join(console.export_text().replace("│", " ").split())
+    assert "at step 9: accuracy –, with silence –, chance 25.0%, 5 of 5 questions failed" in text
+    assert "5 of 5 questions failed at step 9" in text

@@ -8,12 +8,14 @@ import httpx
 import pytest
 from support.service import SPEC, Threaded, sample, service
 
+from audio_qa.errors import InputError
 from orchestrator.client import (
     ApiError,
     AsyncEarshotClient,
     ClientError,
     EarshotClient,
     UnreachableError,
+    UnsendableError,
     WaitTimeoutError,
 )
 from orchestrator.client.sse import EventDecoder
@@ -76,6 +78,15 @@ def test_a_refused_request_raises_an_error_with_the_reason(client):
         with pytest.raises(ApiError) as refused:
             client.job(job_id)
         assert refused.value.status in (404, 422)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), {1, 2}, "\ud800", b"1"])
+def test_a_job_that_json_cannot_express_is_refused_before_it_is_sent(client, value):
+    before = client.jobs().items
+    with pytest.raises(UnsendableError, match="the job cannot be sent as JSON") as refused:
+        client.submit({**SPEC, "seed": value})
+    assert (isinstance(refused.value, InputError), "\n" in str(refused.value)) == (True, False)
+    assert client.jobs().items == before
 
 
 class Interrupting(httpx.HTTPTransport):

@@ -11,7 +11,7 @@ from rich.console import Console
 from orchestrator.display.live_progress import LiveProgress
 from orchestrator.display.notation import duration, sparkline
 from orchestrator.display.progress import Phase, PlainProgress, QuietProgress, make_progress
-from orchestrator.display.progress_text import TimeLeft
+from orchestrator.display.progress_text import TimeLeft, evaluation_text
 
 EVALUATION = {"accuracy": 0.71, "silence_accuracy": 0.262, "chance_accuracy": 0.25, "count": 200, "by_task": {}}
 METRICS = {"step": 3, "reward/mean": 1.25, "reward/accuracy": 0.625, "kl/ref": float("nan"), "workers/alive": 2}
@@ -141,3 +141,11 @@ def test_sparkline_fits_and_spans_its_blocks(values: list[float], width: int) ->
     if 0 < len(values) <= width and max(values) > min(values):
         assert line[values.index(max(values))] == "█"
         assert line[values.index(min(values))] == "▁"
+
+
+def test_an_evaluation_shows_what_failed_and_what_is_not_known() -> None:
+    assert evaluation_text(EVALUATION | {"failed": 3}).endswith("chance 25.0%, 3 of 200 questions failed")
+    unknown = {"accuracy": None, "silence_accuracy": None}
+    assert evaluation_text(EVALUATION | unknown) == "accuracy –, with silence –, chance 25.0%"
+    without_answers = {"accuracy": None, "chance_accuracy": None, "count": 6, "failed": 0}
+    assert evaluation_text(without_answers) == "accuracy not reported, the questions have no answers"

@@ -71,7 +71,7 @@ def ran(spec: JobSpec, folder: Path) -> RunDirectory:
 
 def test_it_writes_the_result_and_the_predictions(spec, tmp_path, benchmark_home):
     run = ran(spec, tmp_path / "run")
-    result = read_result(run.evaluation_file)
+    result = json.loads(run.evaluation_file.read_text())
     figures = {key: result[key] for key in ("accuracy", "silence_accuracy", "shuffled_accuracy", "count", "failed")}
     assert figures == {
         "accuracy": 1.0,
@@ -88,7 +88,8 @@ def test_it_writes_the_result_and_the_predictions(spec, tmp_path, benchmark_home
     ((step, event),) = run.evaluations()
     assert (step, event["shuffled_accuracy"]) == (0, 0.0)
     assert set(event["by_category"]) == {item["category"] for item in asked}
-    assert compare_results(result, result)["official"]["p_value"] == 1.0
+    compared = read_result(run.evaluation_file)
+    assert compare_results(compared, compared)["official"]["p_value"] == 1.0
     console = Console(record=True, width=120, file=StringIO())
     show_evaluation(result, console)
     assert "shuffled" in (text := console.export_text())

@@ -50,9 +50,9 @@ def attempts(tmp_path, monkeypatch):
         await workers
 
     monkeypatch.setattr(recovery.LearnerSupervisor, "_run_attempt", done)
-    spec = JobSpec.model_validate(
-        {"model": {"path": "m"}, "data": {"train": "t"}, "learner": {"max_restarts": 2, "micro_batch_tokens": 1000}}
-    )
+    model = {"path": "builtin:tiny-qwen2-audio", "max_context": 512}
+    learner = {"max_restarts": 2, "micro_batch_tokens": 1000}
+    spec = JobSpec.model_validate({"model": model, "data": {"train": "t"}, "learner": learner})
     prepared = Prepared(spec, "m", (), (), None, True, 0)
     run = RunDirectory.create(tmp_path / "run", "name: test\n")
 

@@ -1,12 +1,15 @@
 """Questions that are answered without audio: the requests, the removed questions, and refused outputs."""
 
 import asyncio
+from io import StringIO
 
 import pytest
 
 from audio_qa.errors import InputError
 from audio_qa.question import Question
-from orchestrator.driver.silence_filter import SilenceResult, ask_silently, check_output, check_writable
+from orchestrator.display.progress import PlainProgress
+from orchestrator.driver.silence_filter import SilenceResult, ask_silently, check_asked, check_output, check_writable
+from orchestrator.evaluation.evaluate import NothingAskedError
 from orchestrator.job.spec import JobSpec
 from protocol.rollout import Completion, FailedQuestion, Failure, Group, StopReason
 
@@ -42,6 +45,21 @@ def test_every_question_is_asked_with_silence():
     assert [(item.id, item.right, item.asked) for item in results] == [("q0", 4, 4), ("q1", 2, 4), ("q2", None, 4)]
     assert [item.known_without(0.75) for item in results] == [True, False, False]
     assert [item.known_without(0.5) for item in results] == [True, True, False]
+    # The one that failed stays in the file, and the reason is shown and returned.
+    shown = StringIO()
+    (failed,) = check_asked(results, PlainProgress(shown))
+    assert failed.as_record() == {
+        "question": "d:2",
+        "id": "q2",
+        "control": "silence",
+        "reason": "audio",
+        "detail": "broken",
+    }
+    assert shown.getvalue() == (
+        "1 of 3 questions could not be asked and stay in the file (audio 1), the first d:2: broken\n"
+    )
+    with pytest.raises(NothingAskedError, match=r"nothing was written: 1 of 1 questions .*the first d:2: broken"):
+        check_asked(results[2:], PlainProgress(shown))
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,11 @@ from orchestrator.cli.main import app
 from orchestrator.cli.results import show_scores
 from orchestrator.evaluation.compare import compare_results, read_result
 from orchestrator.evaluation.evaluate import Evaluation, evaluate
-from orchestrator.evaluation.scores import held_out_set, scored
+from orchestrator.evaluation.scores import scored
 from orchestrator.job.sections.evaluation import AudioControl
 from orchestrator.job.spec_file import parse_spec
+from orchestrator.questions.held_out import asked_set, synthetic_set
+from orchestrator.questions.splits import read_split
 from protocol.rollout import Completion, FailedQuestion, Failure, Group, RolloutRequest, Sampling, StopReason
 
 QUESTIONS = [
@@ -113,8 +115,7 @@ def test_the_majority_of_several_samples_counts():
 
 
 def questions_of(questions: Sequence[Question]) -> Any:
-    spec = parse_spec({"model": {"path": "m"}, "data": {"train": "t", "evaluation": "builtin:synthetic"}}, "job")
-    return held_out_set(spec, questions)
+    return synthetic_set(questions, 42)
 
 
 def test_scores_include_questions_that_could_not_be_asked():
@@ -137,8 +138,10 @@ def test_the_records_are_those_of_the_questions_that_were_asked(tmp_path):
     (tmp_path / "mmau.json").write_text(json.dumps(items))
     data = {"train": "t", "evaluation": str(tmp_path / "mmau.json")}
     spec = parse_spec({"model": {"path": "m"}, "data": data}, "job")
-    asked = [Question("mmau", i, f"m{i}", "", "?", ("a", "b"), "a") for i in (0, 2)]
-    assert list(held_out_set(spec, asked).records) == [items[0], items[2]]
+    found = read_split(spec.data, "evaluation", check_audio=False)
+    asked = asked_set(found, 2)
+    assert ([q.id for q in asked.questions], list(asked.records)) == (["m0", "m1"], items[:2])
+    assert list(asked_set(found, 0).records) == items
 
 
 def run(*arguments: object, code: int = 0) -> str:

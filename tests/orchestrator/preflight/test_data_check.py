@@ -117,7 +117,10 @@ def test_without_json_the_output_ends_with_the_counts(home):
     [
         (["nowhere.jsonl"], "nowhere.jsonl': no such file"),
         (["nowhere.yaml"], "the job file cannot be read"),
-        (["train"], "train': is a folder; name a question file, or a dataset folder that save_to_disk wrote"),
+        (
+            ["train"],
+            "train': is a folder; name a question file, or a dataset folder that save_to_disk or the Hub wrote",
+        ),
         (["/dev/null"], "'/dev/null': is not a file"),
         (["empty.json"], "holds no question; write a JSON array, or one JSON object per line"),
         (["train.jsonl", "--format", "mmua"], "Invalid value for '--format': 'mmua' is not one of 'auto', 'earshot'"),
@@ -181,3 +184,21 @@ def test_relative_paths_start_at_the_job_files_folder():
     spec = resolve_paths(parse_spec({"model": {"path": "m"}, "data": data}, "job"), Path("/jobs"))
     assert (spec.data.train, spec.data.evaluation) == ("s3://b/t.jsonl", "hf:o/n#test")
     assert (spec.data.audio_root, spec.data.evaluation_audio_root) == ("/jobs/clips", None)
+
+
+def test_a_file_without_answers_is_not_refused_and_it_is_said_what_it_is_for(home: Path):
+    hidden = [{key: value for key, value in item.items() if key != "answer"} for item in items_of(home / "test.jsonl")]
+    write(home / "test.jsonl", hidden)
+    found = check(home / "test.jsonl", code=0)
+    assert [(s["labelled"], s["statistics"]["questions"]) for s in found["splits"].values()] == [(False, 2)]
+    shown = CliRunner().invoke(app, ["data", "check", str(home / "test.jsonl")]).output
+    assert "The questions have no answers, so predictions cannot be scored: `earshot evaluate --predictions" in shown
+    # A job that trains cannot report an accuracy on them, and one that evaluates writes their predictions.
+    refused = CliRunner().invoke(app, ["data", "check", str(home / "job.yaml")])
+    assert (refused.exit_code, "so a job that trains has no accuracy to report" in refused.output) == (2, True)
+    value = yaml.safe_load((home / "job.yaml").read_text())
+    (home / "job.yaml").write_text(yaml.safe_dump(value | {"method": "evaluate", "data": {"evaluation": "test.jsonl"}}))
+    assert check(home / "job.yaml", code=0)["splits"]["evaluation"]["labelled"] is False
+    # One answer that is missing among others is a problem.
+    write(home / "test.jsonl", [hidden[0] | {"answer": "a"}, hidden[1]])
+    assert check(home / "test.jsonl", code=2)["refused"] == 1

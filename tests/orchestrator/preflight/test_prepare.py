@@ -1,6 +1,7 @@
 """The model folder and the prompts are checked for every family, before anything is started."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import soundfile
 from support.tiny_families import CONTEXT, TINY, write_tiny
 
+from audio_qa.audio import AudioError
 from audio_qa.families import FACTS, facts_of
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
@@ -61,11 +63,58 @@ def test_the_longest_prompt_matches_the_processor(folder, questions):
         check(questions, max(lengths) - 1)
 
 
+def test_the_processor_agrees_with_the_least_length_and_what_is_shorter_is_named(folder, tmp_path):
+    from learner.families.registry import family_of
+    from learner.model.loading import load_processor
+    from learner.model.prompts import PromptEncoder
+
+    encoder = PromptEncoder(family_of(folder), load_processor(folder))
+    least = facts_of(folder).least_samples(160)
+
+    def asked(samples: int) -> Question:
+        path = tmp_path / f"{samples}.wav"
+        soundfile.write(path, np.random.default_rng(samples).standard_normal(samples) * 0.1, 16_000)
+        return Question("clips", samples, str(samples), str(path), "What is heard?", ("a", "b"), "a")
+
+    audio = encoder.processor.tokenizer.convert_tokens_to_ids(facts_of(folder).audio_token)
+    assert encoder.encode(asked(least), PromptTemplate.ANSWER).token_ids.count(audio) == 1
+    with pytest.raises(AudioError, match=rf"{least - 1}\.wav.*too few for one audio token, which needs {least}"):
+        encoder.encode(asked(least - 1), PromptTemplate.ANSWER)
+    both = [asked(least), asked(least - 1)]
+    with pytest.raises(SpecError, match=r"question clips:320: the clip '.*320\.wav' has 0\.0200 s .* needs 0\.0201 s"):
+        check_prompts(both, folder, PromptTemplate.ANSWER, room=CONTEXT, truncate=True, report=lambda *_: None)
+
+
 def test_a_clip_named_in_the_text_is_refused(folder, questions):
     token = facts_of(folder).audio_token
     odd = Question("clips", 9, "9", questions[0].audio, f"What is {token}?", ("a", "b"), "a")
     with pytest.raises(SpecError, match="instead of once"):
         check_prompts([odd], folder, PromptTemplate.ANSWER, room=CONTEXT, truncate=False, report=lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{% for message in messages %}", "the model's chat template fails"),
+        ("{{ messages[7].text }}", "the model's chat template fails"),
+        ("{{ raise_exception('one turn too many') }}", "one turn too many"),
+        ("{{ messages[0]['content'] | length }}", "instead of once"),
+    ],
+)
+def test_a_chat_template_that_fails_is_refused(folder, questions, tmp_path, template, words):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "chat_template.jinja").write_text(template)
+    with pytest.raises(SpecError, match=words) as error:
+        check_prompts(questions, str(copy), PromptTemplate.ANSWER, room=CONTEXT, truncate=False, report=lambda *_: None)
+    assert "\n" not in str(error.value)
+
+
+def test_a_processor_that_cannot_be_loaded_is_refused(folder, questions, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "tokenizer.json").write_text('{"model": {"type": "BPE"}, "added_tokens": []}')
+    with pytest.raises(SpecError, match=r"^model\.path: .*its processor cannot be loaded") as error:
+        check_prompts(questions, str(copy), PromptTemplate.ANSWER, room=CONTEXT, truncate=False, report=lambda *_: None)
+    assert len(str(error.value)) < 500
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,18 @@ def test_the_pages_say_what_was_run_and_what_failed_and_need_no_network(runs):
     assert tags.tags.count("svg") == 6
 
 
+def test_a_row_whose_questions_failed_says_so_and_has_no_figure_if_all_did(runs):
+    unknown = {"accuracy": None, "silence_accuracy": None, "chance_accuracy": 0.25, "count": 120, "failed": 120}
+    finish(runs[0], dict.fromkeys(DOMAIN, 30))
+    nothing = {**unknown, "by_task": {"sound": unknown}, "by_category": {"event": unknown}}
+    RunDirectory(runs[0].path).append_event("evaluation", step=runs[0].spec.steps, result=nothing)
+    found = table_of(runs)
+    row = next(row for row in found["rows"] if row["name"] == runs[0].row.name)
+    assert ("all" in row["figures"], row["by_seed"]) == (False, [])
+    for shown in (markdown(found), render(found)):
+        assert "120 of 120 questions could not be asked; events.jsonl has the reasons" in shown.replace("\\.", ".")
+
+
 def test_a_row_that_is_done_must_have_the_settings_asked_for(runs, tmp_path):
     finish(runs[0], dict.fromkeys(DOMAIN, 30))
     check(runs)

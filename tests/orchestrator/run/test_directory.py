@@ -40,7 +40,9 @@ def test_rolling_back_removes_later_lines(run: RunDirectory) -> None:
     before = run.offsets()
     run.append_metrics({"step": 2})
     (run.path / "samples.jsonl").write_text('{"step": 2}\n')
+    (run.path / "evaluated.jsonl").write_text('{"step": 2}\n')
     run.roll_back(before)
+    assert list(run.evaluated()) == []
     assert run.metrics() == [{"step": 1}]
     assert list(run.samples()) == []
     assert len(run.events()) == 1

@@ -65,6 +65,24 @@ def test_a_lost_run_is_brought_to_its_newest_checkpoint(original, storage, tmp_p
     assert catch_up(run, stored, checkpoints) is None
 
 
+def test_the_digests_of_the_inputs_come_with_the_run(original, storage, tmp_path):
+    spec = spec_with(storage)
+    was, now = {"rule": 1, "earshot": "1", "inputs": {}}, {"rule": 1, "earshot": "2", "inputs": {}}
+    original.write_inputs(was)
+    with mirrored(original, spec) as store:
+        store()
+    run, stored, checkpoints = here(tmp_path, storage)
+    assert run.inputs() == was
+    # Other inputs are accepted elsewhere, and the run continues there: a directory that is brought up to it has them.
+    catch_up(run, stored, checkpoints)
+    run.write_inputs(now)
+    with mirrored(run, spec) as store:
+        commit(run, checkpoints, 12)
+        store()
+    assert catch_up(original, stored_run(spec, original.path), checkpoints_of(original, spec)) == 12
+    assert original.inputs() == now
+
+
 def test_a_directory_that_is_ahead_stays_as_it_is(original, storage):
     spec = spec_with(storage)
     checkpoints = checkpoints_of(original, spec)

@@ -10,6 +10,7 @@ from support.pool import LIMITS, SAMPLING, Fleet, check, played, requests, weigh
 from protocol.rollout import FailedQuestion, Failure, NoAnswer
 from protocol.weights import WeightUpdate
 from rollout_workers.errors import RolloutError, WorkerFailedError
+from rollout_workers.pool.request_queue import QueueEntry
 from rollout_workers.simulated import SimulatedHandle, SimulatedPace
 
 pytestmark = pytest.mark.usefixtures("fast_restarts")
@@ -172,4 +173,39 @@ async def test_a_first_worker_that_cannot_start_ends_the_pool_at_once():
     fleet.prepare = lambda handle: setattr(handle.worker, "start", start)
     with pytest.raises(RolloutError, match="no such model"):
         await fleet.pool.start(3)
+    return fleet
+
+
+@played
+async def test_a_question_fails_for_the_reason_of_its_last_attempt():
+    """Each request of a batch has its own; a worker that was lost afterwards is the reason for all."""
+    fleet = Fleet(LIMITS.model_copy(update={"attempts": 2}), whole_batches=True)
+    asked = requests(3)
+
+    def prepare(handle):
+        answer = handle.worker.generate
+
+        async def generate(requests, sampling):
+            groups = await answer(requests, sampling)
+            return [
+                NoAnswer("nan", Failure.NONFINITE)
+                if request.seed == 1
+                else NoAnswer("late")
+                if request.seed == 2
+                else g
+                for request, g in zip(requests, groups, strict=True)
+            ]
+
+        handle.worker.generate = generate
+
+    fleet.prepare = prepare
+    await fleet.pool.start(1)
+    answers = await fleet.pool.generate(asked, SAMPLING)
+    check(answers[:1], asked[:1])
+    assert [a.reason for a in answers[1:]] == [Failure.NONFINITE, Failure.RETRIES]
+    entry = QueueEntry(asked[1:2], SAMPLING)
+    entry.record([NoAnswer("nan", Failure.NONFINITE)])
+    entry.count_lost_attempt()
+    entry.give_up("rollout-0", "died")
+    assert (await entry.future).reason is Failure.RETRIES
     return fleet

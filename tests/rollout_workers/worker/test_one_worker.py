@@ -9,6 +9,8 @@ import pytest
 import ray
 import torch
 
+from learner.checkpoint.export import write_checkpoint
+from learner.families.qwen2_audio import Qwen2Audio
 from protocol.rollout import Sampling
 from rollout_workers.errors import RolloutError
 from rollout_workers.limits import RolloutLimits
@@ -102,3 +104,17 @@ def test_an_update_that_fails_ends_the_worker(alone, run, other, canonical_state
     with pytest.raises(RolloutError, match=rf"rollout-0: .*{middle.slots[2].name}.*max_restarts is 0") as raised:
         run(alone.wait_until_serving(1))
     assert raised.value.worker == "rollout-0"
+
+
+@pytest.mark.slow
+def test_weights_that_are_not_finite_end_the_start_and_name_the_model(cluster, run, settings, tiny, tmp_path):
+    """Also in the audio tower, which text alone does not pass."""
+    broken = copy.deepcopy(tiny.model)
+    with torch.no_grad():
+        dict(broken.named_parameters())["model.audio_tower.layers.0.fc1.weight"].view(-1)[0] = torch.nan
+    write_checkpoint(tmp_path / "nan", Qwen2Audio(), broken, tiny.processor)
+    pool = RolloutPool(replace(settings, model=str(tmp_path / "nan")), RolloutLimits(max_restarts=0))
+    with pytest.raises(
+        RolloutError, match=r"model '.*/nan', weight version 0: the log-probability of token 1 of 1 is nan"
+    ):
+        run(pool.start(1))

@@ -12,9 +12,9 @@ import ray
 
 from audio_qa.families import facts_of
 from protocol.announcement import Announcement
-from protocol.rollout import Group, NoAnswer, Sampling
+from protocol.rollout import Failure, Group, NoAnswer, Sampling
 from protocol.weights import Bucket, Carrier, TensorSlot, WeightUpdate
-from rollout_workers.errors import UnusableOutputError, WeightsUnavailableError
+from rollout_workers.errors import NonFiniteOutputError, UnusableOutputError, WeightsUnavailableError
 from rollout_workers.limits import RolloutLimits
 from rollout_workers.worker.stored import fetch
 from rollout_workers.worker.worker import RolloutWorker, _PreparedRequest
@@ -48,6 +48,13 @@ def group_of(*outputs):
     return SimpleNamespace(outputs=list(outputs))
 
 
+def test_an_engine_reads_safetensors_only(tiny, settings):
+    """By default vLLM takes consolidated*.safetensors before the model's files, and pickled ones without either."""
+    from rollout_workers.engine.config import engine_args
+
+    assert engine_args(settings, tiny.processor, facts_of(str(tiny.folder))).load_format == "safetensors"
+
+
 def test_an_output_becomes_completions_with_their_versions(engine):
     first, second = engine.completions(group_of(output([5, 6]), output([7, 8, 9], versions=((3, 1), (4, 2)))), 2)
     assert (first.token_ids, first.logprobs, first.versions) == ((5, 6), (-0.5, -0.5), ((3, 2),))
@@ -68,6 +75,19 @@ def test_an_output_becomes_completions_with_their_versions(engine):
 def test_an_output_that_does_not_fit_the_request_is_refused(engine, spoilt, words):
     with pytest.raises(UnusableOutputError, match=words):
         engine.completions(spoilt, 2)
+
+
+def test_an_output_that_is_not_finite_names_the_weights(engine, settings):
+    spoilt = group_of(output([5, 6]), output([5, 6], logprobs=[-1.0, math.nan], versions=((3, 1), (4, 1))))
+    with pytest.raises(NonFiniteOutputError) as error:
+        engine.completions(spoilt, 2)
+    assert f"model {settings.model!r}, weight version 3, 4: the log-probability of token 2 of 2 is nan" in str(
+        error.value
+    )
+    # Of long completions the message does not repeat a number for each token.
+    with pytest.raises(NonFiniteOutputError) as error:
+        engine.completions(group_of(output([5] * 1000, logprobs=[math.nan] * 1000, versions=((0, 1000),))), 1)
+    assert len(str(error.value)) < 400
 
 
 @pytest.fixture
@@ -102,6 +122,14 @@ def test_too_few_completions_do_not_count_as_an_answer(worker, requests):
     result, _ = outcome(worker, requests[0], answer)
     assert isinstance(result, NoAnswer)
     assert "1 completions instead of 2" in result.cause
+
+
+def test_an_output_that_is_not_finite_gives_the_reason_of_a_failed_question(worker, requests):
+    async def answer():
+        return group_of(output([5, 6]), output([5, 6], logprobs=[-1.0, math.inf]))
+
+    result, _ = outcome(worker, requests[0], answer)
+    assert (type(result), result.reason) == (NoAnswer, Failure.NONFINITE)
 
 
 def test_a_groups_version_is_the_oldest_of_its_tokens(worker, requests):

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
 
+from audio_qa.errors import shown
 from orchestrator.service.api.principal import CurrentPrincipal, Principal, require
 from orchestrator.service.api.problems import ProblemError
 from orchestrator.service.api.state import ApiContext, api_context
@@ -31,7 +32,7 @@ async def visible_job(request: Request, job_id: JobId, principal: CurrentPrincip
     except JobNotFoundError:
         job = None
     if job is None or not principal.can_see(job):
-        raise ProblemError(404, f"there is no job {job_id!r}")
+        raise ProblemError(404, f"there is no job {shown(job_id)}")
     return job
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import ValidationError
 
+from audio_qa.errors import one_line
 from orchestrator.job.demand import max_gpus, scaled
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import SpecError, parse_spec
@@ -203,8 +204,8 @@ async def scale(job: VisibleJob, request: Request, principal: CurrentPrincipal, 
         body = ScaleBody.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ProblemError(422, f"{where[:100]}: {first['msg']}") from error
+        where = one_line(".".join(map(str, first["loc"])), 100)
+        raise ProblemError(422, f"{where}: {first['msg']}") from error
     wanted = scaled(JobSpec.model_validate(job.spec), body.count)
 
     async def fits() -> None:

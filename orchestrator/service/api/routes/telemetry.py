@@ -96,11 +96,11 @@ async def audio(
     sample: Annotated[str, PathParameter(pattern=r"^\d{1,18}$", description="Sample id.", examples=["0"])],
 ) -> Response:
     """Download the clip of a sample's question. Supports Range requests, which audio players send."""
-    path = await asyncio.to_thread(_clip, job, int(sample), context)
-    kind = _MEDIA_TYPES.get(path.suffix.lower(), "audio/basic")
+    path, name = await asyncio.to_thread(_clip, job, int(sample), context)
+    kind = _MEDIA_TYPES.get(Path(name).suffix.lower(), "audio/basic")
     # A file crafted to be both a clip and a web page must not run as a page.
     headers = {"Content-Security-Policy": "sandbox; default-src 'none'"}
-    return FileResponse(path, media_type=kind, headers=headers, content_disposition_type="inline", filename=path.name)
+    return FileResponse(path, media_type=kind, headers=headers, content_disposition_type="inline", filename=name)
 
 
 _MEDIA_TYPES = {
@@ -115,16 +115,18 @@ _MEDIA_TYPES = {
 }
 
 
-def _clip(job: JobRecord, sample: int, context: Context) -> Path:
+def _clip(job: JobRecord, sample: int, context: Context) -> tuple[Path, str]:
+    """Return where a sample's clip is, and its name, which may be that of a link."""
     found = Samples(Path(job.run_dir)).one(sample)
     if found is None:
         raise ProblemError(404, f"job {job.id} has no sample {str(sample)!r}")
     try:
-        path = context.roots.file(str(found.get("audio", "")))
+        named = str(found.get("audio", ""))
+        path = context.roots.file(named)
         probe(str(path))
     except (OutsideRootsError, AudioError) as error:
         raise ProblemError(404, f"the clip of sample {str(sample)!r} is not available from this service") from error
-    return path
+    return path, Path(named).name
 
 
 @router.get(

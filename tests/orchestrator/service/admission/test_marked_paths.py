@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from support.models.folders import write_model
 
 from orchestrator.job.marked import marked_names, marked_values, replace_marked
 from orchestrator.job.spec import JobSpec
@@ -48,6 +49,18 @@ def test_a_job_within_the_roots_is_admitted_with_every_path(root: Path):
     spec = _with_path(root, "", "")
     assert [name for name, _ in marked_values(spec, tuple(PathTo))] == list(PATHS)
     assert asyncio.run(Admission(Roots([root]), ()).admit(spec, _owns)) == spec
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"])
+def test_no_file_of_a_model_leads_outside_the_roots(root: Path, name: str):
+    """The message does not show what is in the file."""
+    folder, outside = write_model(root / "model"), root.parent / "outside" / "secret"
+    outside.write_text("password")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(outside)
+    with pytest.raises(SpecError, match="is not under the folders this service may read") as refused:
+        asyncio.run(Admission(Roots([root]), ()).admit(_with_path(root, "model.path", str(folder)), _owns))
+    assert "password" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", PATHS)

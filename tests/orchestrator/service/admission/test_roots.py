@@ -47,3 +47,28 @@ def test_paths_outside_are_refused(home, path):
     os.mkfifo(home / "data" / "pipe")
     with pytest.raises(OutsideRootsError):
         Roots([home / "data"]).file(path.format(home=home))
+
+
+def test_a_path_is_kept_as_the_user_named_it_if_it_lies_under_the_roots(home):
+    (home / "data" / "link").symlink_to("clip.wav")
+    (home / "data" / "folder").symlink_to("inner")
+    (home / "outside").symlink_to(home / "data" / "clip.wav")
+    (home / "root").symlink_to(home / "data")
+    roots = Roots([home / "root"])
+    assert roots.kept(f"{home}/data/link") == f"{home}/data/link"
+    assert roots.kept(f"{home}/root/link") == f"{home}/root/link"
+    # The parent of a linked folder is where it leads, for us as for the system.
+    assert roots.kept(f"{home}/data/folder/../link") == f"{home}/data/link"
+    # Whoever owns a link outside of the roots could turn it elsewhere after its job was admitted.
+    assert roots.kept(f"{home}/outside") == f"{home}/data/clip.wav"
+
+
+def test_no_path_that_leads_outside_is_kept(home):
+    (home / "data" / "out").symlink_to(home / "data-of-others" / "secret")
+    (home / "data" / "others").symlink_to(home / "data-of-others")
+    (home / "data" / "others" / "deep").mkdir()
+    (home / "data" / "deep").symlink_to(home / "data-of-others" / "deep")
+    roots = Roots([home / "data"])
+    for path in ("data/out", "data/others/secret", "data/deep/../secret", "data/inner/../../data-of-others/secret"):
+        with pytest.raises(OutsideRootsError):
+            roots.kept(f"{home}/{path}")

@@ -6,6 +6,7 @@ import json
 import logging
 
 import pytest
+from support.models.folders import write_model
 from support.service import SPEC, check_problem, service
 
 from orchestrator.service.observability.json_log import JsonFormatter, log_context
@@ -144,10 +145,12 @@ async def test_jobs_cannot_use_files_of_the_service_or_runs_of_other_users(tmp_p
         folder = run.checkpoint(3)
         folder.mkdir(parents=True)
         (folder / "model.safetensors").write_bytes(b"")
+        (folder / "config.json").write_text('{"secret": 1')
         (made.home / "model.safetensors").write_bytes(b"")
         ada, bob = made.client(await made.token("ada")), made.client(await made.token("bob"))
         body = {**SPEC, "model": {"path": str(folder)}}
         assert "not yours" in check_problem(await bob.post("/v1/jobs", json=body), 422)["detail"]
+        write_model(folder)
         assert (await ada.post("/v1/jobs", json=body)).status_code == 201
         own = {**SPEC, "model": {"path": str(made.home)}}
         assert "the service's own" in check_problem(await ada.post("/v1/jobs", json=own), 422)["detail"]

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import yaml
+from support.models.folders import write_model
 from support.service import SPEC, check_problem, sample, service
 
 from orchestrator.cluster.inventory import Usage
@@ -138,7 +139,11 @@ async def test_files_under_the_roots_are_accepted(tmp_path):
         body = {**SPEC, "model": {"path": str(model)}, "data": {"train": str(made.data / "train.jsonl")}}
         assert "safetensors" in check_problem(await client.post("/v1/jobs", json=body), 422)["detail"]
         (model / "model.safetensors").write_bytes(b"")
+        assert "lacks config.json" in check_problem(await client.post("/v1/jobs", json=body), 422)["detail"]
+        write_model(model)
         assert (await client.post("/v1/jobs", json=body)).status_code == 201
+        (model / "model.safetensors").write_bytes(b"")
+        assert "model.safetensors is empty" in check_problem(await client.post("/v1/jobs", json=body), 422)["detail"]
 
 
 async def test_a_running_job_takes_commands_and_a_queued_one_does_not(tmp_path):

@@ -1,0 +1,1 @@
+"""Check a model's folder before anything is started: documents, headers of the weights, and whether they fit."""

@@ -1,0 +1,199 @@
+"""Compare the weights of a checkpoint with its config.json: each layer complete, each shape as configured.
+
+All families have a Whisper encoder and a Qwen2 decoder, so the names and shapes of their weights follow from a few
+numbers. A number that config.json leaves to a default is taken from the first weight that shows it.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from audio_qa.errors import shown
+from audio_qa.families import FamilyFacts
+from audio_qa.model_folder.documents import AGAIN, ModelError, Section
+from audio_qa.model_folder.weights import StoredWeight, conversion
+
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+_MOST_LAYERS = 1000
+
+# Shapes, a letter for each axis. Decoder: H hidden size, I inner size, V vocabulary, Q and K rows of queries and keys.
+# Encoder: D width, F inner size, M mel bins, P positions.
+_DECODER = {"embed_tokens.weight": "VH", "norm.weight": "H"}
+_DECODER_LAYER = {
+    "input_layernorm.weight": "H",
+    "post_attention_layernorm.weight": "H",
+    **{f"self_attn.{name}_proj.weight": f"{rows}H" for name, rows in (("q", "Q"), ("k", "K"), ("v", "K"))},
+    **{f"self_attn.{name}_proj.bias": rows for name, rows in (("q", "Q"), ("k", "K"), ("v", "K"))},
+    "self_attn.o_proj.weight": "HQ",
+    "mlp.gate_proj.weight": "IH",
+    "mlp.up_proj.weight": "IH",
+    "mlp.down_proj.weight": "HI",
+}
+_ENCODER = {"conv1.weight": "DM3", "conv1.bias": "D", "conv2.weight": "DD3", "conv2.bias": "D"}
+_ENCODER_LAYER = {
+    **{f"{norm}.{kind}": "D" for norm in ("self_attn_layer_norm", "final_layer_norm") for kind in ("weight", "bias")},
+    **{f"self_attn.{name}_proj.weight": "DD" for name in ("q", "k", "v", "out")},
+    **{f"self_attn.{name}_proj.bias": "D" for name in ("q", "v", "out")},
+    "fc1.weight": "FD",
+    "fc1.bias": "F",
+    "fc2.weight": "DF",
+    "fc2.bias": "D",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The names of the weights in a family's checkpoint, and the shapes of those that differ between families."""
+
+    projector: Mapping[str, str]
+    """Shape of each linear layer by name."""
+    decoder: str = "language_model.model."
+    """Prefix of the language model's names."""
+    head: str = "language_model.lm_head.weight"
+    tower: str = "audio_tower."
+    """Prefix of the audio tower's names."""
+    other_parts: bool = False
+    """The checkpoint has weights that audio questions do not use, such as a vision tower's."""
+    can_tie: bool = False
+    """The head may be the embedding: learner and rollout workers agree on it."""
+    tower_ends: Mapping[str, str] = field(
+        default_factory=lambda: {"embed_positions.weight": "PD", "layer_norm.weight": "D", "layer_norm.bias": "D"}
+    )
+
+
+LAYOUTS = {
+    "qwen2_audio": Layout({"multi_modal_projector.linear": "HD"}),
+    "qwen2_5_omni": Layout(
+        {"thinker.audio_tower.proj": "HD"},
+        decoder="thinker.model.",
+        head="thinker.lm_head.weight",
+        tower="thinker.audio_tower.",
+        other_parts=True,
+        can_tie=True,
+        tower_ends={"ln_post.weight": "D", "ln_post.bias": "D"},
+    ),
+    "audioflamingo3": Layout({"multi_modal_projector.linear_1": "HD", "multi_modal_projector.linear_2": "HH"}),
+}
+"""By the `model_type` of config.json."""
+
+
+def needed_weights(facts: FamilyFacts, config: Section, stored: Mapping[str, StoredWeight]) -> dict[str, str]:
+    """Return the shape of each weight that a model needs to hear and answer, by name.
+
+    Weights that audio questions do not use, such as a vision tower's, are not among them. Raises ModelError.
+
+    Args:
+        stored: the checkpoint's weights, for the number of layers that config.json leaves out, and for a tied head.
+    """
+    layout = LAYOUTS[facts.model_type]
+    needed: dict[str, str] = {}
+    for part, own, each in (
+        (layout.decoder, _DECODER, _DECODER_LAYER),
+        (layout.tower, {**_ENCODER, **layout.tower_ends}, _ENCODER_LAYER),
+    ):
+        needed |= {part + name: shape for name, shape in own.items()}
+        layers = min(_configured_layers(facts, config, part) or _stored_layers(part, stored), _MOST_LAYERS)
+        needed |= {f"{part}layers.{i}.{name}": shape for i in range(layers) for name, shape in each.items()}
+    # transformers ties by the setting of the whole model, vLLM by that of the language model.
+    levels = [config.section(*keys) for keys in (facts.text_config[:-1], facts.text_config)]
+    if layout.head in stored or not (layout.can_tie and all(lv.values.get("tie_word_embeddings") for lv in levels)):
+        needed[layout.head] = "VH"
+    for name, shape in layout.projector.items():
+        needed[f"{name}.weight"] = shape
+        if config.values.get("projector_bias", True):
+            needed[f"{name}.bias"] = "H"
+    return needed
+
+
+def check_architecture(folder: Path, facts: FamilyFacts, config: Section, stored: Mapping[str, StoredWeight]) -> None:
+    """Raise ModelError for a missing or quantized weight, and for a shape or number of layers other than configured."""
+    where = repr(str(folder))
+    needed = needed_weights(facts, config, stored)
+    missing = [name for name in needed if name not in stored]
+    if missing:
+        raise ModelError(
+            f"{where}: its safetensors files lack {len(missing)} weights of the {facts.name} model that config.json "
+            f"describes, such as {missing[0]}; {conversion(folder) or f'{AGAIN}, or save the whole model in it'}"
+        )
+    quantized = next((name for name in needed if stored[name].dtype not in _FLOATS), None)
+    if quantized is not None:
+        raise ModelError(
+            f"{where}: {quantized} is stored as {stored[quantized].dtype}; quantized weights cannot be trained: name "
+            "the folder of the model in bfloat16, float16 or float32"
+        )
+    known = _dimensions(facts, config)
+    for name, shape in needed.items():
+        found = stored[name].shape
+        expected = [int(axis) if axis.isdigit() else known.get(axis) for axis in shape]
+        if len(found) != len(expected) or any(e not in (None, f) for e, f in zip(expected, found, strict=True)):
+            sizes = ", ".join("any" if size is None else str(size) for size in expected)
+            raise ModelError(
+                f"{where}: config.json describes another model than the weights, in which {name} has the shape "
+                f"{list(found)} in place of [{sizes}]; put the model's own config.json there, or {AGAIN}"
+            )
+        known |= {axis: size for axis, size in zip(shape, found, strict=True) if not axis.isdigit()}
+    layout = LAYOUTS[facts.model_type]
+    for part in (layout.decoder, layout.tower):
+        configured, layers = _configured_layers(facts, config, part), _stored_layers(part, stored)
+        if configured is not None and layers > configured:
+            raise ModelError(
+                f"{where}: config.json describes {configured} layers {part}layers.N and the weights have {layers}; put "
+                f"the model's own config.json there, or {AGAIN}"
+            )
+    _check_others(where, facts, config, sorted(stored.keys() - needed.keys()))
+
+
+def _check_others(where: str, facts: FamilyFacts, config: Section, others: list[str]) -> None:
+    """Raise ModelError for weights that are not the model's, and for a head that only one of the readers would tie."""
+    layout = LAYOUTS[facts.model_type]
+    text = config.section(*facts.text_config)
+    if not layout.can_tie and text.values.get("tie_word_embeddings"):
+        raise ModelError(
+            f"{text.where}: tie_word_embeddings is set, and the rollout workers would leave out the weights' own head "
+            f"({layout.head}); set it to false"
+        )
+    # Buffers that older versions of transformers saved, and all readers leave out.
+    others = [name for name in others if not name.endswith("rotary_emb.inv_freq")]
+    if others and not layout.other_parts:
+        raise ModelError(
+            f"{where}: {len(others)} of its weights, such as {shown(others[0])}, have no place in the {facts.name} "
+            f"model that config.json describes; put the model's own config.json there, or {AGAIN}"
+        )
+
+
+def _configured_layers(facts: FamilyFacts, config: Section, part: str) -> int | None:
+    if part == LAYOUTS[facts.model_type].decoder:
+        return config.section(*facts.text_config).number("num_hidden_layers")
+    return audio_config(facts, config).number("encoder_layers", "num_hidden_layers")
+
+
+def _stored_layers(part: str, stored: Mapping[str, StoredWeight]) -> int:
+    """Return the number of layers that a part's names count, at least 1."""
+    layer = re.compile(re.escape(part) + r"layers\.(\d{1,6})\.")
+    return max((int(found[1]) + 1 for name in stored if (found := layer.match(name))), default=1)
+
+
+def audio_config(facts: FamilyFacts, config: Section) -> Section:
+    """Return the section of config.json about the audio tower. Raises ModelError."""
+    return config.section(*facts.text_config[:-1], "audio_config")
+
+
+def _dimensions(facts: FamilyFacts, config: Section) -> dict[str, int]:
+    """Return the size of each axis that config.json sets."""
+    text, audio = config.section(*facts.text_config), audio_config(facts, config)
+    hidden, heads = text.number("hidden_size"), text.number("num_attention_heads")
+    head = text.number("head_dim") or (hidden // heads if hidden and heads else None)
+    groups = text.number("num_key_value_heads")
+    found = {
+        "H": hidden,
+        "I": text.number("intermediate_size"),
+        "V": text.number("vocab_size"),
+        "Q": heads * head if heads and head else None,
+        "K": groups * head if groups and head else None,
+        "D": audio.number("d_model", "hidden_size"),
+        "F": audio.number("encoder_ffn_dim", "intermediate_size"),
+        "M": audio.number("num_mel_bins"),
+        "P": audio.number("max_source_positions"),
+    }
+    return {axis: size for axis, size in found.items() if size is not None}

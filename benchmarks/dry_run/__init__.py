@@ -1,0 +1,1 @@
+"""The inputs of a large job, and the time until its plan."""
