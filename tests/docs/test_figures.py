@@ -69,6 +69,7 @@ SPREAD: dict[str, Callable[[], Row]] = {
     "async_speedup": lambda: details("async_speedup")["real_ratios"],
     "demo_learns": lambda: [run["gain_points"] for run in details("demo_learns")["runs"]],
     "demo_learns_asynchronous": lambda: [run["gain_points"] for run in details("demo_learns_asynchronous")["runs"]],
+    "dry_run": lambda: list(details("dry_run")["seconds"]["dry_run"].values()),
     "learner_limit": lambda: details("learner_limit")["fractions"],
     "learner_seven_billion": lambda: [
         batch["of_the_multiplication_rate"] for batch in details("learner_seven_billion")["batches"]
@@ -151,6 +152,14 @@ def test_pool_scale():
     names = ("workers", "groups_per_second", "pool_milliseconds_per_group", "efficiency", "memory_mib")
     expected = [[case[name] for name in names] for case in details("pool_scale")["cases"]]
     assert_table(PERFORMANCE, "## `pool_scale`", slice(None), expected)
+
+
+def test_dry_run():
+    seconds = details("dry_run")["seconds"]
+    expected = [
+        [seconds[name]["cold"], seconds[name]["warm"]] for name in ("dry_run", "data_check", "data_check_decode")
+    ]
+    assert_table(PERFORMANCE, "## `dry_run`", slice(1, None), expected)
 
 
 def test_service_load():
