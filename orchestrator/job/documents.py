@@ -22,6 +22,8 @@ _LONGEST_NUMBER = 400
 """Most characters of a number."""
 _MOST_VALUES = 1_000_000
 """Most values of a document with its aliases written out."""
+_MOST_MERGED = 10_000
+"""Largest mapping that others are merged into: PyYAML walks through it again at every merge."""
 _TOO_DEEP = "nested too deep"
 _TOO_LARGE = "its aliases make it endless or too large: write the values out"
 _MERGE = "tag:yaml.org,2002:merge"
@@ -159,7 +161,7 @@ class _Loader(yaml.SafeLoader):
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Merge mappings into one."""
         super().flatten_mapping(node)
-        if len(node.value) > _MOST_VALUES:
+        if len(node.value) > _MOST_MERGED:
             raise DocumentError(_TOO_LARGE)
 
 
