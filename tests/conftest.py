@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 
 # Tests of these files share expensive fixtures and run in one process; by default each file is its own group.
 _TOGETHER = {
-    "tests/integration/test_run.py": "repeated runs",
+    "tests/integration/test_finished_run.py": "repeated runs",
     "tests/integration/test_recovery.py": "repeated runs",
     "tests/rollout_workers/worker/test_evaluation.py": "engines",
     "tests/rollout_workers/worker/test_generation.py": "engines",
