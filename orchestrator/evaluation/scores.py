@@ -71,6 +71,8 @@ def _judged_answer(item: Judged) -> dict[str, Any]:
 def _answer(question: Question, prediction: str | None, official: bool | None, strict: bool | None) -> dict[str, Any]:
     return {
         "id": question.id,
+        "question": question.text,
+        "answer": question.answer,
         "task": question.task,
         "prediction": prediction,
         "official": official,

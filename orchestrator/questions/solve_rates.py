@@ -56,7 +56,7 @@ def measured_rates(path: str, questions: Sequence[Question]) -> dict[str, SolveR
                     )
                 by_id = {question.id: question for question in questions}
                 for answer in first["answers"]:
-                    _count_answer(answer, by_id, correct, total)
+                    _count_answer(answer, by_id, path, correct, total)
     except OSError as error:
         raise SpecError(f"{_KEY}: {shown(path)} cannot be read: {error.strerror}") from error
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -83,20 +83,28 @@ def _count_sample(
     question = known.get(sample["question_key"])
     if question is None:
         return
-    if (sample["question"], sample["answer"]) != (question.text, question.answer):
-        raise SpecError(
-            f"{_KEY}: {shown(path)} has other questions: its {question.key} is {shown(sample['question'])}; "
-            "measure the questions that the job trains on"
-        )
+    _check_same(sample, question, question.key, path)
     total[question.key] += 1
     correct[question.key] += is_correct(sample["text"], question.answer, question.choices)
 
 
 def _count_answer(
-    answer: dict[str, Any], by_id: dict[str, Question], correct: Counter[str], total: Counter[str]
+    answer: dict[str, Any], by_id: dict[str, Question], path: str, correct: Counter[str], total: Counter[str]
 ) -> None:
     question = by_id.get(answer["id"])
+    if question is None:
+        return
+    if "question" in answer:  # results of 0.1 have ids only
+        _check_same(answer, question, repr(question.id), path)
     for text in answer["completions"] or ():
-        if question is not None:
-            total[question.key] += 1
-            correct[question.key] += is_correct(text, question.answer, question.choices)
+        total[question.key] += 1
+        correct[question.key] += is_correct(text, question.answer, question.choices)
+
+
+def _check_same(measured: dict[str, Any], question: Question, name: str, path: str) -> None:
+    """Raise SpecError unless a measured question is the one that the job trains on."""
+    if (measured["question"], measured["answer"]) != (question.text, question.answer):
+        raise SpecError(
+            f"{_KEY}: {shown(path)} has other questions: its {name} is {shown(measured['question'])}; "
+            "measure the questions that the job trains on"
+        )

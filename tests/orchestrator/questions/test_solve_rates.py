@@ -83,6 +83,16 @@ def test_samples_of_other_questions_under_the_same_keys_are_refused(tmp_path):
         measured_rates(path, QUESTIONS)
 
 
+def test_an_evaluation_of_other_questions_with_the_same_ids_is_refused(tmp_path):
+    mine = {"id": "q1", "question": QUESTIONS[1].text, "answer": QUESTIONS[1].answer, "completions": ["a cat"]}
+    path = write(tmp_path / "measured.json", json.dumps({"answers": [mine]}))
+    assert set(measured_rates(path, QUESTIONS)) == {"d:1"}
+    other = mine | {"question": "Which?"}
+    path = write(tmp_path / "measured.json", json.dumps({"answers": [other]}))
+    with pytest.raises(SpecError, match="has other questions: its 'q1' is 'Which\\?'"):
+        measured_rates(path, QUESTIONS)
+
+
 def test_bounds_that_exclude_all_questions_are_refused(tmp_path):
     path = write(tmp_path / "samples.jsonl", *(line for q in QUESTIONS for line in samples(q, "a dog", "a dog")))
     data = {"train": "t", "curriculum": {"measured": path, "max_solve_rate": 0.9}}
