@@ -80,7 +80,10 @@ def repeated(job_file, tmp_path_factory) -> dict[str, dict[str, Any]]:
     train.write_text("".join(train.read_text().splitlines(keepends=True)[:18]))
     faults = folder / "faults.json"
     faults.write_text(json.dumps(FAULTS))
-    commands = {"alone": (EARSHOT,), "killed": (sys.executable, Path(__file__).with_name("faulty_job.py"), faults)}
+    commands = {
+        "alone": (EARSHOT,),
+        "killed": (sys.executable, Path(__file__).parents[1] / "support" / "runs" / "faulty_job.py", faults),
+    }
     running = {
         name: start_earshot(
             *("run", job, "--json", "--run-dir", folder / name), stderr=folder / f"{name}.txt", command=command
