@@ -242,8 +242,11 @@ def _object(members: list[tuple[str, object]]) -> dict[str, object]:
 def check_file(path: Path) -> None:
     """Raise DatasetError unless there is a file that may be read."""
     if is_file(path):
-        if not os.access(path, os.R_OK):
-            raise _error(path, None, "may not be read; change its permissions")
+        # Tried, since what access rights say is not what a network's file system allows.
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise _error(path, None, f"cannot be read ({error.strerror}); change its permissions") from error
         return
     try:
         kind = "is a folder; name a file" if path.is_dir() else "is not a file; correct the path"

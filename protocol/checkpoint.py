@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from audio_qa.model_folder.documents import TOKENIZER_FILES
+
 CHECKPOINTS_FOLDER = "checkpoints"
 """In a run directory, and in the storage of a run."""
 STATE_FOLDER = "training_state"
@@ -21,13 +23,7 @@ CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 KEPT_FILES = (
     GENERATION_CONFIG,
-    "tokenizer*",
-    "vocab.*",
-    "merges.txt",
-    "normalizer.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.*",
+    *TOKENIZER_FILES,
     "additional_chat_templates/*",
     "*preprocessor_config.json",
     "processor_config.json",

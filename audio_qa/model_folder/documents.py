@@ -15,10 +15,7 @@ _POINTER_BYTES = 1024
 _LARGEST_BYTES = 200_000_000
 _READ_SUFFIXES = {".json", ".jinja", ".model", ".safetensors", ".tiktoken", ".txt"}
 """Suffixes of all files that transformers and vLLM may read."""
-_NEEDED = (
-    "*config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
+TOKENIZER_FILES = (
     "tokenizer*",
     "vocab.*",
     "merges.txt",
@@ -27,6 +24,8 @@ _NEEDED = (
     "added_tokens.json",
     "chat_template.*",
 )
+"""Patterns of the files of a tokenizer and its chat template."""
+_NEEDED = ("*config.json", "*.safetensors", "*.safetensors.index.json", *TOKENIZER_FILES)
 """Patterns of the files that they read for the models of our families. Others, such as results, may be damaged."""
 
 

@@ -1,5 +1,8 @@
 """Every command that takes a file, with files that nobody means: exit code 2 and one short line."""
 
+import builtins
+import errno
+import io
 import os
 import threading
 import time
@@ -37,6 +40,10 @@ COMMANDS = {
     "join": ["cluster", "join", "localhost", "--token-file", "FILE"],
     "pause": ["pause", "./FILE"],
 }
+
+
+SECRET = "secret.json"
+"""A file without the right to read it, which root has in any case: see `as_user`."""
 
 
 def missing(_: Path) -> str:
@@ -102,11 +109,9 @@ def zero_byte(_: Path) -> str:
 
 
 def no_rights(home: Path) -> str:
-    if os.geteuid() == 0:
-        pytest.skip("root may read everything")
-    (home / "secret.json").write_text("{}")
-    (home / "secret.json").chmod(0)
-    return "secret.json"
+    (home / "plain.json").write_text("{}")
+    (home / "plain.json").rename(home / SECRET).chmod(0)
+    return SECRET
 
 
 def no_text(home: Path) -> str:
@@ -121,6 +126,24 @@ KINDS = [
 
 
 @pytest.fixture
+def as_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let opening `SECRET` fail for root, too, as it does for every other user."""
+    if os.geteuid() != 0:
+        return
+
+    def refusing(opened: Callable[..., Any]) -> Callable[..., Any]:
+        def open_file(file: Any, *arguments: Any, **options: Any) -> Any:
+            if isinstance(file, str | os.PathLike) and os.fspath(file).endswith(SECRET):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(file))
+            return opened(file, *arguments, **options)
+
+        return open_file
+
+    for module in (io, builtins, os):
+        monkeypatch.setattr(module, "open", refusing(module.open))
+
+
+@pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "questions.jsonl").write_text(QUESTIONS)
     monkeypatch.chdir(tmp_path)
@@ -132,6 +155,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.usefixtures("as_user")
 def test_one_line_and_exit_code_2(command: str, kind: Callable[[Path], str], home: Path) -> None:
     name = kind(home)
     for file, text in (("job.yaml", JOB), ("measured.yaml", MEASURED)):

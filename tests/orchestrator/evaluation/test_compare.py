@@ -6,27 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from support.runs.command import run
 
 from audio_qa.files.reader import read_questions
 from audio_qa.formats.item import Answers
 from audio_qa.scoring.rules import rule_of
 from audio_qa.scoring.submission import write_predictions
-from orchestrator.cli.main import app
 from orchestrator.evaluation.compare import compare_results, read_result
 from orchestrator.evaluation.scores import predictions_of, scored
 
 AIR = {"question": "?", "choice_a": "a dog", "choice_b": "a cat", "answer_gt": "a cat", "dataset_name": "d"}
-
-
-def run(*arguments: object, code: int = 0) -> str:
-    done = CliRunner().invoke(app, [*map(str, arguments)])
-    assert done.exit_code == code, done.output
-    if code == 2:
-        assert done.stdout == ""
-        assert len(done.stderr.splitlines()) == 1
-        return done.stderr
-    return done.stdout
 
 
 @pytest.fixture

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from support.runs.command import run
 from support.shared_files import shared_file
-from typer.testing import CliRunner
 
 from audio_qa.dataset import DatasetError
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
-from orchestrator.cli.main import app
 from orchestrator.cli.results import show_scores
 from orchestrator.evaluation.compare import compare_results, read_result
 from orchestrator.evaluation.evaluate import Evaluation, evaluate
@@ -142,16 +141,6 @@ def test_the_records_are_those_of_the_questions_that_were_asked(tmp_path):
     asked = asked_set(found, 2)
     assert ([q.id for q in asked.questions], list(asked.records)) == (["m0", "m1"], items[:2])
     assert list(asked_set(found, 0).records) == items
-
-
-def run(*arguments: object, code: int = 0) -> str:
-    done = CliRunner().invoke(app, [*map(str, arguments)])
-    assert done.exit_code == code, done.output
-    if code == 2:
-        assert done.stdout == ""
-        assert len(done.stderr.splitlines()) == 1
-        return done.stderr
-    return done.stdout
 
 
 def submission(path: Path, said: Sequence[str | None]) -> Path:
