@@ -7,6 +7,7 @@ storage of its own. Its model is whole.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,16 @@ from orchestrator.questions.splits import Split, read_split
 from orchestrator.service.admission.roots import OutsideRootsError, Roots
 from protocol.marks import PathTo
 from reward.registry import RewardError, check_name
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A job that may be queued."""
+
+    spec: JobSpec
+    """With its paths resolved."""
+    uses: frozenset[str]
+    """Ids of the jobs whose run directories it names."""
 
 
 class Admission:
@@ -49,7 +60,7 @@ class Admission:
         self._judge_hosts, self._judge_keys = tuple(host.lower() for host in judge_hosts), tuple(judge_keys)
         self._data_dir = None if data_dir is None else data_dir.resolve()
 
-    async def admit(self, spec: JobSpec, owns: Callable[[str], Awaitable[bool]]) -> JobSpec:
+    async def admit(self, spec: JobSpec, owns: Callable[[str], Awaitable[bool]]) -> Admitted:
         """Return the job with its paths resolved. Raises SpecError: one line that names what is not allowed.
 
         Args:
@@ -62,12 +73,15 @@ class Admission:
         self._check_rewards(spec)
         self._check_judge(spec)
         spec = await asyncio.to_thread(self._resolved, spec)
+        uses: set[str] = set()
         for key, path in marked_values(spec, tuple(PathTo)):
             target = await asyncio.to_thread(Path(path).resolve) if Path(path).is_absolute() else Path(path)
             if not await self._may_be_named(target, owns):
                 raise SpecError(f"{key}: {shown(path)} is the service's own, or belongs to a job that is not yours")
+            if self._data_dir is not None and target.is_relative_to(self._data_dir):
+                uses.add(target.relative_to(self._data_dir).parts[1])
         await asyncio.to_thread(_check_model, spec.model.path)
-        return spec
+        return Admitted(spec, frozenset(uses))
 
     async def _may_be_named(self, path: Path, owns: Callable[[str], Awaitable[bool]]) -> bool:
         """Return whether a path, with its links followed, is not in the data directory, or is in an own run there."""

@@ -19,6 +19,7 @@ from orchestrator.service.api.job_cache import JobCache
 from orchestrator.service.api.meters import Meters
 from orchestrator.service.api.problems import ProblemDocument, install_error_handlers
 from orchestrator.service.api.rate import RateLimiter
+from orchestrator.service.api.routes import commands as command_routes
 from orchestrator.service.api.routes import jobs as job_routes
 from orchestrator.service.api.routes import service as service_routes
 from orchestrator.service.api.routes import streams as stream_routes
@@ -111,7 +112,13 @@ def create_app(
     app.outermost = gate if tracing is None else tracing.instrument(gate)
     install_error_handlers(app)
     v1 = APIRouter(prefix="/v1")
-    for router in (job_routes.router, telemetry_routes.router, stream_routes.router, service_routes.cluster_router):
+    for router in (
+        job_routes.router,
+        command_routes.router,
+        telemetry_routes.router,
+        stream_routes.router,
+        service_routes.cluster_router,
+    ):
         v1.include_router(router)
     app.include_router(v1)
     app.include_router(service_routes.router)

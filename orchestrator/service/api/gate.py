@@ -11,8 +11,9 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from orchestrator.schemas.problem_code import ProblemCode
 from orchestrator.service.api.meters import Meters
-from orchestrator.service.api.problems import MEDIA_TYPE, ProblemError, problem_response
+from orchestrator.service.api.problems import MEDIA_TYPE, ProblemError, code_of, problem_response
 from orchestrator.service.api.settings import ApiSettings
 from orchestrator.service.observability.json_log import job_id_of_path, log_context
 from orchestrator.service.observability.tracing import Tracing
@@ -52,7 +53,9 @@ class RequestGate:
             # Starlette's handler for unexpected errors has answered already, and raises them for the server to log.
             _log.exception("a request failed")
             if not exchange.status:
-                await problem_response(500, "an internal error")(scope, exchange.receive, exchange.send)
+                await problem_response(ProblemCode.INTERNAL_ERROR, "an internal error")(
+                    scope, exchange.receive, exchange.send
+                )
 
     def _record(self, scope: Scope, exchange: "_Exchange", seconds: float) -> None:
         route = _route(scope)
@@ -82,18 +85,18 @@ def _route(scope: Scope) -> str:
     return getattr(scope.get("route"), "path", "none")
 
 
-def _refusal(scope: Scope, max_body: int) -> tuple[int, str] | None:
-    """Return status and detail for a request that must not reach any route."""
+def _refusal(scope: Scope, max_body: int) -> tuple[ProblemCode, str] | None:
+    """Return code and detail for a request that must not reach any route."""
     target = scope["path"].encode(errors="surrogateescape") + scope.get("query_string", b"")
     if len(target) > _MAX_TARGET_BYTES:
-        return 414, f"path and query may have at most {_MAX_TARGET_BYTES} bytes"
+        return ProblemCode.TARGET_TOO_LONG, f"path and query may have at most {_MAX_TARGET_BYTES} bytes"
     if b"\0" in target or b"%00" in scope.get("query_string", b"") or "\ufffd" in scope["path"]:
-        return 400, "the path or query contains a zero byte, or is not UTF-8"
+        return ProblemCode.MALFORMED_REQUEST, "the path or query contains a zero byte, or is not UTF-8"
     length = Headers(scope=scope).get("content-length", "0")
     if not length.isascii() or not length.isdigit():
-        return 400, "Content-Length is not a number"
+        return ProblemCode.MALFORMED_REQUEST, "Content-Length is not a number"
     if int(length[:20]) > max_body:
-        return 413, f"the body may have at most {max_body} bytes"
+        return ProblemCode.BODY_TOO_LARGE, f"the body may have at most {max_body} bytes"
     return None
 
 
@@ -114,7 +117,7 @@ class _Exchange:
         if message["type"] == "http.request":
             self._left -= len(message.get("body", b""))
             if self._left < 0:
-                raise ProblemError(413, f"the body may have at most {self._max} bytes")
+                raise ProblemError(ProblemCode.BODY_TOO_LARGE, f"the body may have at most {self._max} bytes")
         return message
 
     async def send(self, message: Message) -> None:
@@ -142,7 +145,7 @@ class _Exchange:
         """Send a problem document instead of the framework's own error response."""
         self._replaced = True
         kept = {name: headers[name] for name in ("content-range", "allow") if name in headers}
-        response = problem_response(self.status, "see the status code", headers=kept)
+        response = problem_response(code_of(self.status), "see the status code", status=self.status, headers=kept)
         start: Message = {"type": "http.response.start", "status": self.status, "headers": response.raw_headers}
         self._complete(MutableHeaders(scope=start))
         await self._send(start)

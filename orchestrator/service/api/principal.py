@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from orchestrator.schemas.problem_code import ProblemCode
 from orchestrator.service.api.problems import ProblemError
 from orchestrator.service.api.state import ApiContext, api_context
 from orchestrator.service.store.access import Role
@@ -51,7 +52,9 @@ async def current_principal(
     principal = await _authenticate(request, credentials, context)
     if wait := context.rate.take(principal.owner):
         raise ProblemError(
-            429, f"too many requests; retry after {wait:.1f} s", headers={"Retry-After": str(int(wait) + 1)}
+            ProblemCode.RATE_LIMITED,
+            f"too many requests; retry after {wait:.1f} s",
+            headers={"Retry-After": str(int(wait) + 1)},
         )
     request.state.principal = principal
     return principal
@@ -63,24 +66,33 @@ async def _authenticate(
     if "authorization" not in request.headers:
         if context.settings.local and _is_local(request):
             return LOCAL
-        raise _unauthorized(request, context, "a token is required; send the header Authorization: Bearer earshot_…")
+        raise _unauthorized(
+            request,
+            context,
+            ProblemCode.TOKEN_REQUIRED,
+            "a token is required; send the header Authorization: Bearer earshot_…",
+        )
     if credentials is None:
-        raise _unauthorized(request, context, "the Authorization header is not 'Bearer TOKEN'")
+        raise _unauthorized(
+            request, context, ProblemCode.TOKEN_INVALID, "the Authorization header is not 'Bearer TOKEN'"
+        )
     # The store compares hashes. Nobody can choose a token's hash, so the time it takes reveals nothing about the token.
     token = await context.store.find_token(token_hash(credentials.credentials))
     if token is None:
-        raise _unauthorized(request, context, "the token is not valid: unknown, revoked or expired")
+        raise _unauthorized(
+            request, context, ProblemCode.TOKEN_INVALID, "the token is not valid: unknown, revoked or expired"
+        )
     return Principal(token.owner, token.role)
 
 
-def _unauthorized(request: Request, context: ApiContext, detail: str) -> ProblemError:
+def _unauthorized(request: Request, context: ApiContext, code: ProblemCode, detail: str) -> ProblemError:
     if wait := context.refusals.take(_address(request)):
         return ProblemError(
-            429,
+            ProblemCode.TOO_MANY_GUESSES,
             f"too many requests without a valid token; retry after {wait:.1f} s",
             headers={"Retry-After": str(int(wait) + 1)},
         )
-    return ProblemError(401, detail, headers={"WWW-Authenticate": "Bearer"})
+    return ProblemError(code, detail, headers={"WWW-Authenticate": "Bearer"})
 
 
 def _address(request: Request) -> str:
@@ -108,4 +120,6 @@ CurrentPrincipal = Annotated[Principal, Depends(current_principal)]
 def require(principal: Principal, role: Role) -> None:
     """Raise ProblemError unless the principal has the role."""
     if not principal.has_role(role):
-        raise ProblemError(403, f"this requires the role {role}; the token has the role {principal.role}")
+        raise ProblemError(
+            ProblemCode.ROLE_REQUIRED, f"this requires the role {role}; the token has the role {principal.role}"
+        )

@@ -131,10 +131,11 @@ def storable_text(value: str | None) -> str | None:
 
 def record_of(row: Row[Any]) -> JobRecord:
     """Return the record of a row."""
-    return JobRecord(**{name: getattr(row, name) for name in _COLUMNS}, state=JobState(row.state))
+    plain = {name: getattr(row, name) for name in _COLUMNS}
+    return JobRecord(**plain, state=JobState(row.state), uses=tuple(row.uses or ()))
 
 
-_COLUMNS = tuple(name for name in JobRecord.__slots__ if name != "state")
+_COLUMNS = tuple(name for name in JobRecord.__slots__ if name not in ("state", "uses"))
 
 
 def to_cursor(seq: int) -> str:

@@ -49,8 +49,14 @@ class JobStore:
         priority: int = 0,
         max_restarts: int = 3,
         idempotency_key: str | None = None,
+        uses: Collection[str] = (),
+        retry_of: str | None = None,
     ) -> tuple[JobRecord, bool]:
         """Queue a job.
+
+        Args:
+            uses: ids of the jobs whose run directories the job names.
+            retry_of: the job that it repeats.
 
         Returns:
             The job, and whether it is new: False if its owner has used the idempotency key for the same job before.
@@ -84,6 +90,8 @@ class JobStore:
                         run_dir=str(self._runs / identifier),
                         idempotency_key=idempotency_key,
                         body_hash=body_hash,
+                        uses=sorted(uses) or None,
+                        retry_of=retry_of,
                     )
                 )
                 await record_transition(connection, identifier, None, JobState.QUEUED, now, None)

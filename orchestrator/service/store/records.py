@@ -42,6 +42,10 @@ class JobRecord:
     cancel_requested_at: datetime | None
     preempt_requested_at: datetime | None
     """Time of the request to write a checkpoint and give way to a job of higher priority."""
+    uses: tuple[str, ...] = ()
+    """Ids of the jobs whose run directories it names: their files are needed until it has ended."""
+    retry_of: str | None = None
+    """The failed or cancelled job that it repeats."""
 
 
 @dataclass(frozen=True, slots=True)

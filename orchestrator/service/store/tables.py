@@ -78,8 +78,12 @@ jobs = Table(
     Column("preempt_requested_at", Moment),
     Column("idempotency_key", String(255)),
     Column("body_hash", String(64), nullable=False),
+    # Ids of the jobs whose run directories this one names, as a list; NULL is none.
+    Column("uses", JSON(none_as_null=True)),
+    Column("retry_of", String(64)),
     UniqueConstraint("owner", "idempotency_key"),
     Index(None, "state", "seq"),
+    Index(None, "state", "priority", "seq"),
     Index(None, "owner", "seq"),
     Index(None, "name", "seq"),
     # The number of a removed job must not be reused: pages depend on it.
@@ -121,4 +125,20 @@ audit = Table(
     Column("target", String(128), nullable=False),
     Column("outcome", Text, nullable=False),
     Column("detail", JSON, nullable=False),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("owner", String(128), nullable=False),
+    Column("key", String(255), nullable=False),
+    # Of method, path, query and body.
+    Column("request_hash", String(64), nullable=False),
+    Column("created_at", Moment, nullable=False, index=True),
+    # The response; NULL until the request is done.
+    Column("status", Integer),
+    Column("body", Text),
+    Column("location", Text),
+    UniqueConstraint("owner", "key"),
 )

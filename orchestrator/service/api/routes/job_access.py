@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Path, Request
 
 from audio_qa.errors import shown
+from orchestrator.schemas.problem_code import ProblemCode
 from orchestrator.service.api.principal import CurrentPrincipal, Principal, require
 from orchestrator.service.api.problems import ProblemError
 from orchestrator.service.api.state import ApiContext, api_context
@@ -32,7 +33,7 @@ async def visible_job(request: Request, job_id: JobId, principal: CurrentPrincip
     except JobNotFoundError:
         job = None
     if job is None or not principal.can_see(job):
-        raise ProblemError(404, f"there is no job {shown(job_id)}")
+        raise ProblemError(ProblemCode.JOB_NOT_FOUND, f"there is no job {shown(job_id)}")
     return job
 
 

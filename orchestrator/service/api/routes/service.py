@@ -5,6 +5,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from orchestrator.cluster.inventory import ClusterNode, ClusterUnavailableError
 from orchestrator.schemas.api import ClusterView, HealthView, NodeView, UseView
+from orchestrator.schemas.problem_code import ProblemCode
 from orchestrator.service.api.exposition import job_metrics
 from orchestrator.service.api.principal import CurrentPrincipal, Principal
 from orchestrator.service.api.problems import ProblemError, error_responses
@@ -33,7 +34,7 @@ async def readyz(context: Context) -> HealthView:
     await context.store.counts()
     reason = await context.unready_reason()
     if reason is not None:
-        raise ProblemError(503, reason, headers={"Retry-After": "5"})
+        raise ProblemError(ProblemCode.NOT_READY, reason, headers={"Retry-After": "5"})
     return HealthView(status="ok")
 
 
@@ -60,11 +61,11 @@ async def metrics(principal: CurrentPrincipal, context: Context) -> Response:
 async def cluster(principal: CurrentPrincipal, context: Context) -> ClusterView:
     """Return the nodes of the cluster, their GPUs and the jobs that use them."""
     if context.cluster is None:
-        raise ProblemError(503, "this service has no cluster")
+        raise ProblemError(ProblemCode.CLUSTER_UNAVAILABLE, "this service has no cluster")
     try:
         nodes = await context.cluster.nodes()
     except ClusterUnavailableError as error:
-        raise ProblemError(503, str(error), headers={"Retry-After": "5"}) from error
+        raise ProblemError(ProblemCode.CLUSTER_UNAVAILABLE, str(error), headers={"Retry-After": "5"}) from error
     views = [await _node(context, principal, node) for node in nodes]
     alive = [node for node in nodes if node.alive]
     return ClusterView(

@@ -13,6 +13,7 @@ from orchestrator.run.files import DRIVER_LOG, EVENTS
 from orchestrator.run.lines import FileLine, check_place, lines_after, lines_before
 from orchestrator.schemas.api import EventView, LogLine, Page, View
 from orchestrator.schemas.job_state import ENDED
+from orchestrator.schemas.problem_code import ProblemCode
 from orchestrator.service.api.problems import ProblemError, error_responses
 from orchestrator.service.api.routes.job_access import Context, VisibleJob
 from orchestrator.service.api.state import ApiContext
@@ -124,7 +125,7 @@ async def _respond(
     if _wants_json(request):
         return await asyncio.to_thread(_page, file, place, limit)
     if context.tails.streams >= context.settings.max_streams:
-        raise ProblemError(503, "too many open streams", headers={"Retry-After": "10"})
+        raise ProblemError(ProblemCode.TOO_MANY_STREAMS, "too many open streams", headers={"Retry-After": "10"})
 
     async def is_over() -> bool:
         try:

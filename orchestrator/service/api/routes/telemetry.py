@@ -14,6 +14,7 @@ from orchestrator.run.checkpoints import Checkpoints
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.records import RunDirectoryError
 from orchestrator.schemas.api import CheckpointView, MetricsView, Page, SampleView, WorkerPage
+from orchestrator.schemas.problem_code import ProblemCode
 from orchestrator.service.admission.roots import OutsideRootsError
 from orchestrator.service.api.problems import ProblemError, error_responses
 from orchestrator.service.api.routes.job_access import Context, VisibleJob
@@ -119,13 +120,15 @@ def _clip(job: JobRecord, sample: int, context: Context) -> tuple[Path, str]:
     """Return where a sample's clip is, and its name, which may be that of a link."""
     found = Samples(Path(job.run_dir)).one(sample)
     if found is None:
-        raise ProblemError(404, f"job {job.id} has no sample {str(sample)!r}")
+        raise ProblemError(ProblemCode.SAMPLE_NOT_FOUND, f"job {job.id} has no sample {str(sample)!r}")
     try:
         named = str(found.get("audio", ""))
         path = context.roots.file(named)
         probe(str(path))
     except (OutsideRootsError, AudioError) as error:
-        raise ProblemError(404, f"the clip of sample {str(sample)!r} is not available from this service") from error
+        raise ProblemError(
+            ProblemCode.CLIP_UNAVAILABLE, f"the clip of sample {str(sample)!r} is not available from this service"
+        ) from error
     return path, Path(named).name
 
 

@@ -28,7 +28,7 @@ def admitted(root: Path, train: Path, data_dir: Path | None = None, **data: Any)
             "data": {"train": str(train), "evaluation": "builtin:synthetic"} | data,
         }
     )
-    return asyncio.run(Admission(Roots([root]), (), data_dir).admit(spec, _owns))
+    return asyncio.run(Admission(Roots([root]), (), data_dir).admit(spec, _owns)).spec
 
 
 @pytest.fixture
