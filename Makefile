@@ -48,8 +48,8 @@ test: $(READY) lint ## Run the linters and all fast tests.
 slow: $(READY) ## Run the tests that take minutes.
 	$(BIN)/pytest -n 2 -m slow
 
-chaos: $(READY) ## Kill workers, nodes and the service at random for five minutes.
-	EARSHOT_CHAOS_SECONDS=300 $(BIN)/pytest -s tests/chaos
+chaos: $(READY) ## Kill workers, nodes, drivers, Ray and the service at random, five minutes for each test.
+	EARSHOT_CHAOS_SECONDS=$${EARSHOT_CHAOS_SECONDS:-300} $(BIN)/pytest -s tests/chaos
 
 lint: $(READY) ## Check format, lint, types, import contracts and generated code.
 	$(BIN)/ruff format --check .

@@ -26,6 +26,8 @@ EarshotError
 │   ├── CursorError           a cursor of a listing
 │   ├── OutsideRootsError     a path outside the folders that jobs may name
 │   ├── DatabaseUrlError      the URL of the service's database
+│   ├── DatabaseUnusableError  a database to mend or to replace (also a StoreUnavailableError)
+│   ├── UsedJobGoneError      a job whose files another one names
 │   ├── BackupError           a backup, or where it is to go
 │   ├── ServeError            an option of the service
 │   ├── TracingError          tracing without its packages or endpoint
@@ -52,6 +54,7 @@ EarshotError
 │   └── DamagedError
 ├── ClientError
 │   ├── AddressError
+│   ├── AnswerError (also a ValueError)
 │   ├── ApiError
 │   │   └── RefusedError
 │   ├── UnreachableError
@@ -60,11 +63,26 @@ EarshotError
 ├── ProblemError
 ├── TransitionError
 ├── StaleStateError
+├── AdmissionBusyError
+├── QueueFullError
+├── JobInUseError
+├── RemovalError
+├── LimitReachedError
+├── RequestInProgressError
+├── _RepeatedError
 ├── StoreUnavailableError
+│   └── DatabaseUnusableError
+├── TooManyGuessesError
+├── FilesUnavailableError
+├── UnsatisfiableRangeError
+├── CommandRefusedError
 ├── ClusterUnavailableError
+├── ClusterUnreachableError
 ├── StartError
 ├── JobFailedError
 ├── UnsuccessfulError
+├── _TooLateError
+├── _AskingError
 └── _NoReplyError
 """
 

@@ -6,6 +6,7 @@ from benchmarks import (
     learner_limit,
     learner_shared_prefix,
     learner_vs_trl,
+    long_queue,
     pool_scale,
     reproduce_tiny,
     rollout_efficiency,
@@ -13,6 +14,7 @@ from benchmarks import (
     weight_sync,
 )
 from benchmarks.dry_run import __main__ as dry_run
+from benchmarks.service_hostile import __main__ as service_hostile
 
 BENCHMARKS = (
     learner_limit,
@@ -26,6 +28,8 @@ BENCHMARKS = (
     demo_learns,
     reproduce_tiny,
     service_load,
+    service_hostile,
+    long_queue,
 )
 
 if __name__ == "__main__":

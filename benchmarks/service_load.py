@@ -42,6 +42,7 @@ from orchestrator.run.files import METRICS
 from orchestrator.run.metrics import METRIC_NAMES
 from orchestrator.schemas.job_state import JobState
 from orchestrator.service.api.app import create_app
+from orchestrator.service.api.connection.protocol import server_config
 from orchestrator.service.store.store import Store
 from orchestrator.service.store.tables import jobs, transitions
 
@@ -131,8 +132,7 @@ def serve_alone(data_dir: Path, port: int) -> None:
 
     async def run() -> None:
         async with Store(database_of(data_dir), runs_of(data_dir)) as store:
-            config = uvicorn.Config(create_app(store), port=port, log_config=None, access_log=False)
-            await uvicorn.Server(config).serve()
+            await uvicorn.Server(server_config(create_app(store), port=port)).serve()
 
     asyncio.run(run())
 

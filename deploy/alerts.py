@@ -88,8 +88,8 @@ ALERTS = (
         "warning",
         "A client sends many requests without a valid token, or beyond what its role allows.",
         """`client` in the log's lines has the addresses; with an ingress, that of the ingress. Often it is a script
-        with an expired token. The service slows addresses without a valid token down to 5 requests a second; block them
-        at the ingress.""",
+        with an expired token. The service looks up at most 5 invalid tokens a second for one address; block it at the
+        ingress.""",
     ),
     Alert(
         "EarshotQueueStuck",

@@ -18,7 +18,7 @@ INTRODUCTION = """\
 `.venv/bin/python docs/generate_alerts.py` and `.venv/bin/python -m deploy.generate`. -->
 
 `deploy/prometheus/rules.yaml` has these rules for Prometheus, and `deploy/kuberay/monitoring/prometheus-rule.yaml` for
-its operator. They need the service's `/metrics`, with a token of role `admin` to see all jobs, and `honor_labels: true`
+its operator. They need the service's `/metrics`, with a token of role `monitor`, and `honor_labels: true`
 since `job` is the id of a job. *critical*: act now; *warning*: act today. The annotation `runbook` of an alert names
 its section here. [Troubleshooting](../operate/troubleshooting.md) goes by the symptoms of one job.
 """

@@ -29,6 +29,14 @@ there, then run `.venv/bin/python docs/generate_commands.py`. -->
 
 With `--json` a command prints one JSON document to stdout and nothing else there; progress goes to stderr.
 
+Tables adapt to the width of the terminal, or to `COLUMNS` if it is set. Ids and states are always shown in full. In a
+narrow terminal texts wrap first, then figures are left out one after the other, and a line below the table names them.
+In a pipe or a file nothing is left out: each row is one line, without colours.
+
+A command that finds no service says so within two seconds. Once the service has answered, a request is repeated for ten
+seconds if the service is restarted meanwhile, and no request has a second effect. `earshot submit --wait`,
+`earshot watch` and `earshot logs --follow` wait for as long as the service is away, and say so on stderr.
+
 | exit code | |
 |---|---|
 | 0 | success |

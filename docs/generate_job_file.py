@@ -35,7 +35,9 @@ A job file is YAML or JSON. `earshot run JOB.yaml --dry-run` checks it and print
 - Relative paths are taken from the folder of the job file: of the link, if it is one; of a pipe such as /dev/stdin,
   from the current folder.
 - `1e-6`, `1e3` and `1_000` are numbers; `steps: 1e3` is 1000. Every number is finite and at most 4,294,967,296. `0100`
-  and `1:30`, which YAML reads as 64 and 90, and `yes` in place of a number are errors.
+  and `1:30`, which YAML reads as 64 and 90, are errors.
+- A number is written without quotes, and `true` or `false` where one of them is asked for: `"10"`, `"1_0"` or `yes` in
+  place of a number are errors, and so are `0`, `1` and `"yes"` in place of true or false. `5.0` is the whole number 5.
 - Text that looks like a number or a date needs quotes: `name: "2026"`.
 - Keys that you leave out of a section take the defaults of that section's table.
 - `top_p`, `top_k` and `min_p` are refused: the learner computes log-probabilities over the whole softmax, so sampling

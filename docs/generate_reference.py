@@ -1,4 +1,4 @@
-"""Write docs/reference/metrics.md and docs/reference/events.md from the tables in the code.
+"""Write docs/reference/metrics.md, events.md and problems.md from the tables in the code.
 
 Run `python docs/generate_reference.py`.
 """
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.run.events import EventKind
 from orchestrator.run.metrics import COLUMNS, OTHERS, MetricDescription
+from orchestrator.schemas.problem_code import KINDS
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -46,6 +47,20 @@ shows them. A reader should ignore kinds and fields it does not know.
 
 """
 
+PROBLEMS = """\
+# Problems
+
+<!-- Written by docs/generate_reference.py from orchestrator/schemas/problem_code.py. Change the kinds there, then run
+`.venv/bin/python docs/generate_reference.py`. -->
+
+Every error of the API is a problem document ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)). Its `code` says which
+kind of problem it is, and its `type` is `/problems/CODE`, where the service explains the kind. A code keeps its meaning
+and its status; programs branch on it, and should expect codes that they do not know. `detail` is one line for people.
+
+| `code` | status | | what to do |
+|---|---|---|---|
+"""
+
 
 def pages() -> dict[Path, str]:
     """Return the text of each page by its file."""
@@ -53,6 +68,7 @@ def pages() -> dict[Path, str]:
     return {
         REFERENCE / "metrics.md": metrics,
         REFERENCE / "events.md": EVENTS + "\n".join(_event(kind) for kind in EventKind),
+        REFERENCE / "problems.md": PROBLEMS + _problems(),
     }
 
 
@@ -60,6 +76,11 @@ def _metrics(table: Iterable[MetricDescription]) -> str:
     rows = ["| metric | unit or range | meaning | written |", "|---|---|---|---|"]
     rows += [f"| `{metric.name}` | {metric.unit} | {metric.meaning} | {metric.written} |" for metric in table]
     return "\n".join(rows) + "\n"
+
+
+def _problems() -> str:
+    ordered = sorted(KINDS.items(), key=lambda item: (item[1].status, item[0]))
+    return "".join(f"| `{code}` | {kind.status} | {kind.title} | {kind.meaning} |\n" for code, kind in ordered)
 
 
 def _event(kind: EventKind) -> str:

@@ -21,6 +21,8 @@ from protocol.weights import Bucket, Carrier, WeightUpdate
 
 START_SECONDS = 300.0
 STOP_SECONDS = 3.0
+CPUS_PER_RANK = 1
+"""CPUs that a rank reserves on the cluster, beside its GPUs."""
 _SECONDS_TO_DIE = 5.0
 """Seconds to wait, after a rank failed, for others to turn out dead: a dead rank is then the cause."""
 
@@ -38,8 +40,14 @@ class LearnerGroup:
         too_long: TooLong = "refuse",
         gpus_per_rank: float = 0.0,
         checksums: bool = False,
+        places: Sequence[Any] | None = None,
     ) -> None:
-        """Create the actors. With `checksums`, published weights carry digests, which the engines verify."""
+        """Create the actors.
+
+        Args:
+            checksums: have published weights carry digests, which the engines verify.
+            places: Ray's scheduling strategy of each rank; default: wherever there is room.
+        """
         self._settings, self._checksums = settings, checksums
         threads = settings.threads or max(1, (os.cpu_count() or 1) // settings.ranks)
         environment = {
@@ -48,14 +56,18 @@ class LearnerGroup:
             "OMP_WAIT_POLICY": "PASSIVE",
             "DS_ACCELERATOR": "cuda" if gpus_per_rank else "cpu",
         }
-        actor = ray.remote(LearnerActor).options(
-            num_cpus=1,
-            num_gpus=gpus_per_rank,
-            max_restarts=0,
-            max_task_retries=0,
-            runtime_env={"env_vars": environment},
-        )
-        self._ranks = [actor.remote(rank, settings.ranks, settings, too_long) for rank in range(settings.ranks)]
+        actor = ray.remote(LearnerActor)
+        self._ranks = [
+            actor.options(
+                num_cpus=CPUS_PER_RANK,
+                num_gpus=gpus_per_rank,
+                max_restarts=0,
+                max_task_retries=0,
+                runtime_env={"env_vars": environment},
+                **({} if places is None else {"scheduling_strategy": places[rank]}),
+            ).remote(rank, settings.ranks, settings, too_long)
+            for rank in range(settings.ranks)
+        ]
         self.weight_version = 0
 
     async def start(self) -> None:

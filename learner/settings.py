@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from learner.losses.settings import LossSettings
 from learner.schedule import Schedule
-from protocol.marks import Resume
+from protocol.marks import PathTo, Resume
 from protocol.settings import Settings
 
 
@@ -52,7 +52,7 @@ class TrainSettings(Settings):
 class LoraSettings(Settings):
     """Low-rank adapters (LoRA) on the linear layers of the trained parts, instead of full fine-tuning."""
 
-    rank: int = Field(default=16, ge=1)
+    rank: int = Field(default=16, ge=1, le=65_536)
     """Rank of an adapter: its inner dimension."""
     alpha: int = Field(default=32, ge=1)
     """Scale of an adapter: its output is multiplied by alpha / rank."""
@@ -61,9 +61,9 @@ class LoraSettings(Settings):
 class AudioCacheSettings(Settings):
     """Cache of the outputs of a frozen audio tower."""
 
-    memory_gib: float = Field(default=1.0, ge=0)
+    memory_gib: float = Field(default=1.0, ge=0, le=65_536)
     """Size of the cache in the memory of each rank, in GiB; a 30 s clip of Qwen2-Audio takes 1.9 MB in bfloat16."""
-    folder: str | None = None
+    folder: Annotated[str | None, PathTo.CACHE] = None
     """Folder of a cache on disk, for later epochs and runs; by default there is none."""
 
 
@@ -81,7 +81,7 @@ class SharePrefix(StrEnum):
 class LearnerSettings(Settings):
     """The DeepSpeed learner."""
 
-    ranks: Annotated[int, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=1, ge=1)
+    ranks: Annotated[int, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=1, ge=1, le=4096)
     """Number of learner processes; one per GPU."""
     zero_stage: Annotated[Literal[0, 1, 2, 3], Resume.FREE_UNLESS_DETERMINISTIC] = 0
     """DeepSpeed ZeRO stage: 1 shards the optimizer state over the ranks, 2 gradients too, 3 parameters too. bfloat16
@@ -114,7 +114,7 @@ class LearnerSettings(Settings):
     """Compute the prompt and audio of a group once, instead of once per completion."""
     audio_cache: Annotated[AudioCacheSettings, Resume.FREE] = AudioCacheSettings()
     """Cache of the outputs of a frozen audio tower."""
-    threads: Annotated[int, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=0, ge=0)
+    threads: Annotated[int, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=0, ge=0, le=4096)
     """CPU threads per rank; 0 divides the machine's cores among the ranks."""
     timeout_seconds: Annotated[float, Resume.FREE] = Field(default=1800.0, gt=0)
     """Timeout of a learner step, in seconds; after it the learner counts as hung."""

@@ -4,13 +4,13 @@ Invariant: settings cannot be changed, at any depth. Their fields hold numbers, 
 (`protocol.frozen_mapping`) and other settings.
 """
 
-from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
-LARGEST = 2**32
-"""Largest number in a job file. A greater one is a mistake, and timers and tensors fail at some of them."""
+from protocol.exact_kinds import LARGEST, check_kinds, check_size, parts_of
+
+__all__ = ["LARGEST", "Settings"]
 
 
 class Settings(BaseModel):
@@ -31,46 +31,30 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _check_given(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse what pydantic would take and no program can use."""
+        """Refuse what pydantic would take and no program can use, or nobody means."""
         assert info.field_name is not None
-        kinds = set(_kinds(cls.model_fields[info.field_name].annotation))
-        if any(isinstance(kind, type) and issubclass(kind, Settings) for kind in kinds):
+        annotation = cls.model_fields[info.field_name].annotation
+        if _has_section(annotation):
             return value  # a section checks its own fields
-        for part in _parts(value):
+        for part in parts_of(value):
             if isinstance(part, str) and ("\0" in part or not _can_be_encoded(part)):
                 raise ValueError("the text contains a zero byte or half of a surrogate pair: remove it")
-            if isinstance(part, bool) and kinds & {int, float} and bool not in kinds:
-                raise ValueError("a number is needed, not true or false")  # pydantic would read 1 or 0
+        check_kinds(annotation, value)
         return value
 
     @field_validator("*")
     @classmethod
-    def _check_size(cls, value: Any) -> Any:
-        if isinstance(value, int | float) and abs(value) > LARGEST:
-            raise ValueError(f"the number is larger than {LARGEST:,}, the largest that a job file may have")
+    def _check_size(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        if not isinstance(value, Settings):
+            check_size(cls.model_fields[info.field_name].annotation, value)
         return value
 
 
-def _kinds(annotation: Any) -> Iterator[Any]:
-    """Yield the types in an annotation."""
-    parts = get_args(annotation)
-    if not parts:
-        yield annotation if isinstance(annotation, type) else type(annotation)  # of a literal, the type of its value
-    for part in parts:
-        yield from _kinds(part)
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    """Yield what is in a value, at every depth: keys, values and items."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield key
-            yield from _parts(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _parts(item)
-    else:
-        yield value
+def _has_section(annotation: Any) -> bool:
+    """Return whether a section is in an annotation, which may be optional."""
+    candidates = (annotation, *get_args(annotation))
+    return any(isinstance(one, type) and issubclass(one, Settings) for one in candidates)
 
 
 def _can_be_encoded(text: str) -> bool:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from protocol.frozen_mapping import Frozen, FrozenMapping
-from protocol.marks import Resume
+from protocol.marks import Names, Resume
 from protocol.settings import Settings
 
 PLACEHOLDERS = ("question", "choices", "answer", "completion")
@@ -31,23 +31,31 @@ to 10 (flawless), in one line at the end: "Score: N"."""
 # Runs that were started with the default prompt can be resumed only while it stays the same.
 
 
+def host_of(url: str) -> str:
+    """Return HOST:PORT of an endpoint, in lower case."""
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+
 class JudgeSettings(Settings):
     """The reward `judge`: a language model at an OpenAI-compatible endpoint rates each completion, from 0 to 1."""
 
-    url: Annotated[str, Resume.FREE]
+    url: Annotated[str, Resume.FREE, Names.JUDGE]
     """Base URL of the endpoint, such as `http://judge.internal:8000/v1`; `/chat/completions` is appended."""
 
-    model: str = Field(min_length=1)
+    model: Annotated[str, Names.NOTHING] = Field(min_length=1)
     """Name of the model at the endpoint."""
 
-    prompt: str = PROMPT
+    prompt: Annotated[str, Names.NOTHING] = PROMPT
     """Prompt for one completion; `{question}`, `{choices}`, `{answer}` and `{completion}` are filled in. The reply must
     be a number, or contain `Score: N`; the last one counts."""
 
     best: float = Field(default=10, gt=0)
     """Best score. The reward is the judge's score, from 0 to this number, divided by it."""
 
-    api_key_env: Annotated[str | None, Resume.FREE] = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    api_key_env: Annotated[str | None, Resume.FREE, Names.SECRET] = Field(
+        default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"
+    )
     """Name of the environment variable with the API key, where the reward actor runs. The key itself is never
     written."""
 
@@ -57,16 +65,16 @@ class JudgeSettings(Settings):
     deadline_seconds: Annotated[float, Resume.FREE] = Field(default=300, gt=0)
     """Timeout of all requests of a batch, in seconds; completions without a score by then are masked out."""
 
-    concurrency: Annotated[int, Resume.FREE] = Field(default=16, ge=1)
+    concurrency: Annotated[int, Resume.FREE] = Field(default=16, ge=1, le=4096)
     """Maximum number of concurrent requests."""
 
-    max_attempts: Annotated[int, Resume.FREE] = Field(default=4, ge=1)
+    max_attempts: Annotated[int, Resume.FREE] = Field(default=4, ge=1, le=1024)
     """Maximum number of requests for one completion; a request that fails or whose reply has no score is repeated."""
 
-    max_tokens: int = Field(default=512, ge=1)
+    max_tokens: int = Field(default=512, ge=1, le=2**20)
     """Maximum length of a reply, in tokens."""
 
-    extra_body: Frozen[Mapping[str, JsonValue]] = FrozenMapping({})
+    extra_body: Annotated[Frozen[Mapping[str, JsonValue]], Names.NOTHING] = FrozenMapping({})
     """Additional keys of every request body, for options of the endpoint such as `chat_template_kwargs`."""
 
     @field_validator("url")
@@ -100,8 +108,7 @@ class JudgeSettings(Settings):
     @property
     def host(self) -> str:
         """HOST:PORT of the endpoint, in lower case."""
-        parts = urlsplit(self.url)
-        return f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+        return host_of(self.url)
 
     def fill_in(self, values: Mapping[str, str]) -> str:
         """Return the prompt with its placeholders filled in; placeholders within the values are left alone."""

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from audio_qa.errors import shown
 from protocol.frozen_mapping import Frozen, FrozenMapping
-from protocol.marks import Resume
+from protocol.marks import Names, Resume
 from protocol.settings import Settings
 from reward.judge_settings import JudgeSettings
 from reward.registry import check_name
@@ -48,7 +48,7 @@ class LengthSettings(Settings):
 class RewardSettings(Settings):
     """The reward of a completion: the weighted sum of reward functions."""
 
-    functions: Frozen[Annotated[Mapping[str, float], Field(min_length=1)]] = FrozenMapping(
+    functions: Frozen[Annotated[Mapping[Annotated[str, Names.REWARD], float], Field(min_length=1)]] = FrozenMapping(
         {"accuracy": 1.0, "format": 1.0}
     )
     """Weight of each reward function, by built-in name (`accuracy`, `format`, `consistency`, `length`, `majority`,
@@ -63,10 +63,10 @@ class RewardSettings(Settings):
     timeout_seconds: float = Field(default=10, gt=0)
     """Timeout of one call of one reward function, in seconds. A completion whose call times out is masked out."""
 
-    allowed_modules: tuple[Annotated[str, AfterValidator(_check_module)], ...] = ()
+    allowed_modules: tuple[Annotated[str, AfterValidator(_check_module), Names.MODULE], ...] = ()
     """Modules and packages whose functions `functions` may name; built-in functions are always allowed."""
 
-    processes: int = Field(default=1, ge=1)
+    processes: int = Field(default=1, ge=1, le=1024)
     """Number of processes that run custom functions."""
 
     max_restarts: Annotated[int, Resume.FREE] = Field(default=5, ge=0)

@@ -1,6 +1,6 @@
 """Checks of clips: each is fetched and checked once, however many questions are about it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import soundfile
 from audio_qa.audio import AudioError, AudioInfo, is_file, probe
 from audio_qa.dataset import DatasetError
 from audio_qa.errors import InputError
+from audio_qa.files.guard import Guard
 from audio_qa.files.memory import FileMemory, OnCount
 from audio_qa.files.remote import cached, fetch_all, is_url
 from audio_qa.formats.question_set import ProblemKind
@@ -68,7 +69,20 @@ def _info(fact: str) -> AudioInfo:
 class Clips:
     """The clips of a question file."""
 
-    def __init__(self, cache: Path | None, check: bool, how: ClipCheck = QUICK) -> None:
+    def __init__(
+        self,
+        cache: Path | None,
+        check: bool,
+        how: ClipCheck = QUICK,
+        *,
+        guard: Guard | None = None,
+        inside: Collection[str] = (),
+    ) -> None:
+        """
+        Args:
+            guard: called with each clip before any is read, except those `inside` the question file.
+        """
+        self._guard, self._inside = guard, inside
         self._cache, self._check, self._how = cache, check, how
         self._not_fetched: dict[str, str] = {}
         self._probed: dict[str, AudioInfo | AudioError] = {}
@@ -78,6 +92,10 @@ class Clips:
     def fetch(self, audio: Iterable[str]) -> None:
         """Fetch the clips that have URLs, and check all."""
         places = list(dict.fromkeys(audio))
+        if self._guard is not None:
+            for place in places:
+                if place not in self._inside:
+                    self._guard(place)
         urls = [place for place in places if is_url(place)]
         if urls and self._cache is None:
             raise DatasetError(f"{urls[0]!r}: URLs are not read here; name a file")

@@ -1,6 +1,7 @@
 """Delimited text: CSV, TSV and tables with semicolons or bars, whose first row names the columns."""
 
 import csv
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -69,7 +70,7 @@ def _rows(file: TextIO, path: Path) -> Iterator[Item | Problem]:
 def _header(cells: Sequence[str], path: Path) -> list[str]:
     """Return the names of the columns; a blank one, as of an index that pandas wrote, is not read."""
     names = [cell.strip() for cell in cells]
-    twice = [name for number, name in enumerate(names) if name and name in names[:number]]
+    twice = [name for name, count in Counter(names).items() if name and count > 1]
     if twice:
         raise DatasetError(f"{str(path)!r}: column {shown(twice[0])} exists twice; rename one")
     return names

@@ -10,6 +10,7 @@ from pathlib import Path
 from audio_qa.dataset import DatasetError, ItemLine, nearest
 from audio_qa.errors import shown
 from audio_qa.files.clips import QUICK, ClipCheck, Clips
+from audio_qa.files.guard import Guard
 from audio_qa.files.records import Entry
 from audio_qa.files.remote import is_url, joined
 from audio_qa.files.source import open_source
@@ -34,6 +35,7 @@ def read_questions(
     cache: Path | None = None,
     answers: Answers = Answers.REQUIRED,
     clip_check: ClipCheck = QUICK,
+    guard: Guard | None = None,
 ) -> QuestionSet:
     """Return all questions of a file or dataset, in its order, and all problems.
 
@@ -48,13 +50,15 @@ def read_questions(
         cache: folder for fetched files and for clips that the file contains; without it URLs are refused.
         answers: whether items need an answer.
         clip_check: how the clips are checked.
+        guard: called with the location, and with each clip outside of the file, before anything is read there. With it,
+            only files on this machine are read.
 
     Raises:
         DatasetError: the file is missing, cannot be read as a whole or has no items, or the format is unknown. Problems
             with single items are in the result's `problems` instead.
     """
     location = os.fspath(location)
-    opened = open_source(location, cache, keep_sound=check_audio)
+    opened = open_source(location, cache, keep_sound=check_audio, guard=guard)
     entries = opened.entries
     first = next((entry for entry in entries if not isinstance(entry, Problem)), Item({}, ""))
     chosen = choose(format, columns, first.record, table=isinstance(first, Item) and first.table)
@@ -65,7 +69,9 @@ def read_questions(
     labelled = answers is Answers.REQUIRED
     if answers is Answers.OPTIONAL:
         labelled = _any_answer(entries, key, named=key in (columns or {}).values())
-    reading = _Reading(chosen, opened.name if name is None else name, base, check_audio, cache, labelled, clip_check)
+    inside = frozenset(path for entry in entries if isinstance(entry, Item) for path in entry.clips.values())
+    clips = Clips(cache, check_audio, clip_check, guard=guard, inside=inside)
+    reading = _Reading(chosen, opened.name if name is None else name, base, clips, labelled)
     for index, entry in enumerate(entries):
         reading.read(index, entry)
     questions, records, problems, seconds = reading.result()
@@ -75,7 +81,6 @@ def read_questions(
     found, version = (EARSHOT, "") if chosen is None else (chosen.name, chosen.version(opened.sha256))
     source = FileOrigin(location, found, opened.sha256, version)
     described = tuple(entry.question for entry in reading.found if isinstance(entry, _Candidate))
-    inside = frozenset(path for entry in entries if isinstance(entry, Item) for path in entry.clips.values())
     return QuestionSet(source, tuple(questions), tuple(records), tuple(problems), seconds, described, labelled, inside)
 
 
@@ -126,10 +131,8 @@ class _Reading:
     format: Format | None
     dataset: str
     base: str
-    check_audio: bool
-    cache: Path | None
+    clips: Clips
     labelled: bool
-    clip_check: ClipCheck
     found: list[_Candidate | Problem] = field(default_factory=list)
     place_of_id: dict[str, str] = field(default_factory=dict)
 
@@ -160,7 +163,7 @@ class _Reading:
 
     def result(self) -> tuple[list[Question], list[Mapping[str, object]], list[Problem], dict[str, float]]:
         """Check the clips; return questions, their records, problems, and the seconds of each clip."""
-        clips = Clips(self.cache, self.check_audio, self.clip_check)
+        clips = self.clips
         clips.fetch(entry.question.audio for entry in self.found if isinstance(entry, _Candidate))
         questions: list[Question] = []
         records: list[Mapping[str, object]] = []

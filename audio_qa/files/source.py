@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from audio_qa.audio import is_file
 from audio_qa.dataset import DatasetError, check_file
+from audio_qa.files.guard import Guard
 from audio_qa.files.hugging_face import folder_of, is_dataset, metadata_file, read_dataset
 from audio_qa.files.records import Entry, read_records
 from audio_qa.files.remote import FetchError, fetch, is_url, parent
@@ -25,16 +27,21 @@ class OpenedFile:
     """Name for the dataset."""
 
 
-def open_source(location: str, cache: Path | None, *, keep_sound: bool) -> OpenedFile:
+def open_source(location: str, cache: Path | None, *, keep_sound: bool, guard: Guard | None = None) -> OpenedFile:
     """Return the records of a location.
 
     Args:
         cache: folder for fetched files and for clips that the file contains.
         keep_sound: write these clips; otherwise they are named only.
+        guard: called before anything is read. With it only files are read, as what a dataset loads is not known.
 
     Raises:
         DatasetError: nothing is there, it cannot be read as a whole, or it has no items.
     """
+    if guard is not None:
+        guard(location)
+        if not is_file(location):
+            raise DatasetError(f"{location!r}: is not a file on this machine, and nothing else is read here")
     rows = None if cache is None else cache / "rows"
     metadata = metadata_file(location)
     if metadata is not None:
@@ -53,9 +60,9 @@ def open_source(location: str, cache: Path | None, *, keep_sound: bool) -> Opene
 
 def _file(path: Path, rows: Path | None, keep_sound: bool, *, name: str, folder: str | None = None) -> OpenedFile:
     check_file(path)
+    entries = list(read_records(path, rows, keep_sound=keep_sound))  # first: it refuses most files at once
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    entries = list(read_records(path, rows, keep_sound=keep_sound))
     # Links stay: in a cache of the Hub, clips lie next to the link and not next to the file that it leads to.
     return OpenedFile(entries, sha256, str(path.absolute().parent) if folder is None else folder, name)
 

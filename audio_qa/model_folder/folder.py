@@ -112,7 +112,8 @@ def _check_present(home: Path) -> None:
 def _elsewhere(home: Path) -> str | None:
     """Return which folder the user meant by one that holds checkpoints; None for any other."""
     for pattern in ("snapshots/*/config.json", "checkpoints/step-*/config.json", "*/config.json"):
-        found = sorted(home.glob(pattern), key=lambda path: (len(path.parent.name), path.parent.name))
+        inside = [path for path in home.glob(pattern) if path.resolve().is_relative_to(home.resolve())]
+        found = sorted(inside, key=lambda path: (len(path.parent.name), path.parent.name))
         if found:
             return f"name the folder of a checkpoint in it: {found[-1].parent}"
     return None

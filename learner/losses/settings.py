@@ -126,7 +126,7 @@ class LossSettings(Settings):
     """Exclude completions truncated at the maximum length from the loss; by default the algorithm's."""
     dynamic_sampling: bool | None = None
     """Replace groups with equal rewards by drawing further questions; by default the algorithm's."""
-    updates_per_batch: int = Field(default=1, ge=1)
+    updates_per_batch: int = Field(default=1, ge=1, le=1024)
     """Optimizer steps per batch."""
     correction: CorrectionSettings = CorrectionSettings()
     """Importance weights, which correct for the difference between the sampling policy and the learner's."""

@@ -6,6 +6,7 @@ on any rank.
 
 import math
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 
 import deepspeed
 from torch import distributed, nn
+from torch._C._distributed_c10d import TCPStore
 
 from learner.schedule import learning_rate
 from learner.settings import LearnerSettings, OptimizerSettings
@@ -35,14 +37,29 @@ def join(rank: int, ranks: int, address: str, port: int, timeout_seconds: float)
     torch.backends.cudnn.allow_tf32 = False
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(ranks), MASTER_ADDR=address, MASTER_PORT=str(port))
+    timeout = timedelta(seconds=timeout_seconds)
     distributed.init_process_group(
-        backend,
-        init_method=f"tcp://{address}:{port}",
-        rank=rank,
-        world_size=ranks,
-        timeout=timedelta(seconds=timeout_seconds),
+        backend, store=_store(rank, ranks, address, port, timeout), rank=rank, world_size=ranks, timeout=timeout
     )
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+
+
+def _store(rank: int, ranks: int, address: str, port: int, timeout: timedelta) -> TCPStore:
+    """Return the store through which the ranks find one another. The first rank's listens on its address only."""
+    if rank:
+        return TCPStore(address, port, ranks, is_master=False, timeout=timeout)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    # By itself, torch listens on all interfaces.
+    listener = socket.create_server((address, port), family=family, backlog=max(128, ranks))
+    return TCPStore(
+        address,
+        port,
+        ranks,
+        is_master=True,
+        timeout=timeout,
+        master_listen_fd=listener.detach(),
+        wait_for_workers=False,
+    )
 
 
 def shut_down() -> None:

@@ -12,6 +12,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from orchestrator.cli.numbers import make_exact, negative_numbers_last
+
 
 class Entry(NamedTuple):
     """A command in the table of its group."""
@@ -44,11 +46,31 @@ class LazyCommand(TyperCommand):
         command = get_command(app)
         assert isinstance(command, TyperCommand | TyperGroup)
         command.name = self._entry.name
+        prepare(command)
         return command
 
     def make_context(self, *arguments: Any, **options: Any) -> typer.Context:
         """Return the context of the command itself, on which typer calls the command from here on."""
         return self.load().make_context(*arguments, **options)  # type: ignore[return-value]
+
+
+def prepare(command: TyperCommand | TyperGroup) -> None:
+    """Have a command, and the commands in it, take numbers as people write them, and name itself in its errors."""
+    for inner in getattr(command, "commands", {}).values():
+        prepare(inner)
+    make_exact(command)
+    make_context = command.make_context
+
+    def make_own_context(info_name: str | None, args: list[str], parent: Any = None, **options: Any) -> Any:
+        try:
+            return make_context(info_name, negative_numbers_last(command, args), parent=parent, **options)
+        except typer.TyperException as error:
+            if getattr(error, "ctx", command) is None:
+                # An option without its value: typer does not say of which command.
+                setattr(error, "ctx", typer.Context(command, info_name=info_name, parent=parent))  # noqa: B010
+            raise
+
+    setattr(command, "make_context", make_own_context)  # noqa: B010
 
 
 class LazyGroup(TyperGroup):

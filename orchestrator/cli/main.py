@@ -56,6 +56,32 @@ COMMANDS = (
         "Write a checkpoint of a running job after the current step.",
     ),
     Entry(SERVICE, "cancel", "orchestrator.cli.service.control:cancel", "Cancel a job."),
+    Entry(SERVICE, "retry", "orchestrator.cli.service.changes:retry", "Queue a failed or cancelled job again."),
+    Entry(
+        SERVICE,
+        "priority",
+        "orchestrator.cli.service.changes:priority",
+        "Change the priority of a job that has not ended.",
+    ),
+    Entry(
+        SERVICE,
+        "delete",
+        "orchestrator.cli.service.changes:delete",
+        "Delete jobs that have ended, with their run directories.",
+    ),
+    Entry(
+        SERVICE,
+        "whoami",
+        "orchestrator.cli.service.account:whoami",
+        "Show the user of your token, their role, and the service.",
+    ),
+    Entry(
+        SERVICE,
+        "limits",
+        "orchestrator.cli.service.account:limits",
+        "Show what the service allows: jobs, GPUs, folders, rewards, judges.",
+    ),
+    Entry(SERVICE, "audit", "orchestrator.cli.service.account:audit", "List what was done or refused, newest first."),
     Entry(
         OPERATE,
         "serve",

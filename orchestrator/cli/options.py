@@ -10,6 +10,14 @@ LONGEST_DAYS = 36_500
 """Longest time that an option in days may name: dates end with the year 9999."""
 
 
+LARGEST_SEED = 2**31 - 1
+LARGEST_COUNT = 2**32
+"""Most questions, seconds or tokens that an option may name; a job file has the same bound."""
+LARGEST_STEP = 2**53
+MOST_GPUS = 1024
+"""Most GPUs of a worker, as in a job file."""
+
+
 def finite(value: float | None) -> float | None:
     """Return the number of an option; every option with a float has this as its callback.
 

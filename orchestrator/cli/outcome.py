@@ -79,6 +79,8 @@ def _end_of_usage(error: typer.TyperException) -> None:
     if context is None or type(error).__name__ == "NoArgsIsHelpError":
         return
     message, command = error.format_message().replace("Value error, ", ""), context.command_path
+    if message == "Missing command.":
+        message = f"name a command: {', '.join(getattr(context.command, 'commands', ()))}"
     hint = f" See {command} --help" if message.endswith("?") else f"; see {command} --help"
     _end(message.removesuffix(".") + hint, BAD_INPUT, command)
 

@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from audio_qa.errors import one_line
 from audio_qa.scoring.score import GROUPINGS
+from orchestrator.display.table import Facts, Table, figure, output_console, text
+from orchestrator.display.table import show as print_parts
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import dump_spec
 
@@ -23,12 +23,12 @@ def print_result(result: dict[str, Any], as_json: bool, show: Callable[[dict[str
     if as_json:
         print(json.dumps(result))
     else:
-        show(result, Console())
+        show(result, output_console())
 
 
 def show_plan(planned: dict[str, Any], console: Console) -> None:
     """Print a plan as a table, what is missing for it, and the resolved job file."""
-    table = Table(title=f"Plan of {_name(planned['name'])}", show_header=False)
+    table = Facts(title=f"Plan of {_name(planned['name'])}")
     for key in (
         "model",
         "parameters",
@@ -42,28 +42,28 @@ def show_plan(planned: dict[str, Any], console: Console) -> None:
         "gpus",
     ):
         value = planned[key]
-        table.add_row(key.replace("_", " "), "to be filled in" if value is None else _plan_text(value))
+        table.add(key.replace("_", " "), "to be filled in" if value is None else _plan_text(value))
     for split, source in planned["data"].items():
         left_out = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in source["left_out"].items())
         version = f"{source['format']} {source['version']}".strip()
-        table.add_row(f"{split} file", f"{version}; left out: {left_out}" if left_out else version)
+        table.add(f"{split} file", f"{version}; left out: {left_out}" if left_out else version)
     for part, gib in planned["memory_gib"].items():
         more = " and activations" if part == "learner_rank" else ""
-        table.add_row(f"memory of a {part.replace('_', ' ')}", f"{gib} GiB{more}")
+        table.add(f"memory of a {part.replace('_', ' ')}", f"{gib} GiB{more}")
     room = planned["checkpoint_gib"]
     if room["most"]:
-        table.add_row("checkpoints", f"at most {room['most']} of {room['each']} GiB, {room['total']} GiB in all")
+        table.add("checkpoints", f"at most {room['most']} of {room['each']} GiB, {room['total']} GiB in all")
     _add_time(planned["time"], table)
-    console.print(table)
+    print_parts(console, table)
     for key, name in planned["to_fill_in"].items():
-        console.print(f"To be filled in: {key}, {name}. The plan uses the published figures.", highlight=False)
+        print_parts(console, f"To be filled in: {key}, {name}. The plan uses the published figures.")
     for warning in planned["memory_warnings"]:
-        console.print(f"Does not fit: {warning}.", highlight=False)
+        print_parts(console, f"Does not fit: {warning}.")
     for warning in [*planned["disk_warnings"], *planned["device_warnings"]]:
-        console.print(f"Warning: {warning}.", highlight=False)
+        print_parts(console, f"Warning: {warning}.")
     for assumption in (planned["time"] or {}).get("assumptions", ()):
-        console.print(f"Time: {assumption}.", style="dim", highlight=False)
-    console.print(dump_spec(JobSpec.model_validate(planned["job"])), markup=False, highlight=False)
+        print_parts(console, f"Time: {assumption}.")
+    print_parts(console, dump_spec(JobSpec.model_validate(planned["job"])))
 
 
 def _plan_text(value: bool | float | str) -> str:
@@ -74,31 +74,31 @@ def _plan_text(value: bool | float | str) -> str:
     return _name(value) if isinstance(value, str) else f"{value:,}"
 
 
-def _add_time(time: dict[str, Any] | None, table: Table) -> None:
+def _add_time(time: dict[str, Any] | None, table: Facts) -> None:
     if time is None:
-        table.add_row("time", "not estimated on CPUs")
+        table.add("time", "not estimated on CPUs")
         return
     rows = (("step_seconds", "a step", "s"), ("evaluation_seconds", "an evaluation", "s"), ("hours", "the job", "h"))
     for key, of_what, unit in rows:
         if time[key] is not None:
             low, high = time[key]
             span = f"{low} to {high} {unit}" if high >= _SHORTEST else f"less than {_SHORTEST} {unit}"
-            table.add_row(f"time of {of_what}", f"{span}, an estimate")
+            table.add(f"time of {of_what}", f"{span}, an estimate")
 
 
 def show_evaluation(result: Mapping[str, Any], console: Console) -> None:
     """Print an evaluation as a table: in total and by group; then its benchmark's scores."""
-    table = Table(title=f"Accuracy of {_name(result['model'])}", box=None)
-    for name in ("", "audio", "silence", "shuffled", "chance", "questions", "failed"):
-        table.add_column(name, justify="left" if not name else "right", no_wrap=bool(name))
-    table.add_row("all", *_figures(result))
+    columns = {"audio": 6, "silence": 5, "shuffled": 4, "chance": 2, "questions": 3, "failed": 1}
+    figures = (figure(name, leaves, right=True) for name, leaves in columns.items())
+    table = Table(text(""), *figures, title=f"Accuracy of {_name(result['model'])}")
+    table.add("all", *_figures(result))
     for grouping in GROUPINGS:
         rows = [(name, row) for name, row in result[grouping].items() if name != "all"]
         if rows:
-            table.add_row(grouping.removeprefix("by_").replace("_", "-"), style="bold")
+            table.add(grouping.removeprefix("by_").replace("_", "-"), style="bold")
         for name, row in rows:
-            table.add_row(_name(name), *_figures(row))
-    console.print(table)
+            table.add(_name(name), *_figures(row))
+    print_parts(console, table)
     _show_problems(result, console)
     if result["scores"] is None:
         console.print("Accuracy and scores are not reported: the questions have no answers.", highlight=False)
@@ -129,9 +129,9 @@ def _show_problems(result: Mapping[str, Any], console: Console) -> None:
         console.print(f"{result['empty_fraction']:.1%} of the completions are empty.", highlight=False)
 
 
-def _name(text: str) -> str:
-    """Return a name that a file or a user chose, as the cell of a table: one line, without markup."""
-    return escape(one_line(str(text), _LONGEST_NAME))
+def _name(name: str) -> str:
+    """Return a name that a file or a user chose, as the cell of a table: one line."""
+    return one_line(str(name), _LONGEST_NAME)
 
 
 def _figures(row: Mapping[str, Any]) -> list[str]:
@@ -145,18 +145,17 @@ def show_scores(result: Mapping[str, Any], console: Console) -> None:
     scores, source = result["scores"], result["source"]
     known = f", {source['version']}" if source["version"] else ""
     stand_in = "" if scores["is_official"] else " (a stand-in for the official rule)"
-    table = Table(title=f"Scored as {scores['rule']}{known}{stand_in}", box=None)
-    table.add_column("")
-    for name in ("official", "none skipped", "exact choice", "count"):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = {"official": 4, "none skipped": 3, "exact choice": 2, "count": 1}
+    figures_of = (figure(name, leaves, right=True) for name, leaves in columns.items())
+    table = Table(text(""), *figures_of, title=f"Scored as {scores['rule']}{known}{stand_in}")
     parts = {"": {"all": scores["total"]}, **scores["groups"]}
     for grouping, groups in parts.items():
         if grouping and groups:
-            table.add_row(grouping.removeprefix("by_").replace("_", "-"), style="bold")
+            table.add(grouping.removeprefix("by_").replace("_", "-"), style="bold")
         for name, row in groups.items():
             figures = (_figure(row[key], row[f"{key}_interval"]) for key in ("official", "official_all", "strict"))
-            table.add_row(_name(name), *figures, str(row["questions"]))
-    console.print(table)
+            table.add(_name(name), *figures, str(row["questions"]))
+    print_parts(console, table)
     total = scores["total"]
     if total["skipped"]:
         console.print(
@@ -168,8 +167,8 @@ def show_scores(result: Mapping[str, Any], console: Console) -> None:
         console.print(f"Predictions for items that are left out do not count: {kinds}.", highlight=False)
     if result.get("pass_at"):
         intervals = result["pass_at_interval"]
-        text = ", ".join(f"pass@{k} {_figure(value, intervals[k])}" for k, value in result["pass_at"].items())
-        console.print(text, highlight=False)
+        shares = ", ".join(f"pass@{k} {_figure(value, intervals[k])}" for k, value in result["pass_at"].items())
+        console.print(shares, highlight=False)
 
 
 def _figure(value: float | None, interval: dict[str, float] | None) -> str:
@@ -180,17 +179,15 @@ def _figure(value: float | None, interval: dict[str, float] | None) -> str:
 
 def show_comparison(result: dict[str, Any], console: Console) -> None:
     """Print a comparison as a table: in total and by task."""
-    table = Table(
-        title=f"{_name(result['second'])} against {_name(result['first'])}, {result['questions']} questions", box=None
-    )
-    table.add_column("")
-    for name in ("first", "second", "difference", "only 1st", "only 2nd", "p"):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = {"first": 4, "second": 5, "difference": 6, "only 1st": 1, "only 2nd": 2, "p": 3}
+    figures = (figure(name, leaves, right=True) for name, leaves in columns.items())
+    title = f"{_name(result['second'])} against {_name(result['first'])}, {result['questions']} questions"
+    table = Table(text(""), *figures, title=title)
     rows = [("all", result), *result["by_task"].items()]
     for name, row in rows:
         for count, label in (("official", "official"), ("strict", "exact")):
             found = row[count]
-            table.add_row(
+            table.add(
                 f"{_name(name)}, {label}",
                 f"{found['first_accuracy']:.1%}",
                 f"{found['second_accuracy']:.1%}",
@@ -200,6 +197,6 @@ def show_comparison(result: dict[str, Any], console: Console) -> None:
                 str(found["only_second"]),
                 f"{found['p_value']:.3g}",
             )
-    console.print(table)
+    print_parts(console, table)
     if result["left_out"]:
         console.print(f"{result['left_out']} answers to questions that only one result has were left out.")

@@ -8,12 +8,13 @@
         job = client.wait(job.id)
 
 Without arguments the client connects to EARSHOT_URL with the token EARSHOT_TOKEN, by default to a service on this
-machine. Requests that are safe to repeat are retried while the service cannot be reached.
+machine. Requests are retried while the service cannot be reached; none has a second effect.
 """
 
 from orchestrator.client.asynchronous import AsyncEarshotClient
 from orchestrator.client.errors import (
     AddressError,
+    AnswerError,
     ApiError,
     ClientError,
     RefusedError,
@@ -22,6 +23,7 @@ from orchestrator.client.errors import (
     WaitTimeoutError,
 )
 from orchestrator.client.synchronous import EarshotClient
+from orchestrator.schemas.about import AuditView, LimitsView, MeView, ValidationView, VersionView
 from orchestrator.schemas.api import (
     CheckpointView,
     ClusterView,
@@ -39,8 +41,10 @@ from orchestrator.schemas.job_state import JobState
 
 __all__ = [
     "AddressError",
+    "AnswerError",
     "ApiError",
     "AsyncEarshotClient",
+    "AuditView",
     "CheckpointView",
     "ClientError",
     "ClusterView",
@@ -50,13 +54,17 @@ __all__ = [
     "JobDetail",
     "JobState",
     "JobView",
+    "LimitsView",
     "LogLine",
+    "MeView",
     "MetricsView",
     "Page",
     "RefusedError",
     "SampleView",
     "UnreachableError",
     "UnsendableError",
+    "ValidationView",
+    "VersionView",
     "WaitTimeoutError",
     "WorkerPage",
 ]

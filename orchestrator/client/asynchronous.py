@@ -3,26 +3,22 @@
 import json
 from asyncio import sleep
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
+from datetime import datetime
+from http import HTTPStatus
 from time import monotonic
-from typing import Any, Literal, Self, TypeVar
-
-import httpx
-from pydantic import BaseModel
-from tenacity import AsyncRetrying, stop_before_delay
+from typing import Any, Literal
 
 from orchestrator.client import calls
-from orchestrator.client.address import address
-from orchestrator.client.calls import ApiRequest
-from orchestrator.client.errors import UnreachableError, WaitTimeoutError, error_of
-from orchestrator.client.retry import reconnect_delay, retry_if_safe, wait_for_service
-from orchestrator.client.sse import EventDecoder, ServerSentEvent
+from orchestrator.client.async_connection import AsyncConnection
+from orchestrator.client.errors import AnswerError, WaitTimeoutError
 from orchestrator.job.spec import JobSpec
+from orchestrator.schemas.about import AuditView, LimitsView, MeView, ValidationView, VersionView
 from orchestrator.schemas.api import (
     CheckpointView,
     ClusterView,
     CommandView,
     EventView,
+    HealthView,
     JobDetail,
     JobView,
     LogLine,
@@ -33,50 +29,13 @@ from orchestrator.schemas.api import (
 )
 from orchestrator.schemas.job_state import ENDED, JobState
 
-Result = TypeVar("Result", bound=BaseModel)
 
-# The service sends a heartbeat on every stream each 15 s.
-_STREAM_TIMEOUT = httpx.Timeout(10, read=60)
-
-
-class AsyncEarshotClient:
+class AsyncEarshotClient(AsyncConnection):
     """A connection to the service, and an asynchronous context manager that closes it.
 
     Every method raises ApiError if the service refuses the request, and UnreachableError if the service cannot be
     reached for `retry_seconds`.
     """
-
-    def __init__(
-        self,
-        url: str | None = None,
-        token: str | None = None,
-        *,
-        timeout: float = 30,
-        retry_seconds: float = 30,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        """
-        Args:
-            url, token: default to EARSHOT_URL and EARSHOT_TOKEN.
-            timeout: seconds for one attempt.
-            retry_seconds: how long to retry a request that is safe to repeat; 0 disables retries.
-
-        Raises:
-            AddressError: the URL or the token is not valid.
-        """
-        base, headers = address(url, token)
-        self._retry_seconds = retry_seconds
-        self._http = httpx.AsyncClient(base_url=base, headers=headers, timeout=timeout, transport=transport)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._http.aclose()
 
     async def submit(
         self,
@@ -118,6 +77,10 @@ class AsyncEarshotClient:
         """Return a job with its history."""
         return await self._do(calls.job(job_id))
 
+    async def validate(self, spec: JobSpec | Mapping[str, Any]) -> ValidationView:
+        """Check a job as its submission would, and return it as it would be queued."""
+        return await self._do(calls.validate(spec))
+
     async def cancel(self, job_id: str) -> JobView:
         """Cancel a job in any state. A running job ends soon after."""
         return await self._do(calls.cancel(job_id))
@@ -133,6 +96,21 @@ class AsyncEarshotClient:
     async def checkpoint(self, job_id: str) -> CommandView:
         """Write a checkpoint of a running job after the current step."""
         return await self._do(calls.command(job_id, "checkpoint"))
+
+    async def retry(self, job_id: str) -> JobView:
+        """Queue a failed or cancelled job again. It continues from its last checkpoint."""
+        return await self._do(calls.retry(job_id))
+
+    async def delete(self, job_id: str) -> None:
+        """Remove a job that has ended, with its run directory."""
+        call = calls.delete(job_id)
+        response = await self._send(call.method, call.path, headers=call.headers)
+        if response.status_code != HTTPStatus.NO_CONTENT:
+            raise AnswerError(self.url)
+
+    async def set_priority(self, job_id: str, priority: int) -> JobView:
+        """Change the priority of a job that has not ended."""
+        return await self._do(calls.set_priority(job_id, priority))
 
     async def scale(self, job_id: str, count: int) -> CommandView:
         """Change the number of rollout workers of a job."""
@@ -163,6 +141,7 @@ class AsyncEarshotClient:
     async def audio(self, job_id: str, sample_id: str) -> bytes:
         """Download the audio file of a sample's clip."""
         response = await self._send("GET", calls.audio_path(job_id, sample_id))
+        self._check_kind(response, "audio/")
         return response.content
 
     async def checkpoints(self, job_id: str) -> list[CheckpointView]:
@@ -185,6 +164,35 @@ class AsyncEarshotClient:
     async def cluster(self) -> ClusterView:
         """Return the nodes of the cluster, their GPUs and the jobs that use them."""
         return await self._do(calls.cluster())
+
+    async def version(self) -> VersionView:
+        """Return the versions of the service."""
+        return await self._do(calls.version())
+
+    async def me(self) -> MeView:
+        """Return the user of the token, their role and the number of their jobs."""
+        return await self._do(calls.me())
+
+    async def limits(self) -> LimitsView:
+        """Return what the service allows."""
+        return await self._do(calls.limits())
+
+    async def audit(
+        self,
+        *,
+        actor: str | None = None,
+        action: str | None = None,
+        target: str | None = None,
+        since: datetime | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> Page[AuditView]:
+        """List one page of what was done or refused, newest first; `since` without a time zone is local time."""
+        return await self._do(calls.audit(actor, action, target, since, cursor, limit))
+
+    async def health(self) -> HealthView:
+        """Return whether the service is alive. Needs no token."""
+        return await self._do(calls.health())
 
     async def wait(
         self,
@@ -227,69 +235,3 @@ class AsyncEarshotClient:
         """Stream a job's log lines until it ends. Arguments as for `stream_events`."""
         async for event in self._stream(job_id, "logs", after, tail):
             yield LogLine(cursor=event.id, text=event.data)
-
-    async def _do(self, call: ApiRequest[Result]) -> Result:
-        response = await self._send(
-            call.method,
-            call.path,
-            repeatable=call.repeatable,
-            params=call.params,
-            json=call.body,
-            headers=call.headers,
-        )
-        return call.result.model_validate_json(response.content)
-
-    async def _send(
-        self, method: str, path: str, *, repeatable: bool = True, stream: bool = False, **options: Any
-    ) -> httpx.Response:
-        """Send a request, again while that is safe and the time allows, and return a successful response."""
-        retrying = AsyncRetrying(
-            retry=retry_if_safe(repeatable),
-            wait=wait_for_service,
-            stop=stop_before_delay(self._retry_seconds),
-            reraise=True,
-        )
-        try:
-            response: httpx.Response = await retrying(self._attempt, method, path, stream, options)
-        except httpx.TransportError as error:
-            raise self._unreachable(error) from error
-        return response
-
-    async def _attempt(self, method: str, path: str, stream: bool, options: Mapping[str, Any]) -> httpx.Response:
-        response = await self._http.send(self._http.build_request(method, path, **options), stream=stream)
-        if not response.is_success:
-            await response.aread()
-            raise error_of(response)
-        return response
-
-    async def _stream(
-        self, job_id: str, source: Literal["events", "logs"], after: str | None, tail: int | None
-    ) -> AsyncIterator[ServerSentEvent]:
-        disconnected_at: float | None = None
-        while True:
-            params = {} if tail is None or after is not None else {"tail": tail}
-            headers = {"Accept": "text/event-stream"} | ({} if after is None else {"Last-Event-ID": after})
-            path = calls.stream_path(job_id, source)
-            response = await self._send(
-                "GET", path, stream=True, params=params, headers=headers, timeout=_STREAM_TIMEOUT
-            )
-            async with aclosing(response):
-                decoder = EventDecoder()
-                try:
-                    async for chunk in response.aiter_bytes():
-                        disconnected_at = None
-                        for event in decoder.feed(chunk):
-                            if event.name == "end":
-                                return
-                            after = event.id
-                            yield event
-                except httpx.TransportError as error:
-                    disconnected_at = disconnected_at or monotonic()
-                    if monotonic() - disconnected_at >= self._retry_seconds:
-                        raise self._unreachable(error) from error
-            # Also after the longest duration of a stream: the next one continues after the last event.
-            await sleep(reconnect_delay())
-
-    def _unreachable(self, error: httpx.TransportError) -> UnreachableError:
-        url = str(self._http.base_url).rstrip("/")
-        return UnreachableError(f"no service answers at {url} ({str(error) or type(error).__name__})")

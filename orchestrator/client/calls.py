@@ -4,6 +4,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
@@ -12,17 +13,20 @@ from pydantic import BaseModel
 from audio_qa.errors import one_line
 from orchestrator.client.errors import UnsendableError
 from orchestrator.job.spec import JobSpec
+from orchestrator.schemas.about import AuditView, LimitsView, MeView, ValidationView, VersionView
 from orchestrator.schemas.api import (
     CheckpointView,
     ClusterView,
     CommandView,
     EventView,
+    HealthView,
     JobDetail,
     JobView,
     LogLine,
     MetricsView,
     Page,
     SampleView,
+    View,
     WorkerPage,
 )
 from orchestrator.schemas.job_state import JobState
@@ -39,18 +43,29 @@ class ApiRequest(Generic[Result]):
     result: type[Result]
     params: Mapping[str, Any] = field(default_factory=dict)
     body: Any = None
-    headers: Mapping[str, str] = field(default_factory=lambda: {"Accept": "application/json"})
-    repeatable: bool = True
-    """Sending it twice has the same effect as sending it once."""
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Idempotency key: the service carries out the first of several requests with one key, and answers all."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of the request: sending it again has no second effect, whatever its method."""
+        return {"Accept": "application/json"} | ({} if self.method == "GET" else {"Idempotency-Key": self.key})
 
 
 def submit(
     spec: JobSpec | Mapping[str, Any], priority: int, max_restarts: int | None, key: str | None
 ) -> ApiRequest[JobView]:
-    """Return the request to submit a job. Its idempotency key, new by default, makes it repeatable.
+    """Return the request to submit a job. Raises UnsendableError for a job that JSON cannot express."""
+    params = _without_none(priority=priority or None, max_restarts=max_restarts)
+    return ApiRequest("POST", "/v1/jobs", JobView, params, _body_of(spec), key or uuid.uuid4().hex)
 
-    Raises UnsendableError for a job that JSON cannot express.
-    """
+
+def validate(spec: JobSpec | Mapping[str, Any]) -> ApiRequest[ValidationView]:
+    """Return the request to check a job. Raises UnsendableError for a job that JSON cannot express."""
+    return ApiRequest("POST", "/v1/jobs:validate", ValidationView, body=_body_of(spec))
+
+
+def _body_of(spec: JobSpec | Mapping[str, Any]) -> dict[str, Any]:
     body = spec.model_dump(mode="json") if isinstance(spec, JobSpec) else dict(spec)
     try:
         json.dumps(body, allow_nan=False, ensure_ascii=False).encode()
@@ -59,9 +74,7 @@ def submit(
             f"the job cannot be sent as JSON ({one_line(str(error), 200)}); use finite numbers, texts, lists and "
             "mappings"
         ) from error
-    params = _without_none(priority=priority or None, max_restarts=max_restarts)
-    headers = {"Accept": "application/json", "Idempotency-Key": key or uuid.uuid4().hex}
-    return ApiRequest("POST", "/v1/jobs", JobView, params, body, headers)
+    return body
 
 
 def jobs(
@@ -81,7 +94,19 @@ def cancel(job_id: str) -> ApiRequest[JobView]:
 
 
 def command(job_id: str, name: Literal["pause", "resume", "checkpoint"]) -> ApiRequest[CommandView]:
-    return ApiRequest("POST", _job_path(job_id, name), CommandView, repeatable=False)
+    return ApiRequest("POST", _job_path(job_id, name), CommandView)
+
+
+def retry(job_id: str) -> ApiRequest[JobView]:
+    return ApiRequest("POST", _job_path(job_id, "retry"), JobView)
+
+
+def delete(job_id: str) -> ApiRequest[View]:
+    return ApiRequest("DELETE", _job_path(job_id), View)
+
+
+def set_priority(job_id: str, priority: int) -> ApiRequest[JobView]:
+    return ApiRequest("PATCH", _job_path(job_id), JobView, body={"priority": priority})
 
 
 def scale(job_id: str, count: int) -> ApiRequest[CommandView]:
@@ -122,6 +147,30 @@ def logs(job_id: str, cursor: str | None, tail: int | None, limit: int) -> ApiRe
 
 def cluster() -> ApiRequest[ClusterView]:
     return ApiRequest("GET", "/v1/cluster", ClusterView)
+
+
+def version() -> ApiRequest[VersionView]:
+    return ApiRequest("GET", "/v1/version", VersionView)
+
+
+def me() -> ApiRequest[MeView]:
+    return ApiRequest("GET", "/v1/me", MeView)
+
+
+def limits() -> ApiRequest[LimitsView]:
+    return ApiRequest("GET", "/v1/limits", LimitsView)
+
+
+def audit(
+    actor: str | None, action: str | None, target: str | None, since: datetime | None, cursor: str | None, limit: int
+) -> ApiRequest[Page[AuditView]]:
+    at = None if since is None else since.astimezone().isoformat()
+    params = _without_none(actor=actor, action=action, target=target, since=at, cursor=cursor, limit=limit)
+    return ApiRequest("GET", "/v1/audit", Page[AuditView], params)
+
+
+def health() -> ApiRequest[HealthView]:
+    return ApiRequest("GET", "/healthz", HealthView)
 
 
 def audio_path(job_id: str, sample_id: str) -> str:

@@ -1,39 +1,28 @@
 """When to send a request again, and after how long: conditions and delays for tenacity."""
 
 import random
-from collections.abc import Callable
 
 import httpx
 from tenacity import RetryCallState
 
-from orchestrator.client.errors import ApiError
+from orchestrator.client.errors import ApiError, is_tls_error
 from protocol.back_off import back_off
 
 _FIRST_SECONDS, _LONGEST_SECONDS = 0.2, 5.0
-_REFUSED_FOR_NOW = frozenset({429, 502, 503, 504})
 
-# The request did not reach the service.
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 # Another attempt would fail in the same way.
 _PERMANENT = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 
 
-def retry_if_safe(repeatable: bool) -> Callable[[RetryCallState], bool]:
-    """Return whether to try again, as a function of the last attempt.
-
-    A request that is not `repeatable` is repeated only if the service cannot have acted on it.
-    """
-
-    def retry(state: RetryCallState) -> bool:
-        match _error(state):
-            case httpx.TransportError() as error:
-                return not isinstance(error, _PERMANENT) and (repeatable or isinstance(error, _NOT_SENT))
-            case ApiError(status=status):
-                return status == 429 or (repeatable and status in _REFUSED_FOR_NOW)
-            case _:
-                return False
-
-    return retry
+def retry_if_useful(state: RetryCallState) -> bool:
+    """Return whether to try again after the last attempt. Every request may be repeated: it has an idempotency key."""
+    match _error(state):
+        case httpx.TransportError() as error:
+            return not isinstance(error, _PERMANENT) and not is_tls_error(error)
+        case ApiError() as error:
+            return error.is_temporary
+        case _:
+            return False
 
 
 def wait_for_service(state: RetryCallState) -> float:

@@ -1,28 +1,24 @@
-# Generated from orchestrator/client/asynchronous.py by orchestrator/client/generate.py: do not edit, run `make client`.
+# Generated from asynchronous.py by generate.py: do not edit, run `make client`.
 """The service's REST API as methods that block."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from datetime import datetime
+from http import HTTPStatus
 from time import monotonic, sleep
-from typing import Any, Literal, Self, TypeVar
-
-import httpx
-from pydantic import BaseModel
-from tenacity import Retrying, stop_before_delay
+from typing import Any, Literal
 
 from orchestrator.client import calls
-from orchestrator.client.address import address
-from orchestrator.client.calls import ApiRequest
-from orchestrator.client.errors import UnreachableError, WaitTimeoutError, error_of
-from orchestrator.client.retry import reconnect_delay, retry_if_safe, wait_for_service
-from orchestrator.client.sse import EventDecoder, ServerSentEvent
+from orchestrator.client.errors import AnswerError, WaitTimeoutError
+from orchestrator.client.sync_connection import SyncConnection
 from orchestrator.job.spec import JobSpec
+from orchestrator.schemas.about import AuditView, LimitsView, MeView, ValidationView, VersionView
 from orchestrator.schemas.api import (
     CheckpointView,
     ClusterView,
     CommandView,
     EventView,
+    HealthView,
     JobDetail,
     JobView,
     LogLine,
@@ -33,50 +29,13 @@ from orchestrator.schemas.api import (
 )
 from orchestrator.schemas.job_state import ENDED, JobState
 
-Result = TypeVar("Result", bound=BaseModel)
 
-# The service sends a heartbeat on every stream each 15 s.
-_STREAM_TIMEOUT = httpx.Timeout(10, read=60)
-
-
-class EarshotClient:
+class EarshotClient(SyncConnection):
     """A connection to the service, and a context manager that closes it.
 
     Every method raises ApiError if the service refuses the request, and UnreachableError if the service cannot be
     reached for `retry_seconds`.
     """
-
-    def __init__(
-        self,
-        url: str | None = None,
-        token: str | None = None,
-        *,
-        timeout: float = 30,
-        retry_seconds: float = 30,
-        transport: httpx.BaseTransport | None = None,
-    ) -> None:
-        """
-        Args:
-            url, token: default to EARSHOT_URL and EARSHOT_TOKEN.
-            timeout: seconds for one attempt.
-            retry_seconds: how long to retry a request that is safe to repeat; 0 disables retries.
-
-        Raises:
-            AddressError: the URL or the token is not valid.
-        """
-        base, headers = address(url, token)
-        self._retry_seconds = retry_seconds
-        self._http = httpx.Client(base_url=base, headers=headers, timeout=timeout, transport=transport)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._http.close()
 
     def submit(
         self,
@@ -117,6 +76,10 @@ class EarshotClient:
         """Return a job with its history."""
         return self._do(calls.job(job_id))
 
+    def validate(self, spec: JobSpec | Mapping[str, Any]) -> ValidationView:
+        """Check a job as its submission would, and return it as it would be queued."""
+        return self._do(calls.validate(spec))
+
     def cancel(self, job_id: str) -> JobView:
         """Cancel a job in any state. A running job ends soon after."""
         return self._do(calls.cancel(job_id))
@@ -132,6 +95,21 @@ class EarshotClient:
     def checkpoint(self, job_id: str) -> CommandView:
         """Write a checkpoint of a running job after the current step."""
         return self._do(calls.command(job_id, "checkpoint"))
+
+    def retry(self, job_id: str) -> JobView:
+        """Queue a failed or cancelled job again. It continues from its last checkpoint."""
+        return self._do(calls.retry(job_id))
+
+    def delete(self, job_id: str) -> None:
+        """Remove a job that has ended, with its run directory."""
+        call = calls.delete(job_id)
+        response = self._send(call.method, call.path, headers=call.headers)
+        if response.status_code != HTTPStatus.NO_CONTENT:
+            raise AnswerError(self.url)
+
+    def set_priority(self, job_id: str, priority: int) -> JobView:
+        """Change the priority of a job that has not ended."""
+        return self._do(calls.set_priority(job_id, priority))
 
     def scale(self, job_id: str, count: int) -> CommandView:
         """Change the number of rollout workers of a job."""
@@ -162,6 +140,7 @@ class EarshotClient:
     def audio(self, job_id: str, sample_id: str) -> bytes:
         """Download the audio file of a sample's clip."""
         response = self._send("GET", calls.audio_path(job_id, sample_id))
+        self._check_kind(response, "audio/")
         return response.content
 
     def checkpoints(self, job_id: str) -> list[CheckpointView]:
@@ -184,6 +163,35 @@ class EarshotClient:
     def cluster(self) -> ClusterView:
         """Return the nodes of the cluster, their GPUs and the jobs that use them."""
         return self._do(calls.cluster())
+
+    def version(self) -> VersionView:
+        """Return the versions of the service."""
+        return self._do(calls.version())
+
+    def me(self) -> MeView:
+        """Return the user of the token, their role and the number of their jobs."""
+        return self._do(calls.me())
+
+    def limits(self) -> LimitsView:
+        """Return what the service allows."""
+        return self._do(calls.limits())
+
+    def audit(
+        self,
+        *,
+        actor: str | None = None,
+        action: str | None = None,
+        target: str | None = None,
+        since: datetime | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> Page[AuditView]:
+        """List one page of what was done or refused, newest first; `since` without a time zone is local time."""
+        return self._do(calls.audit(actor, action, target, since, cursor, limit))
+
+    def health(self) -> HealthView:
+        """Return whether the service is alive. Needs no token."""
+        return self._do(calls.health())
 
     def wait(
         self,
@@ -222,67 +230,3 @@ class EarshotClient:
         """Stream a job's log lines until it ends. Arguments as for `stream_events`."""
         for event in self._stream(job_id, "logs", after, tail):
             yield LogLine(cursor=event.id, text=event.data)
-
-    def _do(self, call: ApiRequest[Result]) -> Result:
-        response = self._send(
-            call.method,
-            call.path,
-            repeatable=call.repeatable,
-            params=call.params,
-            json=call.body,
-            headers=call.headers,
-        )
-        return call.result.model_validate_json(response.content)
-
-    def _send(
-        self, method: str, path: str, *, repeatable: bool = True, stream: bool = False, **options: Any
-    ) -> httpx.Response:
-        """Send a request, again while that is safe and the time allows, and return a successful response."""
-        retrying = Retrying(
-            retry=retry_if_safe(repeatable),
-            wait=wait_for_service,
-            stop=stop_before_delay(self._retry_seconds),
-            reraise=True,
-        )
-        try:
-            response: httpx.Response = retrying(self._attempt, method, path, stream, options)
-        except httpx.TransportError as error:
-            raise self._unreachable(error) from error
-        return response
-
-    def _attempt(self, method: str, path: str, stream: bool, options: Mapping[str, Any]) -> httpx.Response:
-        response = self._http.send(self._http.build_request(method, path, **options), stream=stream)
-        if not response.is_success:
-            response.read()
-            raise error_of(response)
-        return response
-
-    def _stream(
-        self, job_id: str, source: Literal["events", "logs"], after: str | None, tail: int | None
-    ) -> Iterator[ServerSentEvent]:
-        disconnected_at: float | None = None
-        while True:
-            params = {} if tail is None or after is not None else {"tail": tail}
-            headers = {"Accept": "text/event-stream"} | ({} if after is None else {"Last-Event-ID": after})
-            path = calls.stream_path(job_id, source)
-            response = self._send("GET", path, stream=True, params=params, headers=headers, timeout=_STREAM_TIMEOUT)
-            with closing(response):
-                decoder = EventDecoder()
-                try:
-                    for chunk in response.iter_bytes():
-                        disconnected_at = None
-                        for event in decoder.feed(chunk):
-                            if event.name == "end":
-                                return
-                            after = event.id
-                            yield event
-                except httpx.TransportError as error:
-                    disconnected_at = disconnected_at or monotonic()
-                    if monotonic() - disconnected_at >= self._retry_seconds:
-                        raise self._unreachable(error) from error
-            # Also after the longest duration of a stream: the next one continues after the last event.
-            sleep(reconnect_delay())
-
-    def _unreachable(self, error: httpx.TransportError) -> UnreachableError:
-        url = str(self._http.base_url).rstrip("/")
-        return UnreachableError(f"no service answers at {url} ({str(error) or type(error).__name__})")

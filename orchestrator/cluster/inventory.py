@@ -40,3 +40,11 @@ class Cluster(Protocol):
 
 class ClusterUnavailableError(EarshotError):
     """The cluster did not answer; the request may have been carried out all the same. The message is one line."""
+
+    def __init__(self, message: str, summary: str = "it does not answer") -> None:
+        """
+        Args:
+            summary: the message without paths, addresses and what other programs wrote: anyone may read it.
+        """
+        super().__init__(message)
+        self.summary = summary

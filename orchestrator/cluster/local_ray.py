@@ -1,6 +1,7 @@
 """A Ray on this machine, for a service without a cluster. It outlives the service, so that jobs continue without it.
 
-Invariant: of one data directory at most one Ray runs, and each service on it, one after another, uses that one.
+Invariants: of one data directory at most one Ray runs, and each service on it, one after another, uses that one. No
+process of it listens beyond this machine, nor do the jobs on it.
 """
 
 import fcntl
@@ -9,6 +10,7 @@ import os
 import shutil
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +21,9 @@ from pathlib import Path
 import psutil
 import requests
 
+from orchestrator.cluster.core_share import NICENESS, lower_session_priority
 from orchestrator.cluster.process import DetachedProcess, ProcessNote, StartError
-from orchestrator.cluster.ray_start import ray_environment, ray_start
+from orchestrator.cluster.ray_start import LOOPBACK, STARTED, local_environment, ray_environment, ray_start
 from protocol.back_off import back_off
 
 _START_SECONDS = 90.0
@@ -29,7 +32,6 @@ _CPUS = max(64, 8 * (os.cpu_count() or 1))
 """Logical ones: workers and ranks share the real ones, and the service decides how many jobs run."""
 _SESSIONS = 2
 """Folders of earlier Rays that are kept."""
-_NICENESS = 5
 _LONGEST_FOLDER = 40
 """Bytes. Ray appends the paths of its sockets, which may have 107 bytes as a whole."""
 
@@ -50,28 +52,41 @@ class LocalRay:
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
         self._failures, self._not_before = 0, 0.0
-        self._log_file = data_dir / "ray.log"
+        self._failure: StartError | None = None
+        self._leaving = threading.Event()
+        self._log_file, self._log_begin = data_dir / "ray.log", 0
         self._process = DetachedProcess(data_dir / "ray.json", _RayNote, self._log_file, "Ray")
 
     def ensure(self) -> str:
         """Return the dashboard's URL of the running Ray, or of a new one. Blocks. Raises StartError."""
         with self._lock():
             running = self._process.running() or self._start_after_back_off()
+            # It starts with ordinary priority: beside several busy programs it would take minutes otherwise. From then
+            # on its session, which is that of the jobs' actors, too, yields.
+            lower_session_priority(running.pid)
             return running.dashboard
 
+    def stop_starting(self) -> None:
+        """Give up a start in progress, and every later one: this service ends. Does not block."""
+        self._leaving.set()
+
     def stop(self) -> None:
-        """End the Ray and everything on it, if it is running."""
+        """End the Ray and everything on it, if it is running or starting."""
+        self.stop_starting()
         with self._lock():
             self._process.stop(_STOP_SECONDS)
 
     def _start_after_back_off(self) -> _RayNote:
-        if time.monotonic() < self._not_before:
-            raise StartError(f"Ray did not start and will be tried again soon; see {self._log_file}")
+        if self._failure is not None and (left := self._not_before - time.monotonic()) > 0:
+            again = f"next attempt in {left:.0f} s"
+            raise StartError(f"{self._failure}; {again}", f"{self._failure.summary}; {again}")
         try:
             started = self._start()
-        except StartError:
-            self._not_before = time.monotonic() + back_off(self._failures)
-            self._failures += 1
+        except StartError as error:
+            wait = back_off(self._failures)
+            self._not_before = time.monotonic() + wait
+            self._failures, self._failure = self._failures + 1, error
+            _log.error("%s; failure %d in a row, next attempt in %.0f s", error, self._failures, wait)
             raise
         self._failures = 0
         return started
@@ -80,22 +95,29 @@ class LocalRay:
         self._end_unknown()
         self._remove_old_sessions()
         dashboard, client = _free_ports(2)
-        options = ["--head", "--port=0", f"--ray-client-server-port={client}"]
+        options = ["--head", "--port=0", f"--node-ip-address={LOOPBACK}", f"--ray-client-server-port={client}"]
         options += ["--min-worker-port=0", "--max-worker-port=0"]
-        options += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+        options += ["--include-dashboard=true", f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard}"]
         options += ["--dashboard-agent-listen-port=0", f"--num-cpus={_CPUS}", f"--temp-dir={self._folder()}"]
+        self._log_begin = self._log_file.stat().st_size if self._log_file.exists() else 0
         started = self._process.start(
-            # Jobs take every core there is. The service goes first: by niceness, of processes and of sessions.
-            ["nice", "-n", str(_NICENESS), *ray_start(*options)],
-            ray_environment(),
-            lambda pid, created: _RayNote(pid, created, f"http://127.0.0.1:{dashboard}"),
-            lambda note: answers(note.dashboard),
+            ray_start(*options),
+            {"RAY_worker_niceness": str(NICENESS)} | local_environment() | ray_environment(),
+            lambda pid, created: _RayNote(pid, created, f"http://{LOOPBACK}:{dashboard}"),
+            self._has_started,
             start_seconds=_START_SECONDS,
             stop_seconds=_STOP_SECONDS,
-            low_priority=True,
         )
         _log.info("started a Ray with its dashboard at %s", started.dashboard)
         return started
+
+    def _has_started(self, note: _RayNote) -> bool:
+        if self._leaving.is_set():
+            raise StartError(*["Ray was not started: the service ends"] * 2)
+        # The dashboard answers before the node takes jobs.
+        with self._log_file.open("rb") as log:
+            log.seek(self._log_begin)
+            return STARTED.encode() in log.read() and answers(note.dashboard)
 
     def _end_unknown(self) -> None:
         """End a Ray that is not noted: a service was killed between the start and the note. Nothing runs on it yet."""
@@ -134,7 +156,7 @@ def answers(dashboard: str) -> bool:
 
 
 def _free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    probes = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
     try:
         return [probe.getsockname()[1] for probe in probes]
     finally:

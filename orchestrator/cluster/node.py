@@ -11,11 +11,9 @@ from pathlib import Path
 
 from audio_qa.errors import InputError, shown
 from orchestrator.cluster.process import DetachedProcess, ProcessNote
-from orchestrator.cluster.ray_start import create_token, ray_environment, ray_start
+from orchestrator.cluster.ray_start import STARTED, create_token, ray_environment, ray_start
 from orchestrator.places import RAY_PORT
 
-_STARTED = "Ray runtime started."
-"""Printed by `ray start` once the node is part of its cluster."""
 _START_SECONDS = 90.0
 _STOP_SECONDS = 15.0
 
@@ -129,7 +127,7 @@ class RayNode:
             command,
             environment,
             lambda pid, created: RunningNode(pid, created, role, address),
-            lambda _: _STARTED in self.log.read_text(errors="replace"),
+            lambda _: STARTED in self.log.read_text(errors="replace"),
             start_seconds=_START_SECONDS,
             stop_seconds=_STOP_SECONDS,
         )

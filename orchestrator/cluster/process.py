@@ -5,6 +5,7 @@ its parent is killed right after the start.
 """
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,15 +16,30 @@ from typing import Generic, TypeVar
 
 import psutil
 
-from audio_qa.errors import EarshotError
-from orchestrator.cluster.core_share import lower_session_priority
+from audio_qa.errors import EarshotError, one_line
 from orchestrator.run.records import replace_file
 
 _POLL_SECONDS = 0.1
+_LONGEST_START_SECONDS = 900.0
+"""Longest wait for a process on a machine that gives it little CPU time."""
+_START_CPU_SECONDS = 20.0
+"""A process that has had as much CPU time as this is not waiting for a core: Ray is ready after 4 s."""
+_STALLED_SECONDS = 30.0
+"""A process that has used no CPU time for this long is not waiting for a core either."""
+_LAST_LINES = 3
+_LONGEST_CAUSE = 400
 
 
 class StartError(EarshotError):
-    """A process that did not start: one line with the last line of its log, and the log's path."""
+    """A process that did not start: one line with its cause, the end of its log, and the log's path."""
+
+    def __init__(self, message: str, summary: str) -> None:
+        """
+        Args:
+            summary: the message without what the process wrote.
+        """
+        super().__init__(message)
+        self.summary = summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +92,16 @@ class DetachedProcess(Generic[Note]):
         *,
         start_seconds: float,
         stop_seconds: float,
-        low_priority: bool = False,
     ) -> Note:
         """Start the process, and return once it is ready. A process that does not get there is ended.
 
         Args:
             make_note: called with pid and time of creation.
-            low_priority: have its session yield the machine's cores to others.
+            start_seconds: deadline on a machine with free cores. Where others keep them busy, a process that still
+                makes progress has up to 15 minutes.
 
         Raises:
-            StartError: it exited, or was not ready within `start_seconds`.
+            StartError: it exited, or was not ready in time.
         """
         with self._log.open("ab") as output:
             process = subprocess.Popen(
@@ -98,8 +114,6 @@ class DetachedProcess(Generic[Note]):
                 env=environment,
                 cwd="/",
             )
-        if low_priority:
-            lower_session_priority(process.pid)
         note = make_note(process.pid, psutil.Process(process.pid).create_time())
         replace_file(self._file, json.dumps(asdict(note)))
         try:
@@ -110,15 +124,19 @@ class DetachedProcess(Generic[Note]):
         return note
 
     def _wait(self, process: subprocess.Popen[bytes], is_ready: Callable[[], bool], seconds: float) -> None:
-        deadline = time.monotonic() + seconds
+        starving = _Starving(psutil.Process(process.pid), seconds)
         while not is_ready():
             if process.poll() is not None:
-                output = self._log.read_text(errors="replace").strip().splitlines()
-                last = output[-1] if output else f"exit code {process.returncode}"
-                raise StartError(f"{self._name} did not start: {last[:300]} (see {self._log})")
-            if time.monotonic() > deadline:
-                raise StartError(f"{self._name} did not start within {seconds:.0f} s; see {self._log}")
+                raise self._failure(f"exit code {process.returncode}")
+            if not starving.may_continue():
+                raise self._failure(starving.describe())
             time.sleep(_POLL_SECONDS)
+
+    def _failure(self, how: str) -> StartError:
+        output = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        cause = one_line(" | ".join(output[-_LAST_LINES:]))[-_LONGEST_CAUSE:]
+        summary = f"{self._name} did not start: {how}, load {os.getloadavg()[0]:.1f} on {_cores()} cores"
+        return StartError(f"{summary}; {cause or 'no output'} (see {self._log})", summary)
 
     def stop(self, seconds: float) -> Note | None:
         """End the process and all its descendants, by force after so many seconds.
@@ -131,6 +149,53 @@ class DetachedProcess(Generic[Note]):
             _end(process, seconds)
         self._file.unlink(missing_ok=True)
         return note
+
+
+class _Starving:
+    """Tells a start that waits for a core from one that hangs: by the CPU time of the process and its descendants."""
+
+    def __init__(self, process: psutil.Process, seconds: float) -> None:
+        self._process, self._seconds = process, seconds
+        self._begun = time.monotonic()
+        self._cpu, self._progress_at = 0.0, self._begun
+
+    def may_continue(self) -> bool:
+        """Return whether the start may take longer."""
+        now = time.monotonic()
+        waited = now - self._begun
+        if waited <= self._seconds - _STALLED_SECONDS:
+            return True
+        used = _cpu_seconds(self._process)
+        if used > self._cpu:
+            self._cpu, self._progress_at = used, now
+        if waited <= self._seconds:
+            return True
+        # A process that polls and gets nowhere has used its share on an idle machine long before.
+        return (
+            waited <= _LONGEST_START_SECONDS
+            and self._cpu < _START_CPU_SECONDS
+            and now - self._progress_at < _STALLED_SECONDS
+            and os.getloadavg()[0] > _cores()
+        )
+
+    def describe(self) -> str:
+        """Return how long it took, in words."""
+        return f"not ready after {time.monotonic() - self._begun:.0f} s with {self._cpu:.1f} s of CPU time"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    """Return the CPU time of a process and its descendants."""
+    total = 0.0
+    with suppress(psutil.NoSuchProcess):
+        for one in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                times = one.cpu_times()
+                total += times.user + times.system + times.children_user + times.children_system
+    return total
 
 
 def _end(process: psutil.Process, seconds: float) -> None:

@@ -1,7 +1,8 @@
 """The inventory of a Ray cluster, from Ray's records: nodes, and the resources that jobs have reserved on them."""
 
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ray.job_submission import JobSubmissionClient
 from ray.util.state import list_actors, list_jobs, list_nodes
@@ -34,11 +35,11 @@ def _nodes(client: JobSubmissionClient) -> list[ClusterNode]:
     }
     uses: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0.0]))
     for actor in list_actors(filters=[("state", "=", "ALIVE")], detail=True, **options):
-        required = actor.required_resources or {}
-        if actor.node_id and (required.get("CPU") or required.get("GPU")):
+        cpus, gpus = (amount(actor.required_resources or {}, kind) for kind in ("CPU", "GPU"))
+        if actor.node_id and (cpus or gpus):
             usage = uses[actor.node_id][names.get(actor.job_id, actor.job_id)]
-            usage[0] += required.get("CPU", 0)
-            usage[1] += required.get("GPU", 0)
+            usage[0] += cpus
+            usage[1] += gpus
     return [
         ClusterNode(
             id=node.node_id,
@@ -52,6 +53,16 @@ def _nodes(client: JobSubmissionClient) -> list[ClusterNode]:
         )
         for node in list_nodes(**options)
     ]
+
+
+def amount(required: Mapping[str, float], kind: str) -> float:
+    """Return how much of a kind of resource an actor needs, inside a placement group or not.
+
+    Inside one, Ray calls it `KIND_group_NUMBER_ID` and, once more, `KIND_group_ID`; the first may be missing.
+    """
+    numbered = sum(value for name, value in required.items() if re.fullmatch(rf"{kind}_group_\d+_[0-9a-f]+", name))
+    any_number = sum(value for name, value in required.items() if re.fullmatch(rf"{kind}_group_[0-9a-f]+", name))
+    return required.get(kind, 0) + (numbered or any_number)
 
 
 def _gpu_type(resources: dict[str, float]) -> str | None:

@@ -11,11 +11,12 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
-from rich.table import Table
+from rich.table import Table as Grid
 from rich.text import Text
 
 from orchestrator.display.notation import printable, sparkline
 from orchestrator.display.progress_text import COLUMNS, TimeLeft, evaluation_text, is_finite, number_text
+from orchestrator.display.table import Table, figure
 
 _SPARK_WIDTH = 40
 
@@ -78,7 +79,7 @@ class LiveProgress:
         step = int(self._metrics.get("step", 0))
         rows: list[RenderableType] = [self._end or self._spinner]
         if self._total:
-            line = Table.grid(padding=(0, 2))
+            line = Grid.grid(padding=(0, 2))
             line.add_row(
                 f"step {step}/{self._total}",
                 ProgressBar(total=self._total, completed=step, width=24),
@@ -93,10 +94,10 @@ class LiveProgress:
         return min(self._console.width, 84)
 
     def _numbers(self) -> Table:
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for title, _, _ in COLUMNS:
-            table.add_column(title, justify="right", no_wrap=True)
-        table.add_row(*(number_text(self._metrics.get(name), form) for _, name, form in COLUMNS))
+        last = len(COLUMNS)
+        columns = (figure(title, last - i, right=True) for i, (title, _, _) in enumerate(COLUMNS))
+        table = Table(*columns, note=False)
+        table.add(*(number_text(self._metrics.get(name), form) for _, name, form in COLUMNS))
         return table
 
     def _sparklines(self) -> list[RenderableType]:

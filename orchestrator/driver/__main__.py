@@ -2,13 +2,13 @@
 
 import os
 
-from orchestrator.cluster.core_share import lower_session_priority
+from orchestrator.cluster.core_share import lower_priority
 from orchestrator.driver.signals import interrupted_by_signals
 from orchestrator.run.exit_codes import CANCELLED
 
 if __name__ == "__main__":
     # Before the imports, which take a second of CPU time: the service goes first.
-    lower_session_priority()
+    lower_priority()
     # Before torch is loaded, here or in a process started from here: its threads must not spin while they wait.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -19,6 +19,7 @@ from orchestrator.driver.session import failing_after_start, ray_session, stop_a
 from orchestrator.evaluation.evaluate import Evaluation, evaluate_held_out
 from orchestrator.evaluation.scores import predictions_of, scored
 from orchestrator.preflight.prepare import Prepared
+from orchestrator.run.commands import CommandKind
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.events import EventKind
 from orchestrator.schemas.job_state import JobState
@@ -45,6 +46,7 @@ async def run_evaluation(
     await workers
     run.append_event(EventKind.STATE, state=JobState.RUNNING)
     await control.wait_while_paused()
+    control.refuse(CommandKind.PAUSE, "a job that only evaluates can be paused before its first question only")
     result = await ask_held_out(prepared, pool, progress)
     record_evaluation(run, progress, 0, result)
     result.require_asked()

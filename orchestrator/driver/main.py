@@ -17,22 +17,26 @@ from ray.exceptions import RayError
 from tenacity import Retrying, retry_if_exception_type, retry_if_not_exception_type, stop_after_delay, wait_fixed
 
 from audio_qa.errors import InputError, one_line
+from audio_qa.files.guard import Guard
 from orchestrator.display.progress import Progress, make_progress, reporter
 from orchestrator.display.report import write_report
 from orchestrator.driver.driver import run_job
 from orchestrator.driver.resume import check_inputs, resume
+from orchestrator.driver.session import ClusterUnreachableError
 from orchestrator.driver.summary import summarise
+from orchestrator.job.allowed import check_names, load
+from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import read_spec
 from orchestrator.preflight.plan import model_sizes
 from orchestrator.preflight.prepare import prepare
 from orchestrator.preflight.room import check_room
+from orchestrator.questions.job_paths import check_paths
 from orchestrator.run import exit_codes
 from orchestrator.run.checkpoints import checkpoints_of
-from orchestrator.run.commands import CommandKind
 from orchestrator.run.directory import RunDirectory
-from orchestrator.run.events import RESTART, EventKind
+from orchestrator.run.events import EventKind
+from orchestrator.run.files import ALLOWED
 from orchestrator.run.history import history_of
-from orchestrator.run.mailbox import send
 from orchestrator.schemas.job_state import JobState
 from orchestrator.storage.location import DamagedError, StorageError
 from orchestrator.storage.mirror import mirrored
@@ -57,7 +61,7 @@ def main(path: Path, submission_id: str) -> int:
             run.append_event(EventKind.ATTEMPT, submission_id=submission_id, pid=os.getpid())
     except (TimeoutError, StorageError, InputError) as error:
         print(f"earshot: {one_line(str(error))}", file=sys.stderr)
-        return exit_codes.LOST if isinstance(error, TimeoutError) else _exit_code(error)
+        return exit_codes.NOT_BEGUN if isinstance(error, TimeoutError) else _exit_code(error)
     try:
         with make_progress("plain", sys.stderr) as progress:
             return _run(run, progress, first=first)
@@ -76,6 +80,8 @@ def _exit_code(error: Exception) -> int:
     """Return the exit code that tells the service whether another attempt may succeed."""
     if isinstance(error, InputError):
         return exit_codes.BAD_INPUT
+    if isinstance(error, ClusterUnreachableError):
+        return exit_codes.NOT_BEGUN
     if isinstance(error, RayError | ConnectionError | StorageError) and not isinstance(error, DamagedError):
         return exit_codes.LOST
     return exit_codes.FAILED
@@ -84,8 +90,9 @@ def _exit_code(error: Exception) -> int:
 def _run(run: RunDirectory, progress: Progress, *, first: bool) -> int:
     started = time.perf_counter()
     spec = read_spec(run.job_file)
+    guard = _guard_of(run, spec)
     check_room(spec, model_sizes(spec), run.path)
-    prepared = prepare(spec, reporter(progress))
+    prepared = prepare(spec, reporter(progress), guard)
     state = RunState()
     if not first:
         last = checkpoints_of(run, spec).latest()
@@ -104,18 +111,21 @@ def _run(run: RunDirectory, progress: Progress, *, first: bool) -> int:
                     )
                     write_report(run)
                 return exit_codes.SUCCEEDED
-        _resend_commands(run)
-    run_job(prepared, run, progress, started, state)
+    run_job(prepared, run, progress, started, state, restartable=True)
     return exit_codes.SUCCEEDED
 
 
-def _resend_commands(run: RunDirectory) -> None:
-    """Have the new driver scale and pause as the earlier one did."""
-    history = history_of(run.events())
-    if history.requested_workers is not None:
-        send(run, CommandKind.SCALE, count=history.requested_workers, by=RESTART)
-    if history.pause_requested:
-        send(run, CommandKind.PAUSE, by=RESTART)
+def _guard_of(run: RunDirectory, spec: JobSpec) -> Guard | None:
+    """Return what decides which files the job may read, once its job file is checked; None without such limits.
+
+    The files that the job names may have changed since the service admitted it. Raises SpecError.
+    """
+    file = run.path / ALLOWED
+    if not file.is_file():
+        return None
+    allowed = load(file.read_text(encoding="utf-8"), str(file))
+    check_names(spec, allowed)
+    return check_paths(spec, allowed).place
 
 
 @contextmanager

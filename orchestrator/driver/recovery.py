@@ -9,8 +9,10 @@ from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from learner.errors import LearnerError, LearnerLostError, LearnerMemoryError
-from learner.group import LearnerGroup
+from learner.group import CPUS_PER_RANK, START_SECONDS, LearnerGroup
+from orchestrator.cluster.reservation import Reservation
 from orchestrator.display.progress import Progress
+from orchestrator.driver.room import Room
 from orchestrator.job.sections.rollout import RolloutSection
 from orchestrator.job.spec import Method
 from orchestrator.preflight.inputs import TRAIN
@@ -38,6 +40,7 @@ from rollout_workers.weight_sync.sync import ObjectStoreSync, WeightSync
 
 _FIRST_BACK_OFF_SECONDS = 1.0
 _STOP_SECONDS = 10.0
+_PART = "learner"
 
 
 class LearnerSupervisor:
@@ -52,21 +55,24 @@ class LearnerSupervisor:
         pool: RolloutPool,
         score: ScoreGroups | None,
         control: Control,
+        room: Room,
     ) -> None:
         """`score` is the reward actor's; a supervised job has none."""
+        self._room = room
         self._prepared, self._run_dir, self._state, self._progress = prepared, run_dir, state, progress
         self._pool, self._score, self._control = pool, score, control
         self._spec = prepared.spec
         self._checkpoints = checkpoints_of(run_dir, self._spec)
-        room = checkpoint_room(self._spec, model_sizes(self._spec))
+        disk = checkpoint_room(self._spec, model_sizes(self._spec))
         stored = self._spec.storage is not None
         self._trial = CheckpointTrial(
-            run_dir, self._checkpoints, progress, links=stored, later_bytes=room.each if room.most else 0
+            run_dir, self._checkpoints, progress, links=stored, later_bytes=disk.each if disk.most else 0
         )
         self._settings = self._spec.learner
         self._restarts = 0
         self._failed_at: list[int] = []
         """For each earlier attempt, the step of the checkpoint it could be resumed from."""
+        self._reservation: Reservation
         self.learner = self._new_learner()
 
     async def run(self, workers: Awaitable[None]) -> None:
@@ -80,6 +86,11 @@ class LearnerSupervisor:
         """
         while True:
             try:
+                if not await self._room.wait(_PART, self._reservation, START_SECONDS):
+                    raise LearnerLostError(
+                        f"the cluster had no room for the {self._settings.ranks} learner ranks within "
+                        f"{START_SECONDS:.0f} s"
+                    )
                 await self.learner.start()
                 await self._run_attempt(workers)
                 return
@@ -121,9 +132,8 @@ class LearnerSupervisor:
         self._state.weight_version = self.learner.weight_version
         await self.learner.save(str(self._checkpoints.begin(0)), state=False)
         await self.learner.wait_saved()
-        self._run_dir.append_event(
-            EventKind.CHECKPOINT, step=0, path=str(self._checkpoints.commit(0, self._state.to_dict()))
-        )
+        path = str(self._checkpoints.commit(0, self._state.to_dict()))
+        self._run_dir.append_event(EventKind.CHECKPOINT, step=0, path=path, commands=[])
 
     async def _recover(self, error: LearnerError) -> None:
         """Return to the last checkpoint and start new ranks. Raises `error` where the job is not to be resumed."""
@@ -138,8 +148,11 @@ class LearnerSupervisor:
             raise error
         self._run_dir.append_event(EventKind.STATE, state=JobState.RECOVERING, restart=self._restarts, cause=str(error))
         self._progress.message(f"recovering ({self._restarts} of {self._spec.learner.max_restarts}): {error}")
+        # From now on: a node may have been lost, and workers must not take the last room before the new ranks.
+        self._room.hold(_PART)
         async with asyncio.timeout(_STOP_SECONDS):
             await self.learner.stop()
+        self._reservation.cancel()
         roll_back_to_checkpoint(self._run_dir, self._checkpoints, self._state)
         # Repeated failures after the same checkpoint get more time between attempts.
         delay = back_off(self._failed_at.count(self._state.step), _FIRST_BACK_OFF_SECONDS)
@@ -152,11 +165,15 @@ class LearnerSupervisor:
         """Start new ranks, and have the pool take its weights from them."""
         rollout = self._spec.rollout
         gpus = (1 - rollout.gpus if rollout.weight_sync is Carrier.CUDA_IPC else 1) if rollout.gpus else 0
+        ranks = self._settings.ranks
+        needed = {"CPU": CPUS_PER_RANK} | ({"GPU": gpus} if gpus else {})
+        self._reservation = self._room.reserve(_PART, [needed] * ranks)
         learner = LearnerGroup(
             self._settings,
             too_long=self._spec.model.too_long,
             gpus_per_rank=gpus,
             checksums=rollout.weight_checksums,
+            places=[self._reservation.place(rank) for rank in range(ranks)],
         )
         self._pool.use_weight_sync(_weight_sync(rollout, learner), lambda: learner.publish(Carrier.OBJECT_STORE))
         return learner

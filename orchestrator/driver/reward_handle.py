@@ -14,6 +14,8 @@ import ray
 from ray.exceptions import RayActorError
 
 from audio_qa.errors import EarshotError
+from orchestrator.cluster.reservation import Reservation
+from orchestrator.driver.room import Room
 from orchestrator.job.spec import JobSpec
 from orchestrator.run.events import EventKind
 from protocol.reward import Score
@@ -24,6 +26,7 @@ SCORE_SECONDS = 600.0
 """Deadline of one batch; each call of a function has its own within it. A judge's deadline is added."""
 _SHOWN_CAUSES = 3
 _BACK_OFF_SECONDS = 1.0
+_PART = "reward"
 
 
 class RewardLostError(EarshotError):
@@ -37,9 +40,21 @@ class UnscoredError(EarshotError):
 class RewardHandle:
     """The reward actor of a job. For one event loop; several batches may be scored concurrently."""
 
-    def __init__(self, spec: JobSpec, on_event: Callable[..., None], *, score_seconds: float | None = None) -> None:
-        """`score_seconds` is the deadline of one batch; the default is long enough for the job's judge."""
-        self._spec, self._on_event = spec, on_event
+    def __init__(
+        self,
+        spec: JobSpec,
+        on_event: Callable[..., None],
+        *,
+        room: Room | None = None,
+        score_seconds: float | None = None,
+    ) -> None:
+        """
+        Args:
+            room: the job's room on the cluster, which the actor has before the rollout workers; default: it waits.
+            score_seconds: deadline of one batch; the default is long enough for the job's judge.
+        """
+        self._spec, self._on_event, self._room = spec, on_event, room
+        self._reservation: Reservation | None = None
         judge = spec.reward.judge
         # The actor scores batches sequentially: all batches started ahead may have to wait for a judge.
         judge_seconds = 0.0 if judge is None else judge.deadline_seconds * (spec.rollout.max_staleness + 1)
@@ -95,8 +110,18 @@ class RewardHandle:
             raise RewardLostError(f"the reward actor was lost {self._restarts} times; last cause: {cause}") from error
         self._on_event(EventKind.REWARD_RESTARTED, restart=self._restarts, cause=cause)
         ray.kill(lost)
+        if self._reservation is not None:
+            self._reservation.cancel()
         self._actor = self._new_actor()
         await asyncio.sleep(_BACK_OFF_SECONDS)
+        await self.wait_for_room()
+
+    async def wait_for_room(self) -> None:
+        """Return once the actor has its room on the cluster, or has waited long enough to be called anyway."""
+        if self._room is None or self._reservation is None:
+            return
+        if not await self._room.wait(_PART, self._reservation, self._seconds):
+            self._room.release(_PART)
 
     async def stop(self) -> None:
         """Stop the actor."""
@@ -108,5 +133,9 @@ class RewardHandle:
             ray.kill(self._actor)
 
     def _new_actor(self) -> Any:
-        actor = ray.remote(RewardActor).options(num_cpus=1, max_restarts=0)
+        options: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0}
+        if self._room is not None:
+            self._reservation = self._room.reserve(_PART, [{"CPU": 1}])
+            options["scheduling_strategy"] = self._reservation.place(0)
+        actor = ray.remote(RewardActor).options(**options)
         return actor.remote(self._spec.reward, self._spec.rollout.max_tokens)

@@ -11,7 +11,8 @@ from typing import Any
 
 import ray
 
-from audio_qa.errors import EarshotError, InputError
+from audio_qa.errors import EarshotError, InputError, cause_of, shown
+from orchestrator.cluster.ray_start import starting_on_loopback
 from orchestrator.job.spec import JobSpec
 from orchestrator.preflight.prepare import Prepared
 from protocol.rollout import WorkerSettings
@@ -19,6 +20,10 @@ from protocol.rollout import WorkerSettings
 TEARDOWN_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
+
+
+class ClusterUnreachableError(EarshotError):
+    """The Ray cluster that a job names did not take it; nothing of the job was started."""
 
 
 class JobFailedError(EarshotError):
@@ -58,11 +63,12 @@ def ray_session(spec: JobSpec) -> Iterator[None]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     handler = signal.getsignal(signal.SIGTERM)
     if spec.cluster.address is not None:
-        ray.init(address=spec.cluster.address, **quiet)
+        _connect(spec.cluster.address, quiet)
     else:
         # Logical CPUs: ranks and the reward actor share the real ones.
-        needed = spec.learner.ranks + 1
-        ray.init(address="local", num_cpus=max(needed, os.cpu_count() or 1), include_dashboard=False, **quiet)
+        cpus = max(spec.learner.ranks + 1, os.cpu_count() or 1)
+        with starting_on_loopback():
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
     if threading.current_thread() is threading.main_thread():
         # Ray has replaced the handler with one that ends the process at once.
         signal.signal(signal.SIGTERM, handler)
@@ -70,6 +76,18 @@ def ray_session(spec: JobSpec) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _connect(address: str, options: dict[str, Any]) -> None:
+    """Connect to a cluster. Raises ClusterUnreachableError."""
+    try:
+        ray.init(address=address, **options)
+    # Ray raises what it likes: RuntimeError for a node that is slow to answer, ValueError for an address.
+    except Exception as error:
+        ray.shutdown()
+        raise ClusterUnreachableError(
+            f"the Ray cluster at {shown(address)} was not reached: {cause_of(error)}"
+        ) from error
 
 
 async def stop_all(parts: Sequence[Any]) -> None:

@@ -94,12 +94,19 @@ def load_untrusted_json(text: bytes, max_depth: int) -> Any:
     """Return the data of a JSON document that anybody may have written.
 
     Raises:
-        DocumentError: it is nested deeper than `max_depth`, has NaN or Infinity, or half of a surrogate pair.
+        DocumentError: it is nested deeper than `max_depth`, has a number that is not finite (NaN, Infinity, 1e999), or
+            half of a surrogate pair.
     """
     if _depth(text) > max_depth:
         raise DocumentError(f"nested more than {max_depth} deep")
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_int=_integer, parse_constant=_refuse_constant)
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_int=_integer,
+            parse_float=_finite_number,
+            parse_constant=_refuse_constant,
+        )
         # JSON can hold half of a surrogate pair, a database cannot.
         json.dumps(value, ensure_ascii=False).encode()
     except DocumentError:
@@ -113,6 +120,8 @@ def load_untrusted_json(text: bytes, max_depth: int) -> Any:
 
 class _Loader(yaml.SafeLoader):
     """Refuses duplicate keys, and numbers that would be other ones."""
+
+    _finite_only = False
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Construct a value; every error has the line of its node."""
@@ -135,6 +144,8 @@ class _Loader(yaml.SafeLoader):
         if len(node.value) > _LONGEST_NUMBER:
             raise ValueError(f"a number of {len(node.value):,} digits: write a smaller one")
         value = construct(node)
+        if self._finite_only:
+            _check_finite(node.value, value)
         if ":" in node.value or re.fullmatch(r"[-+]?0[0-9_]+", node.value):
             raise ValueError(
                 f"{shown(node.value)} would be read as {shown(value)}: write a number without a colon or a zero before "
@@ -166,7 +177,9 @@ class _Loader(yaml.SafeLoader):
 
 
 class _UntrustedLoader(_Loader):
-    """Refuses aliases, deep nesting and keys that are not text, too."""
+    """Refuses aliases, deep nesting, keys that are not text and numbers that are not finite, too."""
+
+    _finite_only = True
 
     def __init__(self, text: str, max_depth: int) -> None:
         super().__init__(text)
@@ -232,6 +245,18 @@ def _integer(text: str) -> int:
     return int(text)
 
 
+def _finite_number(text: str) -> float:
+    value = float(text)
+    _check_finite(text, value)
+    return value
+
+
+def _check_finite(text: str, value: float) -> None:
+    """Raise DocumentError for a number that JSON does not have, or that is read as infinite: 1e999."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise DocumentError(f"{shown(text)} is not a finite number: write one of at most 1e308")
+
+
 def _depth(text: bytes) -> int:
     depth = deepest = 0
     for character in re.findall(rb"[\[{\]}]", _JSON_STRINGS.sub(b"", text)):
@@ -250,4 +275,4 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(constant: str) -> float:
-    raise ValueError(f"{constant} is not a JSON number")
+    raise DocumentError(f"{constant} is not a JSON number: write a finite one")

@@ -15,7 +15,7 @@ from orchestrator.job.sections.rollout import RolloutSection
 from orchestrator.job.sections.supervised import SupervisedSection, WarmStartSection
 from orchestrator.job.sections.tracking import TrackingSettings
 from orchestrator.job.storage_url import check_url
-from protocol.marks import Resume
+from protocol.marks import Names, Resume
 from protocol.settings import Settings
 from protocol.weights import Carrier
 from reward.settings import RewardSettings
@@ -49,7 +49,7 @@ class CheckpointSection(Settings):
 class ClusterSection(Settings):
     """The Ray cluster that runs the job."""
 
-    address: str | None = None
+    address: Annotated[str | None, Names.CLUSTER] = None
     """Address of a Ray cluster; by default a local Ray is started for the job and stopped when it ends."""
     gpu: Gpu = Gpu.A100
     """GPU type of the cluster; used by the estimate of `--dry-run` only."""
@@ -61,7 +61,7 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 class JobSpec(Settings):
     """One job."""
 
-    name: str = Field(default="job", pattern=NAME_PATTERN)
+    name: Annotated[str, Names.NOTHING] = Field(default="job", pattern=NAME_PATTERN)
     """Name of the job and its run directory: letters, digits, dot, dash, underscore."""
     seed: int = Field(default=42, ge=0, lt=2**31)
     """Seed of the question order, of sampling, and of built-in data (the tiny model, the synthetic benchmark)."""
@@ -83,7 +83,9 @@ class JobSpec(Settings):
     learner: LearnerSettings = LearnerSettings()
     evaluation: EvaluationSection = EvaluationSection()
     checkpoint: Annotated[CheckpointSection, Resume.FREE] = CheckpointSection()
-    storage: Annotated[str | None, AfterValidator(lambda url: url and url.rstrip("/")), Resume.FREE] = None
+    storage: Annotated[str | None, AfterValidator(lambda url: url and url.rstrip("/")), Resume.FREE, Names.STORAGE] = (
+        None
+    )
     """URL such as s3://BUCKET/FOLDER, gs://… or file:///FOLDER, where a copy of the run with its checkpoints is stored
     under the name of its run directory. Credentials come from the environment. Default: kept locally only."""
     cluster: Annotated[ClusterSection, Resume.FREE] = ClusterSection()

@@ -9,6 +9,7 @@ from audio_qa.families import facts_of
 from audio_qa.files.clips import QUICK, ClipCheck
 from audio_qa.question import Question
 from orchestrator.job.demand import gpus, ranks_of
+from orchestrator.job.marked import marked_values
 from orchestrator.job.sections.data import SYNTHETIC
 from orchestrator.job.sections.model import TINY_MODELS
 from orchestrator.job.spec import PLACEHOLDER_PREFIX, JobSpec, Method
@@ -30,6 +31,7 @@ from orchestrator.questions.held_out import check_held_out
 from orchestrator.questions.solve_rates import check_measured
 from orchestrator.questions.splits import Split, described, read_split, refuse_overlap
 from orchestrator.storage.stored_run import check_storage
+from protocol.marks import PathTo
 from reward.registry import check_name
 
 
@@ -103,13 +105,13 @@ def model_sizes(spec: JobSpec) -> Sizes:
 
 def to_fill_in(spec: JobSpec) -> dict[str, str]:
     """Return the placeholders that the user still has to replace in the job file, by key."""
-    named = {"model.path": spec.model.path, "data.train": spec.data.train, "data.evaluation": spec.data.evaluation}
+    named = dict(marked_values(spec, tuple(PathTo)))
     if spec.method is Method.EVALUATE:
         del named["data.train"]  # not read
     return {
         key: value.removeprefix(PLACEHOLDER_PREFIX)
         for key, value in named.items()
-        if value and value.startswith(PLACEHOLDER_PREFIX)
+        if value.startswith(PLACEHOLDER_PREFIX)
     }
 
 

@@ -9,6 +9,7 @@ from audio_qa.audio import AudioError, AudioInfo, clip_samples
 from audio_qa.chat import ChatError, render
 from audio_qa.families import facts_of, mel_frames
 from audio_qa.files.clips import ClipCheck, clip_memory, probe_all
+from audio_qa.files.guard import Guard
 from audio_qa.formats.question_set import QuestionSet, summary
 from audio_qa.processor import load_processor
 from audio_qa.prompt import PromptTemplate
@@ -59,8 +60,11 @@ class Prepared:
     """The held-out questions with their records; None without any."""
 
 
-def prepare(spec: JobSpec, report: OnProgress) -> Prepared:
+def prepare(spec: JobSpec, report: OnProgress, guard: Guard | None = None) -> Prepared:
     """Read, build and check everything that a job needs.
+
+    Args:
+        guard: decides which question files and clips may be read, before they are; by default all.
 
     Raises:
         InputError: one line that names the fault and how to correct it.
@@ -75,7 +79,7 @@ def prepare(spec: JobSpec, report: OnProgress) -> Prepared:
         check_model_folder(spec.model.path)
     check_context(spec)
     check_attention(spec)
-    train, held_out_set, data = job_questions(spec, report)
+    train, held_out_set, data = job_questions(spec, report, guard)
     held_out = () if held_out_set is None else held_out_set.questions
     in_file = len(train)
     train, measured = by_solve_rate(spec, train)
@@ -121,7 +125,7 @@ def by_solve_rate(spec: JobSpec, train: Sequence[Question]) -> tuple[Sequence[Qu
 
 
 def job_questions(
-    spec: JobSpec, report: OnProgress
+    spec: JobSpec, report: OnProgress, guard: Guard | None = None
 ) -> tuple[Sequence[Question], QuestionSet | None, dict[str, dict[str, Any]]]:
     """Return the training questions, the held-out questions, and their sources by split."""
     data = spec.data
@@ -139,7 +143,7 @@ def job_questions(
 
     def read(split: Split) -> QuestionSet:
         report("reading questions and clips", 0, 1)
-        found = read_split(data, split, clip_check=ClipCheck(report=report))
+        found = read_split(data, split, clip_check=ClipCheck(report=report), guard=guard)
         sources[split] = described(found)
         found.accepted()
         return found

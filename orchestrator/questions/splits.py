@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from audio_qa.files.clips import QUICK, ClipCheck
+from audio_qa.files.guard import Guard
 from audio_qa.files.reader import read_questions
 from audio_qa.formats.item import Answers
 from audio_qa.formats.question_set import QuestionSet, refuse
@@ -29,6 +30,7 @@ def read_split(
     remote: bool = True,
     answers: Answers | None = None,
     clip_check: ClipCheck = QUICK,
+    guard: Guard | None = None,
 ) -> QuestionSet:
     """Read the training or held-out questions of a job, with all their problems; not the built-in ones.
 
@@ -37,6 +39,7 @@ def read_split(
         remote: whether files given by URL may be fetched, into Earshot's cache.
         answers: whether items need an answer; None for what a job needs.
         clip_check: how the clips are checked.
+        guard: called before the file and before each clip is read; raises for what must not be read.
 
     Raises:
         DatasetError: the file as a whole cannot be read.
@@ -62,6 +65,7 @@ def read_split(
             cache=clip_cache() if remote else None,
             answers=_answers(data, split) if answers is None else answers,
             clip_check=clip_check,
+            guard=guard,
         )
 
 

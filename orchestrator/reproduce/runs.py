@@ -14,7 +14,7 @@ from audio_qa.errors import shown
 from orchestrator.display.progress import Progress, reporter
 from orchestrator.driver.driver import run_job
 from orchestrator.driver.resume import check_inputs, check_resumable, resume
-from orchestrator.job.marked import replace_marked
+from orchestrator.job.marked import marked_names, replace_marked
 from orchestrator.job.sections.data import SYNTHETIC
 from orchestrator.job.sections.model import TINY_MODELS
 from orchestrator.job.spec import JobSpec, Method
@@ -102,17 +102,16 @@ def row_runs(rows: Sequence[TableRow], seeds: int, recipes: Path, home: Path, fi
             seed = spec.seed + offset
             runs.append(RowRun(row, spec.model_copy(update={"seed": seed}), home / f"seed-{seed}" / row.name))
     if missing:
-        options = [option for key, option in _OPTIONS.items() if key in missing]
-        lacking = ", ".join(missing[key] for key in _OPTIONS if key in missing)
+        open_keys = [key for key in marked_names(JobSpec, tuple(PathTo)) if key in missing]
+        options = [_OPTIONS.get(key, key) for key in open_keys]
+        lacking = ", ".join(missing[key] for key in open_keys)
         raise SpecError(f"{recipes}: {lacking}: name yours with {', '.join(options)}")
     return runs
 
 
 def _filled(spec: JobSpec, fill: Mapping[str, str]) -> JobSpec:
     given = {key: resolve_path(value, Path.cwd()) for key, value in fill.items()}
-    model = spec.model.model_copy(update={"path": given.get("model.path", spec.model.path)})
-    named = {key: given[f"data.{key}"] for key in ("train", "evaluation") if f"data.{key}" in given}
-    return spec.model_copy(update={"model": model, "data": spec.data.model_copy(update=named)})
+    return replace_marked(spec, tuple(PathTo), given.get)
 
 
 def check(runs: Sequence[RowRun]) -> None:

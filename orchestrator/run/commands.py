@@ -19,6 +19,7 @@ class CommandKind(StrEnum):
     PAUSE = "pause"
     """Pause after the current step."""
     RESUME = "resume"
+    """Resume a paused job, or withdraw a pause that has not taken effect."""
     CHECKPOINT = "checkpoint"
     """Write a checkpoint after the current step."""
     CANCEL = "cancel"

@@ -11,8 +11,6 @@ from typing import Self
 
 PREEMPTION = "preemption"
 """Sender (`by`) of the commands that belong to a preemption: a later driver does not repeat them."""
-RESTART = "restart"
-"""Sender of the commands that a new driver repeats because an earlier one had carried them out."""
 
 _WORKER = "name of the rollout worker"
 _VERSION = "weight version"
@@ -75,18 +73,24 @@ class EventKind(StrEnum):
     )
     ERROR = (
         "error",
-        "An error ended the driver, or stopped it from reading commands.",
+        "An error ended the driver, or keeps it from reading commands.",
         {"error": "class of the error", "message": "its message, at most 4,000 characters"},
     )
     COMMAND = (
         "command",
-        "A command from `commands.jsonl` was carried out.",
+        "A command from `commands.jsonl` was carried out: `scale` has set the target, `cancel` has begun; a `pause` or "
+        "`checkpoint` is due after the current step, also over a restart of driver or learner.",
         {
             "id": "id of the command",
             "command": "`scale`, `pause`, `resume`, `checkpoint` or `cancel`",
             "count": "with `scale`: rollout workers requested; else null",
             "by": "sender; empty if unknown",
         },
+    )
+    COMMAND_FAILED = (
+        "command_failed",
+        "A command was not carried out, or a pause or checkpoint that was due did not come.",
+        {"id": "id of the command", "command": "its kind, as above", "reason": "why, as a sentence"},
     )
     BAD_COMMAND = (
         "bad_command",
@@ -105,7 +109,11 @@ class EventKind(StrEnum):
         "Before its first step the job wrote a whole checkpoint, read it again and removed it.",
         {"bytes": "size of the checkpoint", "seconds": "how long it took"},
     )
-    CHECKPOINT = ("checkpoint", "A checkpoint was written.", {"step": _STEP, "path": "folder of the checkpoint"})
+    CHECKPOINT = (
+        "checkpoint",
+        "A checkpoint was written.",
+        {"step": _STEP, "path": "folder of the checkpoint", "commands": "ids of the commands that it answers"},
+    )
     EVALUATION = (
         "evaluation",
         "The held-out questions were evaluated.",
@@ -176,6 +184,11 @@ class EventKind(StrEnum):
     )
 
     # Rollout workers
+    ROOM_PENDING = (
+        "room_pending",
+        "The learner's ranks or the reward actor wait for resources of the cluster, which rollout workers give up.",
+        {"part": "`learner` or `reward`", "seconds": "seconds waited so far"},
+    )
     SCALED = (
         "scaled",
         "The target number of rollout workers changed.",
@@ -190,6 +203,11 @@ class EventKind(StrEnum):
         "worker_started",
         "A worker serves.",
         {"worker": _WORKER, "node": "id of its node", "pid": "its process id", "weight_version": "weights it serves"},
+    )
+    WORKER_WITHDRAWN = (
+        "worker_withdrawn",
+        "A worker gave up its room for the learner's ranks or the reward actor; it is requested again afterwards.",
+        {"worker": _WORKER, "state": "what it was doing", "requeued": "requests queued again"},
     )
     WORKER_DRAINING = (
         "worker_draining",

@@ -6,6 +6,9 @@ FAILED = 1
 BAD_INPUT = 2
 """The job's file, model or questions are invalid; nothing was started."""
 LOST = 75
-"""The driver lost its cluster, its storage, or the lock on its run directory. Another attempt may succeed."""
+"""The driver lost its cluster or its storage. Another attempt may succeed."""
+NOT_BEGUN = 76
+"""The driver did not reach its cluster, or an earlier driver still held the run directory. Another attempt may succeed,
+and is not one of the job's restarts."""
 CANCELLED = 130
 """Stopped by SIGINT or SIGTERM."""

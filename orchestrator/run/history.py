@@ -24,6 +24,7 @@ UNREADABLE = "unreadable"
 
 _WORKER_STATES = {
     EventKind.WORKER_PENDING: "pending",
+    EventKind.WORKER_WITHDRAWN: "pending",
     EventKind.WORKER_STARTED: "serving",
     EventKind.WORKER_DRAINING: "draining",
     EventKind.WORKER_DRAINED: "stopping",
@@ -31,6 +32,7 @@ _WORKER_STATES = {
     EventKind.WORKER_RESTART: "restarting",
     EventKind.WORKER_KILLED: "lost",
 }
+_WITHOUT_PROCESS = frozenset({EventKind.WORKER_RESTART, EventKind.WORKER_LOST, EventKind.WORKER_WITHDRAWN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,10 @@ class RunHistory:
 
     attempts: int = 0
     """Drivers that started under the service."""
+    unproductive: int = 0
+    """Those of them that started after the last checkpoint."""
     submission_id: str | None = None
-    """Ray job of the last of them."""
+    """Ray job of the last driver."""
     pid: int | None = None
     state: str | None = None
     """State that the last driver reported; None before its first."""
@@ -74,28 +78,54 @@ class RunHistory:
     """Last evaluation: step, accuracy, silence_accuracy, …"""
     step: int = 0
     """Step of the last checkpoint."""
-    saving: frozenset[str] = frozenset()
-    """Ids of checkpoint commands carried out since the last checkpoint."""
+    saving: Mapping[str, str] = field(default_factory=dict)
+    """Sender by id of the checkpoint commands whose checkpoint is due."""
     saved: frozenset[str] = frozenset()
     """Ids of checkpoint commands whose checkpoint has been written."""
     commands: frozenset[str] = frozenset()
-    """Ids of all commands carried out."""
+    """Ids of all commands that were carried out or failed."""
+    failed: frozenset[str] = frozenset()
+    """Ids of those that failed."""
     refused: frozenset[str] = frozenset()
     """Lines of the command file that were refused."""
     requested_workers: int | None = None
     """Rollout workers last requested by a command."""
     pause_requested: bool = False
     """The last pause or resume command was a pause; those of a preemption do not count."""
+    pausing: str | None = None
+    """Id of a pause command that was carried out while the job has not paused yet."""
+
+    @property
+    def due(self) -> Mapping[str, CommandKind]:
+        """Kind by id of the commands that were carried out and whose effect has not come yet."""
+        checkpoints = dict.fromkeys(self.saving, CommandKind.CHECKPOINT)
+        return checkpoints if self.pausing is None else {**checkpoints, self.pausing: CommandKind.PAUSE}
 
 
 def fold(history: RunHistory, events: Iterable[Event]) -> RunHistory:
     """Return the history after some more events."""
     counts = dict(history.counts)
+    # Sets that grow with every command are joined once: a job may be sent thousands.
+    commands, failed, refused = set[str](), set[str](), set[str]()
     for event in events:
         kind = str(event.get("kind"))
         counts[kind] = counts.get(kind, 0) + 1
+        match event:
+            case {"kind": EventKind.COMMAND, "id": str(identifier)}:
+                commands.add(identifier)
+            case {"kind": EventKind.COMMAND_FAILED, "id": str(identifier)}:
+                commands.add(identifier)
+                failed.add(identifier)
+            case {"kind": EventKind.BAD_COMMAND, "line": str(line)}:
+                refused.add(line)
         history = _after(history, kind, event)
-    return replace(history, counts=counts)
+    return replace(
+        history,
+        counts=counts,
+        commands=history.commands | commands,
+        failed=history.failed | failed,
+        refused=history.refused | refused,
+    )
 
 
 def history_of(events: Iterable[Event]) -> RunHistory:
@@ -108,17 +138,23 @@ def _after(history: RunHistory, kind: str, event: Event) -> RunHistory:
     match event:
         case {"kind": EventKind.ATTEMPT, "submission_id": str(submission), "pid": int(pid)}:
             history = replace(history, attempts=history.attempts + 1, submission_id=submission, pid=pid)
-            history = replace(history, state=None, error=None, saving=frozenset())
+            history = replace(history, unproductive=history.unproductive + 1)
+            # A preemption ends with the driver that it stops.
+            saving = {id_: by for id_, by in history.saving.items() if by != PREEMPTION}
+            history = replace(history, state=None, error=None, saving=saving)
         case {"kind": EventKind.STATE, "state": str(state)}:
             history = _enter(history, state)
         case {"kind": EventKind.ERROR, "error": str(error), "message": str(message)}:
             history = replace(history, error=f"{error}: {message}")
         case {"kind": EventKind.COMMAND, "id": str(identifier)}:
             history = _command(history, identifier, event)
-        case {"kind": EventKind.BAD_COMMAND, "line": str(line)}:
-            history = replace(history, refused=history.refused | {line})
+        case {"kind": EventKind.COMMAND_FAILED, "id": str(identifier)}:
+            saving = {id_: by for id_, by in history.saving.items() if id_ != identifier}
+            history = replace(history, saving=saving)
+            if history.pausing == identifier:
+                history = replace(history, pausing=None, pause_requested=False)
         case {"kind": EventKind.CHECKPOINT, "step": int(step)}:
-            history = replace(history, saved=history.saved | history.saving, saving=frozenset(), step=step)
+            history = _checkpoint(history, step, event.get("commands"))
         case {"kind": EventKind.EVALUATION}:
             found = event.get("result")
             result = found if isinstance(found, dict) else {}
@@ -170,27 +206,38 @@ def _enter(history: RunHistory, state: str) -> RunHistory:
     if state == JobState.STARTING:
         # A new driver has none of the workers of the one before.
         return replace(history, workers={}, target=None, error=None)
+    if state == JobState.PAUSED:
+        return replace(history, pausing=None)
     return replace(history, workers={}) if state in ENDED else history
 
 
 def _command(history: RunHistory, identifier: str, event: Event) -> RunHistory:
-    history = replace(history, commands=history.commands | {identifier})
     match event:
         case {"command": CommandKind.CHECKPOINT}:
-            return replace(history, saving=history.saving | {identifier})
+            return replace(history, saving={**history.saving, identifier: str(event.get("by"))})
         case {"by": by} if by == PREEMPTION:
             return history
         case {"command": CommandKind.SCALE, "count": int(count)}:
             return replace(history, requested_workers=count)
-        case {"command": CommandKind.PAUSE | CommandKind.RESUME as command}:
-            return replace(history, pause_requested=command == CommandKind.PAUSE)
+        case {"command": CommandKind.PAUSE}:
+            pausing = None if history.state == JobState.PAUSED else identifier
+            return replace(history, pause_requested=True, pausing=pausing)
+        case {"command": CommandKind.RESUME}:
+            return replace(history, pause_requested=False, pausing=None)
     return history
+
+
+def _checkpoint(history: RunHistory, step: int, commands: object) -> RunHistory:
+    """Return the history after a checkpoint. One of an earlier version of Earshot answers all commands."""
+    named = {id_ for id_ in commands if isinstance(id_, str)} if isinstance(commands, list) else set(history.saving)
+    saving = {id_: by for id_, by in history.saving.items() if id_ not in named}
+    return replace(history, saved=history.saved | named, saving=saving, step=step, unproductive=0)
 
 
 def _worker(history: RunHistory, kind: EventKind, event: Event) -> RunHistory:
     name = str(event.get("worker"))
     before = history.workers.get(name)
-    restart, ended = kind is EventKind.WORKER_RESTART, kind in {EventKind.WORKER_RESTART, EventKind.WORKER_LOST}
+    restart, ended = kind is EventKind.WORKER_RESTART, kind in _WITHOUT_PROCESS
     worker = WorkerSnapshot(
         name=name,
         state=_WORKER_STATES[kind],

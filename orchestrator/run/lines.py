@@ -62,6 +62,16 @@ def check_place(path: Path, place: int) -> None:
             raise PlaceError(f"no line begins at {place}; start over")
 
 
+def check_before(path: Path, place: int, text: bytes) -> None:
+    """Raise PlaceError unless the bytes before `place` are `text`: the file was replaced by another one."""
+    if not text:
+        return
+    with path.open("rb") as file:
+        file.seek(place - len(text))
+        if file.read(len(text)) != text:
+            raise PlaceError(f"the file has other lines before {place} now; start over")
+
+
 def lines_after(path: Path, place: int, limit: int, most_bytes: int = LONGEST_LINE) -> list[FileLine]:
     """Return at most `limit` complete lines from `place` on, in order; the first one whatever its length.
 

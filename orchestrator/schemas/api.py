@@ -29,6 +29,11 @@ class Page(View, Generic[Item]):
     next_cursor: str | None = Field(examples=[None])
     """Cursor of the next page; null on the last page."""
 
+    @classmethod
+    def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
+        """Return the name of the schema, which generated clients give to the class: JobPage, not Page[JobView]."""
+        return f"{params[0].__name__.removesuffix('View')}Page"
+
 
 class EvaluationView(View):
     """Accuracy on held-out questions, from 0 to 1."""
@@ -62,6 +67,8 @@ class ProgressView(View):
     """Metrics of the last step, by name."""
     evaluation: EvaluationView | None
     """The last evaluation."""
+    current: bool = Field(default=True, examples=[True])
+    """False while the files of the run cannot be read: progress and workers are those last known."""
 
 
 class WorkerCount(View):
@@ -71,6 +78,14 @@ class WorkerCount(View):
     """Target number of workers."""
     alive: int = Field(examples=[2])
     """Number of workers that are serving or draining."""
+
+
+class WaitingView(View):
+    """Why a queued job has not started."""
+
+    position: int = Field(examples=[1])
+    """Place in the queue, from 1, over all users."""
+    reason: str = Field(examples=["2 of at most 2 jobs are running"])
 
 
 class JobView(View):
@@ -103,6 +118,8 @@ class JobView(View):
     """Path of the run directory on the service's machine."""
     progress: ProgressView
     workers: WorkerCount
+    waiting: WaitingView | None = Field(default=None, examples=[None])
+    """Place in the queue and the reason to wait; null if the job does not wait there."""
 
 
 class TransitionView(View):
@@ -122,7 +139,8 @@ class JobDetail(JobView):
 
 
 class CommandView(View):
-    """A command to a job. It has been carried out once an event of kind `command` has its id."""
+    """A command to a job. It has been carried out once an event of kind `command` has its id; an event
+    `command_failed` with its id says why it was not."""
 
     id: str = Field(examples=["9b1f6c0f1f1e4c4d8a0b6f1f5f0d7c11"])
     command: str = Field(examples=["scale"])
@@ -168,8 +186,9 @@ class SampleView(View):
 
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 
-    id: str = Field(examples=["18342"])
-    audio_url: str = Field(examples=[f"/v1/jobs/{_JOB}/samples/18342/audio"])
+    id: str = Field(examples=["12-97-0-5d41402a"])
+    """Step, draw and number of the completion, and a check of its text: it never leads to another completion."""
+    audio_url: str = Field(examples=[f"/v1/jobs/{_JOB}/samples/12-97-0-5d41402a/audio"])
     """URL of the clip."""
     step: int = Field(examples=[12])
     question_key: str = Field(examples=["train#17"])

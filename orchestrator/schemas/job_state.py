@@ -22,7 +22,11 @@ class JobState(StrEnum):
 
 
 ENDED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
-"""Final states."""
+"""States without a driver, in which a job stays until a user retries it."""
+
+
+RETRIABLE = frozenset({JobState.FAILED, JobState.CANCELLED})
+"""States from which a user may have a job queued again. It continues from its last checkpoint."""
 
 
 ACTIVE = frozenset({JobState.STARTING, JobState.RUNNING, JobState.PAUSED, JobState.RECOVERING})
@@ -38,7 +42,8 @@ ALLOWED: Mapping[JobState, frozenset[JobState]] = {
     JobState.RUNNING: frozenset({JobState.PAUSED, JobState.RECOVERING}) | _LEAVES_ACTIVE,
     JobState.PAUSED: frozenset({JobState.RUNNING, JobState.RECOVERING}) | _LEAVES_ACTIVE,
     JobState.RECOVERING: frozenset({JobState.RUNNING, JobState.PAUSED, JobState.RECOVERING}) | _LEAVES_ACTIVE,
-    **{state: frozenset() for state in ENDED},
+    JobState.SUCCEEDED: frozenset(),
+    **{state: frozenset({JobState.QUEUED}) for state in RETRIABLE},
 }
-"""States that may follow each state. A job is queued again after a preemption, and `recovering` follows itself when the
-replacement of a driver dies too."""
+"""States that may follow each state. A job is queued again after a preemption and by a retry, and `recovering` follows
+itself when the replacement of a driver dies too."""

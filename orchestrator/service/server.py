@@ -12,8 +12,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,6 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from audio_qa.errors import InputError
 from orchestrator.cluster.inventory import Cluster
@@ -29,12 +28,13 @@ from orchestrator.cluster.local_ray import LocalRay
 from orchestrator.cluster.ray_start import use_token
 from orchestrator.job.spec import JobSpec
 from orchestrator.places import HOST, PORT, database_of, runs_of
-from orchestrator.schemas.job_state import ACTIVE
 from orchestrator.service.api.app import create_app
+from orchestrator.service.api.connection.protocol import server_config
 from orchestrator.service.api.settings import ApiSettings
 from orchestrator.service.observability.tracing import TracingError, tracing_of_environment
 from orchestrator.service.store.access import TokenRecord
-from orchestrator.service.store.store import Store, StoreUnavailableError
+from orchestrator.service.store.database import database_url
+from orchestrator.service.store.store import QueueCaps, Store, StoreUnavailableError, opened
 from orchestrator.service.supervision.limits import Limits, check_fits
 from orchestrator.service.supervision.retention import remove_old_jobs_hourly
 from orchestrator.service.supervision.supervisor import Supervisor
@@ -74,9 +74,15 @@ class ServerSettings:
     keep_days: float = 0
     """Days after which ended jobs are deleted with their run directories; 0 keeps all."""
     roots: tuple[Path, ...] = (Path.home(),)
+    owner_roots: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    """Folders that only the jobs of one owner may read, by owner."""
+    cache_roots: tuple[Path, ...] = ()
+    """Folders that may hold caches which jobs write to."""
     reward_modules: tuple[str, ...] = ()
     judge_hosts: tuple[str, ...] = ()
     judge_keys: tuple[str, ...] = ()
+    require_token: bool = False
+    """Every request needs a token, from the user who started the service too."""
 
 
 async def serve(settings: ServerSettings) -> None:
@@ -84,20 +90,27 @@ async def serve(settings: ServerSettings) -> None:
 
     Raises:
         ServeError, DatabaseUrlError: nothing was started.
-        StoreUnavailableError: the database did not answer at start-up.
+        StoreUnavailableError: the database did not answer at start-up, or cannot be used (DatabaseUnusableError).
     """
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ServeError(f"{settings.data_dir}: cannot create the data directory: {error.strerror}") from error
+    if settings.data_dir.stat().st_mode & 0o077:
+        # It may be a folder with other things, whose permissions are not the service's to change.
+        _log.warning(
+            "other users may look into %s, at runs and logs: `chmod 700` it unless they should", settings.data_dir
+        )
     with _locked(settings.data_dir), listening(settings.host, settings.port) as listener:
-        store = Store(settings.database_url or database_of(settings.data_dir), runs_of(settings.data_dir))
-        async with _opened(store):
+        caps = QueueCaps(settings.limits.queued, settings.limits.queued_per_user)
+        store = Store(settings.database_url or database_of(settings.data_dir), runs_of(settings.data_dir), caps)
+        async with opened(store, _DATABASE_SECONDS):
             local = _is_loopback(listener)
-            if not local and not any(_is_valid(token) for token in await store.list_tokens()):
+            if (settings.require_token or not local) and not any(_is_valid(t) for t in await store.list_tokens()):
+                why = "--require-token" if local else f"{settings.host} is reachable from other machines"
+                other = "leave --require-token out" if local else "listen on 127.0.0.1"
                 raise ServeError(
-                    f"{settings.host} is reachable from other machines, but there is no valid token: create one with "
-                    "`earshot token create`, or listen on 127.0.0.1"
+                    f"{why}, but there is no valid token: create one with `earshot token create`, or {other}"
                 )
             await _serve(settings, store, listener, local=local)
 
@@ -111,6 +124,7 @@ async def _serve(settings: ServerSettings, store: Store, listener: socket.socket
     from orchestrator.cluster.ray_inventory import RayCluster  # noqa: PLC0415
     from orchestrator.service.supervision.ray_runner import RayRunner  # noqa: PLC0415
 
+    api_settings = _api_settings(settings, local=local)
     connection = RayConnection(settings.ray_address or local_ray or "")
     supervisor = Supervisor(
         store,
@@ -118,8 +132,10 @@ async def _serve(settings: ServerSettings, store: Store, listener: socket.socket
         settings.limits,
         preemption=settings.preemption,
         storage=settings.storage,
+        allowed=api_settings.allowed,
     )
-    app = _app(settings, store, supervisor, RayCluster(connection), local=local)
+    app = _app(settings, api_settings, store, supervisor, RayCluster(connection))
+    app.state.context.admission.warm()
     tasks = [supervisor.run()]
     if settings.keep_days:
         tasks.append(remove_old_jobs_hourly(store, runs_of(settings.data_dir), settings.keep_days))
@@ -130,7 +146,30 @@ async def _serve(settings: ServerSettings, store: Store, listener: socket.socket
         await _stop_ray(local_ray, store)
 
 
-def _app(settings: ServerSettings, store: Store, supervisor: Supervisor, cluster: Cluster, *, local: bool) -> FastAPI:
+def _api_settings(settings: ServerSettings, *, local: bool) -> ApiSettings:
+    database = database_url(settings.database_url or database_of(settings.data_dir))
+    file = database.database if database.get_backend_name() == "sqlite" else None
+    return ApiSettings(
+        local=local,
+        require_token=settings.require_token,
+        roots=settings.roots,
+        owner_roots=settings.owner_roots,
+        cache_roots=settings.cache_roots,
+        reward_modules=settings.reward_modules,
+        judge_hosts=settings.judge_hosts,
+        judge_keys=settings.judge_keys,
+        data_dir=settings.data_dir,
+        database=Path(file) if file else None,
+        limits=settings.limits,
+        preemption=settings.preemption,
+        storage=settings.storage is not None,
+        keep_days=settings.keep_days,
+    )
+
+
+def _app(
+    settings: ServerSettings, api_settings: ApiSettings, store: Store, supervisor: Supervisor, cluster: Cluster
+) -> FastAPI:
     async def fits(spec: JobSpec, owner: str) -> None:
         check_fits(spec, settings.limits, supervisor.capacity)
 
@@ -143,24 +182,18 @@ def _app(settings: ServerSettings, store: Store, supervisor: Supervisor, cluster
         raise ServeError(str(error)) from error
     return create_app(
         store,
-        ApiSettings(
-            local=local,
-            roots=settings.roots,
-            reward_modules=settings.reward_modules,
-            judge_hosts=settings.judge_hosts,
-            judge_keys=settings.judge_keys,
-            data_dir=settings.data_dir,
-        ),
+        api_settings,
         cluster=cluster,
         check_fits=fits,
         unready_reason=unready_reason,
+        situation=supervisor.situation,
         tracing=tracing,
     )
 
 
 async def _run(app: FastAPI, listener: socket.socket, background: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Serve until a signal arrives or a background task ends; raise the error of a background task."""
-    server = _Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=_STREAM_SECONDS))
+    server = _Server(server_config(app, timeout_graceful_shutdown=_STREAM_SECONDS))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, server.end)
@@ -181,11 +214,13 @@ async def _run(app: FastAPI, listener: socket.socket, background: Sequence[Corou
 async def _stop_ray(local_ray: LocalRay, store: Store) -> None:
     """Stop the local Ray unless a job runs on it."""
     try:
-        running = [job.id for job in await store.unended() if job.state in ACTIVE]
+        running = [job.id for job in await store.active()]
     except StoreUnavailableError as error:
         _log.warning("leaving the local Ray running: %s", error)
+        local_ray.stop_starting()
         return
     if running:
+        local_ray.stop_starting()
         _log.info("jobs continue without the service, on the local Ray: %s", ", ".join(running))
     else:
         await asyncio.to_thread(local_ray.stop)
@@ -205,7 +240,11 @@ class _Server(uvicorn.Server):
 
 @contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
-    with (data_dir / "service.lock").open("a+") as file:
+    try:
+        lock = (data_dir / "service.lock").open("a+")
+    except OSError as error:
+        raise ServeError(f"{data_dir}: the data directory cannot be written: {error.strerror}") from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -240,25 +279,3 @@ def _is_valid(token: TokenRecord) -> bool:
 
 def _is_loopback(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
-
-
-@asynccontextmanager
-async def _opened(store: Store) -> AsyncIterator[None]:
-    """Open the store once its database answers."""
-    retrying = AsyncRetrying(
-        retry=retry_if_exception_type(StoreUnavailableError),
-        wait=wait_fixed(1),
-        stop=stop_after_delay(_DATABASE_SECONDS),
-        before_sleep=_log_unavailable,
-        reraise=True,
-    )
-    await retrying(store.__aenter__)
-    try:
-        yield
-    finally:
-        await store.__aexit__()
-
-
-def _log_unavailable(state: RetryCallState) -> None:
-    if state.outcome is not None:
-        _log.warning("waiting for the database: %s", state.outcome.exception())

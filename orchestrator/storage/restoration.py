@@ -11,6 +11,7 @@ from orchestrator.run.checkpoints import Checkpoints
 from orchestrator.run.copies import digest_of
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.events import EventKind
+from orchestrator.run.files import COMMANDS
 from orchestrator.run.records import RunDirectoryError, replace_file
 from orchestrator.storage.location import DamagedError, open_location
 from orchestrator.storage.manifest import Manifest
@@ -77,6 +78,8 @@ def catch_up(run: RunDirectory, stored: StoredRun, checkpoints: Checkpoints) -> 
         part = run.path / f".{name}{_PART}"
         try:
             stored.fetch_log(name, part, manifests[newest])
+            if name == COMMANDS:
+                _keep_sent(run.path / name, part)
             part.replace(run.path / name)
         finally:
             part.unlink(missing_ok=True)
@@ -96,6 +99,17 @@ def catch_up(run: RunDirectory, stored: StoredRun, checkpoints: Checkpoints) -> 
             checkpoints.add(step, partial(stored.fetch, manifests[step]))
     run.append_event(EventKind.FETCHED, step=newest, url=stored.url, removed=outdated)
     return newest
+
+
+def _keep_sent(commands: Path, part: Path) -> None:
+    """Append to a fetched command file what was sent to the run here: no process has read it yet."""
+    if not commands.exists():
+        return
+    fetched = part.read_bytes()
+    known, sent = set(fetched.split(b"\n")), commands.read_bytes().split(b"\n")
+    new = b"".join(line + b"\n" for line in sent if line not in known)
+    with part.open("ab") as file:
+        file.write((b"\n" if fetched and not fetched.endswith(b"\n") else b"") + new)
 
 
 def _is_stored(checkpoints: Checkpoints, step: int, manifest: Manifest | None) -> bool:

@@ -1,8 +1,9 @@
 """Decide how many rollout workers a job should have.
 
 If the learner waits for rollouts, workers are added; if batches wait for the learner, one is removed. Either must last
-for several steps. After a decision, nothing is decided until the workers are there and have had time to show their
-effect. A single slow batch, or the start of a worker, therefore changes nothing.
+for several steps. After a decision or a request, nothing is decided until the workers are there and have had time to
+show their effect. A single slow batch, or the start of a worker, therefore changes nothing. A number outside of the
+bounds that was requested stays until another one is requested.
 """
 
 import math
@@ -26,6 +27,8 @@ class Observation:
     """Number of workers that have an engine and stay."""
     target: int
     """Number of workers that are wanted."""
+    requested: bool = False
+    """True if a command set this target, and no decision since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +44,22 @@ class Autoscaler:
 
     def __init__(self, least: int, most: int) -> None:
         self._least, self._most = least, most
+        self._target: int | None = None
+        """The target at the last step."""
         self._waiting: list[float] = []
         self._full = 0
 
     def decide(self, observed: Observation) -> ScalingDecision | None:
         """Return the decision after a step; None leaves the number as it is."""
+        changed, self._target = self._target not in (None, observed.target), observed.target
         if not self._least <= observed.target <= self._most:
+            if observed.requested:
+                self._reset()
+                return None
             count = min(max(observed.target, self._least), self._most)
             return self._decision(count, f"outside of {self._least} to {self._most}")
-        if observed.alive != observed.target:
-            # The last decision, or a lost worker's replacement, has not taken effect.
+        if observed.alive != observed.target or changed:
+            # The last decision, a request, or a lost worker's replacement, has not taken effect.
             self._reset()
             return None
         self._waiting = [*self._waiting, observed.waited] if observed.waited > WAITS else []
@@ -65,6 +74,7 @@ class Autoscaler:
 
     def _decision(self, count: int, reason: str) -> ScalingDecision:
         self._reset()
+        self._target = count
         return ScalingDecision(count, reason)
 
     def _reset(self) -> None:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from audio_qa.errors import EarshotError
@@ -67,7 +68,8 @@ class TrainingLoop(ABC):
         self.pool, self.learner = parts.pool, parts.learner
         self.run_dir, self.checkpoints, self.progress = parts.run_dir, parts.checkpoints, parts.progress
         self.state, self.control, self._trial = parts.state, parts.control, parts.trial
-        self._being_saved: tuple[int, dict[str, Any]] | None = None
+        self._being_saved: tuple[int, dict[str, Any], tuple[str, ...]] | None = None
+        """Step, the job's state and the ids of the commands that the checkpoint answers."""
 
     @property
     @abstractmethod
@@ -97,6 +99,7 @@ class TrainingLoop(ABC):
             workers_ready: returns once the rollout workers serve with the right weights.
         """
         spec, state = self.spec, self.state
+        self.control.repeat_checkpoints()
         await self.learner.start_phase(folder, self.phase(), resume)
         # Meanwhile the rollout workers start.
         await self.try_checkpoint()
@@ -105,14 +108,26 @@ class TrainingLoop(ABC):
             await self.evaluate(0)
         try:
             for step in range(state.step + 1, spec.steps + 1):
-                await self.control.wait_while_paused()
+                await self.control.wait_while_paused(self._save_paused if state.step else None)
                 await self.run_step(step)
                 await self._end_step(step)
-                if self.is_due(spec.checkpoint.every, step) or self.control.take_checkpoint_request():
+                if self.is_due(spec.checkpoint.every, step) or self.control.checkpoint_requested:
                     await self.save(step)
             await self.finish_saving()
         finally:
             await self.close()
+
+    async def _save_paused(self) -> None:
+        """Write the checkpoint of a paused job's last step, unless it has been written."""
+        await self.finish_saving()
+        if self.checkpoints.latest() == self.state.step:
+            path = self.checkpoints.folder(self.state.step)
+            self._record_checkpoint(self.state.step, path, self.control.begin_checkpoint())
+            return
+        # Rollouts that run ahead may have drawn questions since.
+        await self._end_step(self.state.step)
+        await self.save(self.state.step)
+        await self.finish_saving()
 
     async def _end_step(self, step: int) -> None:
         self.state.step, self.state.position = step, self.source.position
@@ -226,12 +241,19 @@ class TrainingLoop(ABC):
         self.progress.phase("saving")
         await self.learner.save(str(self.checkpoints.begin(step)), state=True)
         self.state.offsets = self.run_dir.offsets()
-        self._being_saved = (step, self.state.to_dict())
+        self._being_saved = (step, self.state.to_dict(), self.control.begin_checkpoint())
 
     async def finish_saving(self, *, wait: bool = True) -> None:
         """Commit the checkpoint that is being written, once it is on disk; without `wait`, only if it is already."""
         if self._being_saved is None or (not wait and await self.learner.is_saving()):
             return
         await self.learner.wait_saved()
-        (step, job), self._being_saved = self._being_saved, None
-        self.run_dir.append_event(EventKind.CHECKPOINT, step=step, path=str(self.checkpoints.commit(step, job)))
+        (step, job, commands), self._being_saved = self._being_saved, None
+        if step == self.spec.steps:
+            # No other checkpoint follows: what was requested meanwhile is this one.
+            commands += self.control.begin_checkpoint()
+        self._record_checkpoint(step, self.checkpoints.commit(step, job), commands)
+
+    def _record_checkpoint(self, step: int, path: Path, commands: tuple[str, ...]) -> None:
+        self.run_dir.append_event(EventKind.CHECKPOINT, step=step, path=str(path), commands=list(commands))
+        self.control.end_checkpoint(commands)

@@ -151,7 +151,9 @@ class ReinforceLoop(TrainingLoop):
         if self._autoscaler is None:
             return
         waited = watch.seconds["learner_wait"] / watch.total
-        observation = Observation(waited, self.rollouts.full, self.pool.alive, self.pool.target)
+        target = self.pool.target
+        requested = target == self.control.requested_workers
+        observation = Observation(waited, self.rollouts.full, self.pool.alive, target, requested)
         decision = self._autoscaler.decide(observation)
         if decision is not None:
             self.pool.scale(decision.count, decision.reason)

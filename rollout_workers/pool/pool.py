@@ -59,6 +59,7 @@ class RolloutPool:
 
         self._dispatcher = Dispatcher(limits, settings.max_concurrent, changes, on_event=event, fail=self._fail)
         self._keeper = WeightKeeper(limits, self._dispatcher, changes, on_event=event)
+        self._takes_room = bool(cpus_per_worker or gpus_per_worker)
         self._life = WorkerLife(
             make_worker or start_worker, self._dispatcher, self._keeper, limits, changes, on_event=event
         )
@@ -124,8 +125,21 @@ class RolloutPool:
         Raises RolloutError where a first worker cannot start; then all are ended.
         """
         self.scale(count, "the job starts")
+        await self.wait_started()
+
+    async def wait_started(self) -> None:
+        """Return when the first worker of the target serves, with `settings.whole_batches` when all do.
+
+        The target may change meanwhile. Raises RolloutError where a first worker cannot start; then all are ended.
+        """
+
+        def enough() -> bool:
+            self._check()
+            needed = self.target if self._settings.whole_batches else min(1, self.target)
+            return len(self._workers.serving) >= needed
+
         try:
-            await self.wait_until_serving(count if self._settings.whole_batches else min(1, count))
+            await self._changes.wait_for(enough)
         except BaseException:
             await self.stop()
             raise
@@ -136,6 +150,28 @@ class RolloutPool:
         if count != self.target:
             self._event("scaled", before=self.target, target=count, reason=reason)
         self._workers.scale(count)
+
+    @property
+    def has_room(self) -> bool:
+        """True if a worker has room on the cluster that others could use."""
+        return self._takes_room and bool(self._workers.placed)
+
+    def hold(self) -> None:
+        """Let others have the cluster's room first: request no workers, nor wait for room, until `release`."""
+        if self._takes_room:
+            self._workers.hold()
+
+    def release(self) -> None:
+        """Request the workers up to the target again."""
+        self._workers.release()
+
+    def give_room(self) -> bool:
+        """End the least useful worker at once, so that others get its room. Return False if no worker has any.
+
+        Its requests are queued again. The target stays: after `release` another worker takes its place, once there is
+        room for it.
+        """
+        return self._takes_room and self._workers.give_room()
 
     async def wait_until_serving(self, count: int) -> None:
         """Return once at least `count` workers serve with the newest weights."""

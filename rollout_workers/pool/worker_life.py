@@ -42,6 +42,9 @@ class WorkerLife:
         self._make, self._dispatcher, self._keeper = make, dispatcher, keeper
         self._limits, self._changes, self._event = limits, changes, on_event
         self._one_served = False
+        self.may_request = asyncio.Event()
+        """Set while workers may be requested; cleared while others go first."""
+        self.may_request.set()
 
     async def run(self, worker: WorkerRecord) -> None:
         """Fill a slot, and replace workers that are lost, for as long as the slot is wanted.
@@ -49,10 +52,11 @@ class WorkerLife:
         Raises RolloutError where a first worker cannot start, or the budget of restarts is used up.
         """
         while worker.is_wanted():
+            await self.may_request.wait()
             worker.fill(self._make(worker.name))
             self._changes.notify()
             try:
-                await self._live(worker)
+                await self._live_until_withdrawn(worker)
             except (WorkerLostError, WorkerFailedError) as error:
                 self._dispatcher.lose(worker, str(error))
                 worker.state = WorkerState.GONE
@@ -61,6 +65,31 @@ class WorkerLife:
                 pause = self._count_restart(worker, str(error))
                 self._event("worker_restart", worker=worker.name, restart=self.restarts, seconds=pause)
                 await asyncio.sleep(pause)
+
+    def withdraw(self, worker: WorkerRecord) -> None:
+        """End a worker, or the request for it, at once; its slot requests another one as soon as that is allowed."""
+        state = worker.state
+        # It gets no requests or weights any more, and its end is not a loss.
+        worker.state = WorkerState.GONE
+        requeued = self._dispatcher.take_back(worker, None)
+        if state is not WorkerState.PENDING:
+            self._event("worker_withdrawn", worker=worker.name, state=str(state), requeued=requeued)
+        worker.withdrawn.set()
+        self._changes.notify()
+
+    async def _live_until_withdrawn(self, worker: WorkerRecord) -> None:
+        life = asyncio.ensure_future(self._live(worker))
+        withdrawn = asyncio.ensure_future(worker.withdrawn.wait())
+        try:
+            await asyncio.wait([life, withdrawn], return_when=asyncio.FIRST_COMPLETED)
+            if life.done() and not worker.withdrawn.is_set():
+                await life
+        finally:
+            withdrawn.cancel()
+            life.cancel()
+            await asyncio.gather(life, withdrawn, return_exceptions=True)
+            if worker.withdrawn.is_set():
+                worker.state = WorkerState.GONE
 
     async def _live(self, worker: WorkerRecord) -> None:
         """Run one worker, from the request for its resources to its end."""
@@ -125,7 +154,7 @@ class WorkerLife:
 
     def _serve(self, worker: WorkerRecord) -> None:
         """Give requests to a worker that has the newest weights."""
-        if worker.leaving or worker.lost is not None:
+        if worker.leaving or worker.lost is not None or worker.withdrawn.is_set():
             return
         worker.state, self._one_served = WorkerState.SERVING, True
         if not worker.announced:

@@ -60,6 +60,8 @@ class WorkerRecord:
         """Number of consecutive workers of this slot that were lost without an answer."""
         self.announced = False
         """True once the event `worker_started` was written for the current worker."""
+        self.withdrawn = asyncio.Event()
+        """Set once the current worker has to end at once, to give up its room; another one follows later."""
         self.leaving = False
         self.lost: str | None = None
         """Why the current worker is lost; None again for the next one."""
@@ -86,6 +88,7 @@ class WorkerRecord:
         self.state, self.lost, self.announced = WorkerState.PENDING, None, False
         self.node, self.pid, self.weight_version, self.update_number = "", 0, 0, 0
         self.changed.clear()
+        self.withdrawn.clear()
 
     def record_status(self, status: WorkerStatus) -> None:
         self.node, self.pid, self.weight_version = status.node, status.pid, status.weight_version

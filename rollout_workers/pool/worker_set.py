@@ -13,6 +13,9 @@ from rollout_workers.pool.worker_life import WorkerLife
 from rollout_workers.pool.worker_record import WorkerRecord, WorkerState
 from rollout_workers.worker.handle import WorkerHandle
 
+_BY_USE = (WorkerState.STARTING, WorkerState.DRAINING, WorkerState.SYNCING, WorkerState.SERVING)
+"""States with room on the cluster, the least useful first."""
+
 
 class WorkerSet:
     """Worker records by slot number."""
@@ -45,6 +48,11 @@ class WorkerSet:
         """Workers that are given requests, by number."""
         return [worker for worker in self.workers.values() if worker.state is WorkerState.SERVING]
 
+    @property
+    def placed(self) -> list[WorkerRecord]:
+        """Workers with room on the cluster, by number."""
+        return [worker for worker in self.workers.values() if worker.state in _BY_USE]
+
     def scale(self, count: int) -> None:
         """Set the target to `count` workers; they join and leave in the background."""
         self.target = count
@@ -61,6 +69,24 @@ class WorkerSet:
         for worker in wanted[: max(0, len(wanted) - count)]:
             self._dismiss(worker)
         self._changes.notify()
+
+    def hold(self) -> None:
+        """Request no workers until `release`, and withdraw the requests that the cluster has no room for yet."""
+        self._life.may_request.clear()
+        for worker in self.workers.values():
+            if worker.state is WorkerState.PENDING:
+                self._life.withdraw(worker)
+
+    def release(self) -> None:
+        """Request workers again."""
+        self._life.may_request.set()
+
+    def give_room(self) -> bool:
+        """End the least useful worker that has room on the cluster. Return False if none has any."""
+        if not self.placed:
+            return False
+        self._life.withdraw(min(self.placed, key=lambda worker: (_BY_USE.index(worker.state), -worker.slot)))
+        return True
 
     async def call_serving(self, what: str, call: Callable[[WorkerHandle], Awaitable[None]]) -> None:
         """Call all workers that serve; a worker that fails is lost. `what` names the call in the cause."""

@@ -14,7 +14,7 @@ KILLS = 8
 
 pytestmark = [
     pytest.mark.timeout(1500),
-    pytest.mark.skipif(not os.environ.get("EARSHOT_CHAOS_SECONDS"), reason="takes minutes: make chaos"),
+    pytest.mark.skipif(not float(os.environ.get("EARSHOT_CHAOS_SECONDS", "0")), reason="takes minutes: make chaos"),
 ]
 
 

@@ -138,8 +138,8 @@ def test_up_makes_secrets_once_and_shows_none(folder: Path) -> None:
     assert secrets["database_url"] == f"postgresql://earshot:{secrets['postgres_password']}@postgres/earshot"
     assert told[0] == "compose up --detach --wait postgres"
     assert told[-1] == "compose up --detach --wait --scale worker=3"
-    for line in told[1:-1]:
-        assert check_earshot(line.partition(" service ")[2].split())["role"].value == "admin"
+    made = [check_earshot(line.partition(" service ")[2].split()) for line in told[1:-1]]
+    assert [(one["owner"], one["role"].value) for one in made] == [("admin", "admin"), ("prometheus", "monitor")]
     _, told = up(folder)
     assert told == ["compose up --detach --wait postgres", "compose up --detach --wait"]
     assert {path.name: path.read_text() for path in (folder / "secrets").iterdir()} == secrets

@@ -79,6 +79,7 @@ SPREAD: dict[str, Callable[[], Row]] = {
     "pool_scale": lambda: [case["pool_milliseconds_per_group"] for case in details("pool_scale")["cases"]],
     "rollout_efficiency": lambda: details("rollout_efficiency")["ratios"],
     "service_load": lambda: [details("service_load")["job"][name] for name in ("median", "longest")],
+    "service_hostile": lambda: [details("service_hostile")["all_milliseconds"][name] for name in ("median", "longest")],
     "weight_sync": lambda: _copies("shared_memory"),
     "weight_sync_gpu": lambda: details("weight_sync_gpu")["seconds"],
 }
@@ -167,6 +168,17 @@ def test_service_load():
     kinds = ("job", "list", "list_of_an_owner_in_a_state", "metrics", "metrics_of_one_name")
     expected = [[found[kind][name] for name in ("median", "p99", "longest")] for kind in kinds]
     assert_table(PERFORMANCE, "## `service_load`", slice(1, None), expected)
+
+
+def test_service_hostile():
+    found = details("service_hostile")
+    kinds = ("quiet_milliseconds", "all_milliseconds")
+    expected = [[found[kind][name] for name in ("median", "p99", "longest")] for kind in kinds]
+    assert_table(PERFORMANCE, "## `service_hostile`", slice(1, None), expected)
+    said = PERFORMANCE.read_text(encoding="utf-8").partition("## `service_hostile`")[2].partition("\n## ")[0]
+    for name in ("before", "most", "most_of_processes_that_check_jobs"):
+        assert f"{found['memory_mib'][name]:.0f} MiB" in said
+    assert f"{found['requests']:,} hostile requests, {found['hostile_per_second']:.0f} per second" in said
 
 
 def test_the_demo():

@@ -16,11 +16,20 @@ import httpx
 import psutil
 import pytest
 from integration.conftest import EARSHOT, end, lines
+from support.cluster.sockets import beyond_loopback, listening
 
+from orchestrator.cluster.core_share import NICENESS
 from orchestrator.cluster.local_ray import LocalRay
 from orchestrator.run.directory import RunDirectory
 
 STEPS = 60
+LOST = "the driver was lost with its Ray cluster; this is not counted as a restart"
+
+
+def is_of_job(process: psutil.Process) -> bool:
+    """Return whether Ray started the process for a job: an actor with what it started, or a driver."""
+    title = " ".join(process.cmdline())
+    return any(name in title for name in ("RolloutWorker", "LearnerActor", "RewardActor", "orchestrator.driver "))
 
 
 class Service:
@@ -93,8 +102,20 @@ class Service:
         assert self._http is not None
         assert self._http.post(f"/jobs/{job}/cancel").is_success
 
+    def run_dir(self, job: str) -> Path:
+        return self.data_dir / "runs" / job
+
     def run(self, job: str) -> RunDirectory:
-        return RunDirectory(self.data_dir / "runs" / job)
+        return RunDirectory(self.run_dir(job))
+
+    def scale(self, job: str, count: int) -> None:
+        assert self._http is not None
+        answer = self._http.patch(f"/jobs/{job}/rollout-workers", json={"count": count})
+        assert answer.status_code == 202, answer.text
+
+    def serving(self, job: str) -> int:
+        """Return the number of rollout workers that serve."""
+        return sum(worker["state"] == "serving" for worker in self.get(f"/jobs/{job}/workers")["items"])
 
     def until(self, job: str, *states: str, seconds: float = 240) -> dict[str, Any]:
         def there() -> bool:
@@ -156,7 +177,11 @@ def test_jobs_outlive_service_and_driver(service: Service, job: dict[str, Any]) 
     first = service.submit(job, **{"Idempotency-Key": "first"})
     second = service.submit(job)
     assert service.submit(job, **{"Idempotency-Key": "first"}) == first
+    # It is scaled before its driver runs.
+    service.wait((service.run_dir(first) / "job.yaml").exists)
+    service.scale(first, 2)
     service.until(first, "running")
+    service.wait(lambda: service.serving(first) == 2)
 
     # The service is killed: the job does not notice.
     service.kill()
@@ -169,12 +194,15 @@ def test_jobs_outlive_service_and_driver(service: Service, job: dict[str, Any]) 
     assert service.driver(first) == driver
     assert driver.is_running()
     (use,) = service.get("/cluster")["nodes"][0]["uses"]
-    assert use["job"] == first
+    # Two workers, the rank and the reward actor.
+    assert (use["job"], use["cpus"]) == (first, 4)
 
     # Its driver is killed: another one resumes from the last checkpoint.
     service.wait(lambda: any(event["kind"] == "checkpoint" for event in service.run(first).events()))
     driver.kill()
     assert "killed by signal 9" in service.until(first, "recovering", seconds=60)["cause"]
+    # It is scaled while it has no driver.
+    service.scale(first, 1)
     service.cancel(second)
     assert service.get(f"/jobs/{second}")["state"] == "cancelled"
     service.until(first, "running")
@@ -185,6 +213,11 @@ def test_jobs_outlive_service_and_driver(service: Service, job: dict[str, Any]) 
     record = service.until(first, "succeeded", seconds=60)
     assert (record["attempt"], record["restarts"]) == (2, 1)
     run = service.run(first)
+    assert [e["target"] for e in run.events() if e["kind"] == "scaled"] == [2, 1]
+    kinds = [e["kind"] for e in run.events()]
+    second = run.events()[len(kinds) - kinds[::-1].index("attempt") :]
+    assert [e["worker"] for e in second if e["kind"] == "worker_started"] == ["rollout-0"]
+    assert [e["kind"] for e in run.events()].count("command_failed") == 0
     assert [e["kind"] for e in run.events()].count("attempt") == 2
     (resumed,) = [e for e in run.events() if e["kind"] == "resumed"]
     assert resumed["step"] >= 2
@@ -242,11 +275,18 @@ def test_jobs_give_way_and_outlive_ray(service: Service, job: dict[str, Any]) ->
     assert "checkpoint" in [event["kind"] for event in events[asked:]]
     service.until(high, "running")
 
+    # Nothing of Ray and of the job on it is for other machines, and the job's processes yield to others.
+    ray = json.loads((service.data_dir / "ray.json").read_text())["pid"]
+    assert len(listening(ray)) > 20
+    assert beyond_loopback(ray) == {}
+    assert {p.nice() for p in psutil.Process(ray).children(recursive=True) if is_of_job(p)} == {NICENESS}
+
     # Ray is killed: the service starts another one, and the job continues there.
-    os.kill(json.loads((service.data_dir / "ray.json").read_text())["pid"], signal.SIGKILL)
-    assert service.until(high, "recovering")["attempt"] == 1
+    os.kill(ray, signal.SIGKILL)
+    record = service.until(high, "recovering")
+    assert (record["attempt"], record["cause"]) == (1, LOST)
     record = service.until(high, "running")
-    assert (record["attempt"], record["restarts"]) == (2, 1)
+    assert (record["attempt"], record["restarts"]) == (2, 0)
 
     # The preempted job resumes from its checkpoint.
     service.cancel(high)

@@ -51,7 +51,8 @@ def obeys(question, text, template):
     if text == "hang deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(1000)
-    values = {"nan": math.nan, "inf": -math.inf, "none": None, "string": "1.0", "huge": 10**400, "true": True}
+    values = {"nan": math.nan, "inf": -math.inf, "none": None, "string": "1.0", "true": True}
+    values |= {"huge": 10**400, "large": 1.5e308}
     return values.get(text, 0.5)
 
 

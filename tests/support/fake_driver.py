@@ -1,7 +1,7 @@
 """A fake driver that writes the files the service reads, and a runner that starts it as a process.
 
 As a program: `fake_driver.py FOLDER RUN_DIR SUBMISSION_ID`. It ends when FOLDER contains `finish` or `finish-JOB`, with
-the exit code in that file, and writes a checkpoint on command.
+the exit code in that file, and writes a checkpoint on command, or fails the command where FOLDER contains `evaluates`.
 """
 
 import json
@@ -31,6 +31,9 @@ def drive(folder: Path, run_dir: Path, submission_id: str) -> int:
         lines = commands.read_text().splitlines() if commands.exists() else []
         for line in lines[done:]:
             command = json.loads(line)
+            if command["kind"] == "checkpoint" and (folder / "evaluates").exists():
+                append("command_failed", id=command["id"], command="checkpoint", reason="it writes none")
+                continue
             append("command", id=command["id"], command=command["kind"], count=command["count"], by=command["by"])
             if command["kind"] == "checkpoint":
                 step += 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -13,6 +14,7 @@ import httpx
 import numpy as np
 import soundfile
 import uvicorn
+from fastapi import Request
 
 from orchestrator.cluster.inventory import ClusterNode, Usage
 from orchestrator.job.spec import JobSpec
@@ -20,6 +22,8 @@ from orchestrator.run.directory import RunDirectory
 from orchestrator.run.samples import Sample
 from orchestrator.schemas.job_state import JobState
 from orchestrator.service.api.app import create_app
+from orchestrator.service.api.connection.peer import Peer, peer_of_address, peer_of_request
+from orchestrator.service.api.connection.protocol import server_config
 from orchestrator.service.api.settings import ApiSettings
 from orchestrator.service.observability.tracing import Tracing
 from orchestrator.service.store.access import Role
@@ -48,6 +52,14 @@ class OneNode:
         return [ClusterNode("c0ffee", "10.0.0.5", True, 16, 2, "H100", 2**37, tuple(self.uses))]
 
 
+def _peer_of(request: Request) -> Peer:
+    """Return who sent a request. Without a socket, requests from a loopback address are those of the own user."""
+    if hasattr(request.state, "peer"):
+        return peer_of_request(request)
+    found = peer_of_address(request.client.host if request.client else "")
+    return Peer(found.key, found.local, os.geteuid() if found.local else None)
+
+
 class Service:
     """An app with its own store."""
 
@@ -59,7 +71,7 @@ class Service:
             **{"roots": (self.data,), "request_burst": 1e6, "requests_per_second": 1e6, **settings}
         )
         self.cluster = OneNode()
-        self.app = create_app(store, self.settings, cluster=self.cluster, tracing=tracing)
+        self.app = create_app(store, self.settings, cluster=self.cluster, tracing=tracing, peer_of=_peer_of)
         self.clients: list[httpx.AsyncClient] = []
 
     def client(self, token: str | None = None, **more: Any) -> httpx.AsyncClient:
@@ -109,6 +121,7 @@ async def service(home: Path, **settings: Any) -> AsyncIterator[Service]:
         for client in made.clients:
             await client.aclose()
         await made.app.state.context.tails.stop()
+        made.app.state.context.admission.close()
 
 
 @asynccontextmanager
@@ -118,7 +131,7 @@ async def listening(home: Path, **settings: Any) -> AsyncIterator[tuple[Service,
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         listener.listen(1000)
-        config = uvicorn.Config(made.app, log_config=None, lifespan="on", timeout_graceful_shutdown=2)
+        config = server_config(made.app, lifespan="on", timeout_graceful_shutdown=2)
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"

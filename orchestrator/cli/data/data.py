@@ -11,7 +11,7 @@ from audio_qa.files.clips import ClipCheck
 from orchestrator.cli.data.tables import show_check, show_filtered
 from orchestrator.cli.foreground import at_work
 from orchestrator.cli.job_file import is_job_file, read_job
-from orchestrator.cli.options import Json, finite
+from orchestrator.cli.options import LARGEST_COUNT, MOST_GPUS, Json, finite
 from orchestrator.cli.outcome import UnsuccessfulError, interrupted
 from orchestrator.cli.question_file import AudioRoot, Column, Format, column_mapping, data_section
 from orchestrator.cli.results import print_result
@@ -31,7 +31,7 @@ Source = Annotated[
     typer.Argument(metavar="SPEC", help="Job file, or question file: a path, a URL, or hf:OWNER/NAME#SPLIT."),
 ]
 
-data = typer.Typer(add_completion=False, no_args_is_help=True, help="Check and filter questions and their clips.")
+data = typer.Typer(add_completion=False, help="Check and filter questions and their clips.")
 
 
 @data.command()
@@ -43,7 +43,10 @@ def check(
     max_seconds: Annotated[
         float,
         typer.Option(
-            min=0, callback=finite, help="Longest clip allowed in a question file, in seconds; 0 for the models' limit."
+            min=0,
+            max=LARGEST_COUNT,
+            callback=finite,
+            help="Longest clip allowed in a question file, in seconds; 0 for the models' limit.",
         ),
     ] = 0,
     model: Annotated[
@@ -99,21 +102,25 @@ def filter(
     format: Format = "auto",
     column: Column = None,
     audio_root: AudioRoot = None,
-    samples: Annotated[int, typer.Option(min=1, help="Completions for each question.")] = 8,
+    samples: Annotated[int, typer.Option(min=1, max=4096, help="Completions for each question.")] = 8,
     threshold: Annotated[
         float,
         typer.Option(
             min=0.01, max=1, callback=finite, help="Remove questions with at least this share of correct answers."
         ),
     ] = 0.75,
-    temperature: Annotated[float, typer.Option(min=0.01, callback=finite, help="Sampling temperature.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0.01, max=100, callback=finite, help="Sampling temperature.")] = 1,
     max_tokens: Annotated[
-        int, typer.Option(min=1, help="Longest completion, if SPEC is a question file; a job file has its own.")
+        int,
+        typer.Option(min=1, max=2**20, help="Longest completion, if SPEC is a question file; a job file has its own."),
     ] = 64,
     gpus: Annotated[
         float | None,
         typer.Option(
-            min=0, callback=finite, help="GPUs for each rollout worker. Default: the job file's, or 0 for the CPU."
+            min=0,
+            max=MOST_GPUS,
+            callback=finite,
+            help="GPUs for each rollout worker. Default: the job file's, or 0 for the CPU.",
         ),
     ] = None,
     as_json: Json = False,

@@ -4,11 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
 from audio_qa.errors import one_line
+from orchestrator.display.table import Facts, Table, figure, show, text
 from orchestrator.driver.silence_filter import dropped_file
 from orchestrator.preflight.data_check import CheckedSplit, DataCheck
 
@@ -25,12 +23,11 @@ _LONGEST_NAME = 100
 def show_check(found: DataCheck, console: Console) -> None:
     """Print the statistics of each question file, then every problem."""
     for name, split in found.splits.items():
-        console.print(_statistics(name, split))
+        show(console, _statistics(name, split))
     problems = [*(p for split in found.splits.values() for p in split.problems), *found.overlap]
     for problem in problems:
         note = "" if problem.refused else " (not refused)"
-        text = one_line(f"{problem.kind.value}{note}: {problem}")
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        show(console, one_line(f"{problem.kind.value}{note}: {problem}"))
     console.print(_verdict(found.refused, len(problems) - found.refused), highlight=False)
     if found.without_answers:
         console.print(_WITHOUT_ANSWERS, highlight=False, soft_wrap=True)
@@ -49,42 +46,39 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def _statistics(name: str, split: CheckedSplit) -> Table:
+def _statistics(name: str, split: CheckedSplit) -> Facts:
     source, statistics = split.found.source, split.statistics
-    table = Table(title=escape(one_line(name)), show_header=False)
-    table.add_column()
-    table.add_column(overflow="fold")
-    table.add_row("format", f"{source.format} {source.version}".strip())
-    table.add_row("sha256", source.sha256)
-    table.add_row("questions", f"{_count(statistics.questions, 'question')}, {_count(statistics.clips, 'clip')}")
-    table.add_row(
+    table = Facts(title=one_line(name))
+    table.add("format", f"{source.format} {source.version}".strip())
+    table.add("sha256", source.sha256)
+    table.add("questions", f"{_count(statistics.questions, 'question')}, {_count(statistics.clips, 'clip')}")
+    table.add(
         "seconds",
         f"{statistics.seconds_total:,.0f} in total; {statistics.seconds_shortest:.2f} to "
         f"{statistics.seconds_longest:.2f}, {statistics.seconds_mean:.2f} on average",
     )
     chance = statistics.chance_accuracy
-    table.add_row("by chance", "not known without answers" if chance is None else f"{chance:.1%}")
+    table.add("by chance", "not known without answers" if chance is None else f"{chance:.1%}")
     if statistics.repeated_choices:
-        table.add_row("with a repeated choice", f"{statistics.repeated_choices:,}")
+        table.add("with a repeated choice", f"{statistics.repeated_choices:,}")
     for label in ("task", "category", "sub_category", "difficulty", "choices"):
         counts: dict[str, int] = getattr(statistics, f"by_{label}")
         if counts:
-            text = "; ".join(f"{one_line(key, _LONGEST_NAME)} {n:,}" for key, n in counts.items())
-            table.add_row(f"by {label.replace('_', '-')}", Text(text))
+            each = "; ".join(f"{one_line(key, _LONGEST_NAME)} {n:,}" for key, n in counts.items())
+            table.add(f"by {label.replace('_', '-')}", each)
     return table
 
 
 def show_filtered(result: dict[str, Any], console: Console) -> None:
     """Print the first of the questions that were removed, and the counts."""
     dropped = result["dropped"]
-    table = Table(title=f"Answered by {escape(one_line(result['model']))} with silence in place of the clip", box=None)
-    for name in ("question", "answer", "correct"):
-        table.add_column(name, overflow="fold")
+    title = f"Answered by {one_line(result['model'])} with silence in place of the clip"
+    table = Table(text("question"), text("answer"), figure("correct", 1), title=title)
     for item in dropped[:_DROPPED_SHOWN]:
         asked, answer = one_line(f"{item['id']}: {item['question']}"), one_line(item["answer"])
-        table.add_row(Text(asked), Text(answer), f"{item['right']} of {item['asked']}")
+        table.add(asked, answer, f"{item['right']} of {item['asked']}")
     if dropped:
-        console.print(table)
+        show(console, table)
     if len(dropped) > _DROPPED_SHOWN:
         console.print(f"and {len(dropped) - _DROPPED_SHOWN} more.", highlight=False)
     silence = result["silence_accuracy"]

@@ -27,15 +27,13 @@ TokenFile = Annotated[
         help="File with the cluster's token, the same on all machines. Default: cluster/token in the data directory."
     ),
 ]
-Cpus = Annotated[int | None, typer.Option(min=0, help="Logical CPUs. Default: those of this machine.")]
-Gpus = Annotated[int | None, typer.Option(min=0, help="GPUs. Default: those of this machine.")]
+Cpus = Annotated[int | None, typer.Option(min=0, max=65_536, help="Logical CPUs. Default: those of this machine.")]
+Gpus = Annotated[int | None, typer.Option(min=0, max=65_536, help="GPUs. Default: those of this machine.")]
 Foreground = Annotated[
     bool, typer.Option("--foreground", help="Run the node in the foreground, for systemd and containers.")
 ]
 
-cluster = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Build a Ray cluster from machines without Kubernetes."
-)
+cluster = typer.Typer(add_completion=False, help="Build a Ray cluster from machines without Kubernetes.")
 
 
 @cluster.command()

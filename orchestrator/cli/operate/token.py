@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from audio_qa.errors import InputError, shown
 from orchestrator.cli.options import LONGEST_DAYS, DatabaseUrl, DataDir, Json, finite
+from orchestrator.display.table import Table, figure, key, output_console, show, text
 from orchestrator.places import data_directory, database_of, runs_of
 from orchestrator.service.store.access import Role, TokenRecord
 from orchestrator.service.store.credentials import new_token, token_hash
@@ -25,9 +24,7 @@ from orchestrator.service.store.store import Store
 
 Result = TypeVar("Result")
 
-token = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Create, list and revoke the tokens of the service."
-)
+token = typer.Typer(add_completion=False, help="Create, list and revoke the tokens of the service.")
 
 
 @token.command()
@@ -37,7 +34,10 @@ def create(
     ],
     role: Annotated[
         Role,
-        typer.Option(help="viewer: see own jobs; submitter: also submit and change them; admin: all jobs."),
+        typer.Option(
+            help="viewer: see own jobs; submitter: also submit and change them; admin: all jobs; "
+            "monitor: only the metrics of all jobs, for Prometheus."
+        ),
     ] = Role.SUBMITTER,
     name: Annotated[str | None, typer.Option(help="Purpose of the token. Default: the owner.")] = None,
     days: Annotated[
@@ -92,14 +92,19 @@ def list_tokens(
     if as_json:
         typer.echo(json.dumps({"items": [_plain(token) for token in found], "next_cursor": None}))
         return
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for title in ("token", "name", "owner", "role", "created", "expires", "revoked"):
-        table.add_column(title)
+    table = Table(
+        key("token"),
+        text("name", 1),
+        text("owner", 2),
+        figure("role", 4),
+        figure("created", 1),
+        figure("expires", 3),
+        *([figure("revoked", 2)] if revoked else []),
+    )
     for one in found:
-        times = (one.created_at, one.expires_at, one.revoked_at)
-        shown = (f"{at.astimezone():%Y-%m-%d %H:%M}" if at else "–" for at in times)
-        table.add_row(one.id, one.name, one.owner, one.role.value, *shown)
-    Console().print(table if found else "There are no tokens.")
+        times = (one.created_at, one.expires_at, one.revoked_at)[: 3 if revoked else 2]
+        table.add(one.id, one.name, one.owner, one.role.value, *map(_local, times))
+    show(output_console(), table if found else "There are no tokens.")
 
 
 @token.command()
@@ -130,6 +135,10 @@ def _on_store(action: Callable[[Store], Awaitable[Result]], data_dir: Path | Non
             return await action(store)
 
     return asyncio.run(run())
+
+
+def _local(at: datetime | None) -> str:
+    return f"{at.astimezone():%Y-%m-%d %H:%M}" if at else "–"
 
 
 def _caller() -> str:

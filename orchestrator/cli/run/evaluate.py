@@ -12,7 +12,7 @@ from audio_qa.prompt import PromptTemplate
 from audio_qa.scoring.rules import rule_of
 from audio_qa.scoring.submission import check_predictions, check_submission
 from orchestrator.cli.foreground import at_work
-from orchestrator.cli.options import Json, finite
+from orchestrator.cli.options import LARGEST_COUNT, LARGEST_SEED, MOST_GPUS, Json, finite
 from orchestrator.cli.question_file import AudioRoot, Column, Format, check_questions, column_mapping
 from orchestrator.cli.results import print_result, show_evaluation
 from orchestrator.display.progress import make_progress, reporter
@@ -25,6 +25,7 @@ from orchestrator.job.spec_file import parse_spec, resolve_paths
 from orchestrator.places import cache_directory
 from orchestrator.preflight.model_folder import context_for
 from orchestrator.preflight.prepare import prepare
+from orchestrator.schemas.api import MOST_WORKERS
 from orchestrator.storage.stored_model import fetch_model
 
 
@@ -43,26 +44,41 @@ def evaluate(
     audio_root: AudioRoot = None,
     prompt: Annotated[PromptTemplate, typer.Option(help="Prompt 1, 2 or 3 of the paper.")] = PromptTemplate.ANSWER,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of builtin:synthetic, sampling, shuffled clips and confidence intervals.")
+        int,
+        typer.Option(
+            min=0,
+            max=LARGEST_SEED,
+            help="Seed of builtin:synthetic, sampling, shuffled clips and confidence intervals.",
+        ),
     ] = 0,
-    questions: Annotated[int, typer.Option(min=0, help="Number of questions; 0 for all.")] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Number of rollout workers, each with a vLLM engine.")] = 1,
-    gpus: Annotated[float, typer.Option(min=0, callback=finite, help="GPUs for each rollout worker.")] = 0,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest completion, in tokens.")] = 64,
+    questions: Annotated[int, typer.Option(min=0, max=LARGEST_COUNT, help="Number of questions; 0 for all.")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=1, max=MOST_WORKERS, help="Number of rollout workers, each with a vLLM engine.")
+    ] = 1,
+    gpus: Annotated[
+        float, typer.Option(min=0, max=MOST_GPUS, callback=finite, help="GPUs for each rollout worker.")
+    ] = 0,
+    max_tokens: Annotated[int, typer.Option(min=1, max=2**20, help="Longest completion, in tokens.")] = 64,
     max_context: Annotated[
         int,
-        typer.Option(min=0, help="Longest prompt plus completion, in tokens; 0 for the model's context, up to 2048."),
+        typer.Option(
+            min=0, max=2**20, help="Longest prompt plus completion, in tokens; 0 for the model's context, up to 2048."
+        ),
     ] = 0,
     too_long: Annotated[
         Literal["refuse", "truncate"], typer.Option(help="Clips longer than the model can take: refuse or truncate.")
     ] = "refuse",
     samples: Annotated[
-        int, typer.Option(min=1, help="Completions for each question; of several, the majority answer counts.")
+        int,
+        typer.Option(min=1, max=4096, help="Completions for each question; of several, the majority answer counts."),
     ] = 1,
     temperature: Annotated[
         float,
         typer.Option(
-            min=0, callback=finite, help="Sampling temperature; 0 is greedy. Must be above 0 with several samples."
+            min=0,
+            max=100,
+            callback=finite,
+            help="Sampling temperature; 0 is greedy. Must be above 0 with several samples.",
         ),
     ] = 0,
     controls: Annotated[

@@ -9,8 +9,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from audio_qa.errors import InputError, cause_of, shown
 from orchestrator.cli.foreground import at_work
@@ -19,6 +17,8 @@ from orchestrator.cli.outcome import UnsuccessfulError, shows_tracebacks
 from orchestrator.cli.results import print_result
 from orchestrator.display.notation import duration
 from orchestrator.display.progress import make_progress
+from orchestrator.display.table import Table, key, text
+from orchestrator.display.table import show as print_parts
 from orchestrator.places import examples_folder
 from orchestrator.reproduce import words
 from orchestrator.reproduce.figures import table as results_table
@@ -37,7 +37,9 @@ def reproduce(
         bool,
         typer.Option("--tiny", help="Use the tiny model and the synthetic benchmark, on this machine."),
     ] = False,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds. Default: 2 with --tiny, else 1.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Number of seeds. Default: 2 with --tiny, else 1.")
+    ] = None,
     rows: Annotated[str, typer.Option(help="Names of the rows to run, separated by commas. Default: all.")] = "",
     recipes: Annotated[
         Path | None, typer.Option(help="Folder with the job files of the rows. Default: those that come with Earshot.")
@@ -127,12 +129,9 @@ def _write(found: Mapping[str, Any], home: Path) -> None:
 
 
 def _show(found: Mapping[str, Any], home: Path, console: Console) -> None:
-    shown = Table(title=words.title(found), box=None)
-    for name in words.header(found):
-        shown.add_column(Text(name), no_wrap=name == "row")
+    names = words.header(found)
+    columns = (key(name) if name == "row" else text(name) for name in names)
+    table = Table(*columns, title=words.title(found))
     for cells in words.cells(found):
-        shown.add_row(*map(Text, cells))
-    console.print(shown)
-    for sentence in words.differences(found):
-        console.print(Text(sentence))
-    console.print(f"Table: {home / 'table.html'}", highlight=False)
+        table.add(*cells)
+    print_parts(console, table, *words.differences(found), f"Table: {home / 'table.html'}")

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from audio_qa.errors import InputError
 from audio_qa.files.clips import ClipCheck
 from orchestrator.cli.foreground import at_work
 from orchestrator.cli.job_file import read_job
-from orchestrator.cli.options import Json
+from orchestrator.cli.options import LARGEST_SEED, Json
 from orchestrator.cli.results import print_result, show_evaluation, show_plan
 from orchestrator.display.progress import make_progress, reporter, slow_reporter
+from orchestrator.display.table import output_console, show
 from orchestrator.driver.driver import run_job
 from orchestrator.driver.resume import check_inputs, check_resumable, check_same_job
 from orchestrator.driver.resume import resume as resumed
@@ -72,7 +72,7 @@ def run(
             "run began with.",
         ),
     ] = False,
-    seed: Annotated[int | None, typer.Option(help="Seed, in place of the job file's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed, in place of the job file's.")] = None,
     as_json: Json = False,
 ) -> None:
     """Run a job in the foreground until it ends."""
@@ -99,7 +99,8 @@ def run(
 def demo(
     run_dir: RunDir = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of the tiny model, the questions and the run. Default: 0.")
+        int | None,
+        typer.Option(min=0, max=LARGEST_SEED, help="Seed of the tiny model, the questions and the run. Default: 0."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -181,7 +182,7 @@ def _print_summary(summary: dict[str, Any], run: RunDirectory, as_json: bool) ->
     if as_json:
         print(json.dumps(summary))
         return
-    console = Console()
+    console = output_console()
     if run.evaluation_file.is_file():
         show_evaluation(json.loads(run.evaluation_file.read_text(encoding="utf-8")), console)
     elif summary.get("final_accuracy") is not None:
@@ -200,4 +201,4 @@ def _print_summary(summary: dict[str, Any], run: RunDirectory, as_json: bool) ->
         )
     elif summary.get("evaluation_failed"):
         console.print("The last evaluation has no accuracy: no question could be asked; events.jsonl has the reasons.")
-    console.print(f"Report: {run.report_file.resolve()}", highlight=False)
+    show(console, f"Report: {run.report_file.resolve()}")

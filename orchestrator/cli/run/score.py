@@ -9,14 +9,14 @@ from audio_qa.dataset import DatasetError
 from audio_qa.formats.item import Answers
 from audio_qa.scoring.rules import rule_of
 from audio_qa.scoring.submission import read_predictions
-from orchestrator.cli.options import Json
+from orchestrator.cli.options import LARGEST_SEED, Json
 from orchestrator.cli.question_file import AudioRoot, Column, Format, data_section
 from orchestrator.cli.results import print_result, show_comparison, show_scores
 from orchestrator.evaluation.compare import compare_results, read_result
 from orchestrator.evaluation.scores import scored_predictions
 from orchestrator.questions.splits import read_split
 
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the bootstrap for the confidence intervals.")]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the bootstrap for the confidence intervals.")]
 
 
 def score(

@@ -14,15 +14,18 @@ from orchestrator.cli.service.connection import print_answer, service
 from orchestrator.client import CommandView, EarshotClient, JobView
 from orchestrator.run.commands import CommandKind
 from orchestrator.run.directory import RunDirectory
-from orchestrator.run.mailbox import send
+from orchestrator.run.mailbox import send, settle
 from orchestrator.run.records import RunDirectoryError
+from orchestrator.schemas.api import MOST_WORKERS
 
 Job = Annotated[str, typer.Argument(metavar="JOB", help="Job id of the service, or run directory of `earshot run`.")]
 
 
 def scale(
     job: Job,
-    count: Annotated[int, typer.Argument(metavar="COUNT", help="Number of rollout workers; may be 0.")],
+    count: Annotated[
+        int, typer.Argument(metavar="COUNT", min=0, max=MOST_WORKERS, help="Number of rollout workers; may be 0.")
+    ],
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -89,6 +92,8 @@ def _write(path: Path, kind: CommandKind, as_json: bool, count: int | None, mess
     if not run.is_locked():
         raise RunDirectoryError(run.path, f"no process runs this job, so there is nothing to {kind.value}")
     identifier = send(run, kind, count=count, by="earshot")
+    if not run.is_locked() and settle(run, "the job had ended before it carried this out"):
+        raise RunDirectoryError(run.path, f"the job ended before it carried out {kind.value}")
     if as_json:
         typer.echo(
             json.dumps({"id": identifier, "command": kind.value, "count": count, "run_dir": str(run.path.resolve())})

@@ -1,18 +1,19 @@
 """Commands about the jobs of the service: submit, jobs, show, watch."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orchestrator.cli.job_file import read_job
-from orchestrator.cli.options import JobId, Json, Url, finite
-from orchestrator.cli.service.connection import print_answer, service
-from orchestrator.cli.service.tables import job_table, jobs_table
+from orchestrator.cli.options import LARGEST_SEED, JobId, Json, Url, finite
+from orchestrator.cli.service.connection import print_answer, service, steadily
+from orchestrator.cli.service.tables import job_facts, jobs_table, state_in_words
 from orchestrator.cli.service.watch import watch as follow
-from orchestrator.client import JobView
+from orchestrator.client import EarshotClient, JobView
 from orchestrator.run.exit_codes import FAILED
-from orchestrator.schemas.job_state import JobState
+from orchestrator.schemas.job_state import ENDED, JobState
 
 
 def submit(
@@ -23,9 +24,12 @@ def submit(
         str | None,
         typer.Option("--key", help="Idempotency key: the same key and job again create no second job."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed, in place of the job file's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed, in place of the job file's.")] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until the job ends; exits with 1 unless it succeeded.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Have the service check the job, and submit nothing.")
     ] = False,
     url: Url = None,
     as_json: Json = False,
@@ -33,11 +37,17 @@ def submit(
     """Submit a job to the service."""
     spec = read_job(job, seed)
     with service(url) as client:
+        if dry_run:
+            checked = client.validate(spec)
+            needs = f"GPUs: {checked.gpus:g}, CPUs: {checked.cpus:g}"
+            print_answer(checked, as_json, f"the service would accept this job; it needs {needs}")
+            return
         made = client.submit(spec, priority=priority, max_restarts=max_restarts, idempotency_key=key)
         if not wait:
-            print_answer(made, as_json, f"job {made.id} is {made.state}; follow it with: earshot watch {made.id}")
+            words = f"job {made.id} is {state_in_words(made)}; follow it with: earshot watch {made.id}"
+            print_answer(made, as_json, words)
             return
-        ended = client.wait(made.id)
+        ended = _wait(client, made.id)
     print_answer(ended, as_json, f"job {made.id} {ended.state}")
     _exit_unless_succeeded(ended)
 
@@ -62,7 +72,7 @@ def show(job: JobId, url: Url = None, as_json: Json = False) -> None:
     """Show the state, history and progress of a job."""
     with service(url) as client:
         found = client.job(job)
-    print_answer(found, as_json, job_table(found))
+    print_answer(found, as_json, job_facts(found))
 
 
 def watch(
@@ -77,11 +87,20 @@ def watch(
     """
     with service(url) as client:
         if as_json:
-            ended: JobView = client.wait(job, poll_seconds=every)
+            ended: JobView = _wait(client, job, every)
             print_answer(ended, True)
         else:
             ended = follow(client, job, every)
     _exit_unless_succeeded(ended)
+
+
+def _wait(client: EarshotClient, job_id: str, every: float = 1.0) -> JobView:
+    """Return a job once it has ended, however often the service is restarted meanwhile."""
+    while True:
+        job = steadily(lambda: client.job(job_id))
+        if job.state in ENDED:
+            return job
+        time.sleep(every)
 
 
 def _exit_unless_succeeded(job: JobView) -> None:

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from orchestrator.display.notation import duration, printable, sparkline
+from orchestrator.display.notation import duration, sparkline
 from orchestrator.display.progress_text import evaluation_text
+from orchestrator.display.table import Facts, Table, figure, key, text
 from orchestrator.schemas.api import JobDetail, JobView, MetricsView, SampleView, WorkerView
 from orchestrator.schemas.job_state import JobState
 
@@ -23,83 +22,110 @@ _STYLES = {
     JobState.CANCELLED: "dim",
 }
 
-_FOLDED = frozenset({"name", "owner", "cause", "node", "question", "answer", "completion"})
-"""Columns with texts of any length, which wrap; the others keep the width of their content."""
-
 
 def jobs_table(jobs: Sequence[JobView]) -> Table:
-    """Return a table with one row for each job."""
-    table = _table("job", "name", "state", "step", "reward", "accuracy", "workers", "owner", "age")
+    """Return a table with one row for each job; with the places in the queue if any job waits there."""
+    queued = any(job.waiting is not None for job in jobs)
+    columns = [
+        key("job"),
+        text("name", 2),
+        key("state"),
+        *([figure("place", 7, right=True)] if queued else []),
+        figure("step", 6),
+        figure("reward", 2),
+        figure("accuracy", 1),
+        figure("workers", 4),
+        text("owner", 1),
+        figure("age", 3),
+    ]
+    table = Table(*columns)
     for job in jobs:
         metrics = job.progress.metrics
-        table.add_row(
+        table.add(
             job.id,
-            printable(job.name),
+            job.name,
             state_text(job),
+            *([str(job.waiting.position) if job.waiting else ""] if queued else []),
             f"{job.progress.step}/{job.progress.steps}",
             number(metrics.get("reward/mean"), ".3f"),
             number(metrics.get("reward/accuracy"), ".1%"),
             f"{job.workers.alive}/{job.workers.target}",
-            Text(printable(job.owner)),
+            job.owner,
             age(job.created_at),
         )
     return table
 
 
-def job_table(job: JobDetail) -> Table:
-    """Return a table with everything about one job, one fact in each row."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    rows: list[tuple[str, RenderableType]] = [
-        ("job", job.id),
-        ("name", printable(job.name)),
-        ("state", state_text(job)),
-        ("progress", f"step {job.progress.step} of {job.progress.steps} ({job.progress.fraction:.0%})"),
-        ("workers", f"{job.workers.alive} alive, target {job.workers.target}"),
-        ("owner", Text(printable(job.owner))),
-        ("priority", str(job.priority)),
-        ("restarts", f"{job.restarts} of at most {job.max_restarts}"),
-        ("GPUs", f"{job.gpus:g}"),
-        ("run directory", Text(printable(job.run_dir))),
-    ]
+def job_facts(job: JobDetail) -> Facts:
+    """Return everything about one job, one fact in each row."""
+    facts = Facts()
+    facts.add("job", job.id)
+    facts.add("name", job.name)
+    facts.add("state", "cancelling" if job.cancelling else job.state.value, _STYLES[job.state])
+    if job.waiting is not None:
+        facts.add("waits", waiting_text(job))
+    known = "" if job.progress.current else ", as last known: the files of the run cannot be read now"
+    facts.add("progress", f"step {job.progress.step} of {job.progress.steps} ({job.progress.fraction:.0%}){known}")
+    facts.add("workers", f"{job.workers.alive} alive, target {job.workers.target}")
+    facts.add("owner", job.owner)
+    facts.add("priority", str(job.priority))
+    facts.add("restarts", f"{job.restarts} of at most {job.max_restarts}")
+    facts.add("GPUs", f"{job.gpus:g}")
+    facts.add("run directory", job.run_dir)
     if job.progress.evaluation is not None and job.progress.evaluation.accuracy is not None:
         at = job.progress.evaluation
-        rows.append(("evaluation", f"accuracy {at.accuracy:.1%} at step {at.step}"))
+        facts.add("evaluation", f"accuracy {at.accuracy:.1%} at step {at.step}")
     elif job.progress.evaluation is not None:
         at = job.progress.evaluation
-        rows.append(("evaluation", f"{evaluation_text(at.model_dump())} at step {at.step}"))
+        facts.add("evaluation", f"{evaluation_text(at.model_dump())} at step {at.step}")
     if job.cause:
-        rows.append(("cause", Text("\n".join(printable(line) for line in job.cause.splitlines()))))
+        facts.add("cause", "\n".join(job.cause.splitlines()))
     for name, value in sorted(job.progress.metrics.items()):
-        rows.append((name, f"{value:.5g}"))
+        facts.add(name, f"{value:.5g}")
     for change in job.history:
-        cause = f": {printable(change.cause.splitlines()[0])}" if change.cause else ""
-        rows.append((f"{change.at.astimezone():%Y-%m-%d %H:%M:%S}", Text(f"{change.to_state}{cause}")))
-    for fact in rows:
-        table.add_row(*fact)
-    return table
+        cause = f": {change.cause.splitlines()[0]}" if change.cause else ""
+        facts.add(local_time(change.at, seconds=True), f"{change.to_state}{cause}")
+    return facts
 
 
-def workers_table(workers: Sequence[WorkerView]) -> Table:
+def state_in_words(job: JobView) -> str:
+    """Return the state of a job, and its place in the queue if it waits there."""
+    return f"{job.state}, {waiting_text(job)}" if job.waiting is not None else job.state.value
+
+
+def waiting_text(job: JobView) -> str:
+    """Return the place of a job in the queue and the reason why it waits; empty if it does not."""
+    return "" if job.waiting is None else f"place {job.waiting.position} in the queue: {job.waiting.reason}"
+
+
+def workers_table(workers: Sequence[WorkerView], *, note: bool = True) -> Table:
     """Return a table with one row for each worker."""
-    table = _table("worker", "state", "for", "restarts", "node", "pid", "cause")
+    table = Table(
+        key("worker"),
+        key("state"),
+        figure("for", 3),
+        figure("restarts", 2),
+        text("node", 1),
+        figure("pid", 1),
+        text("cause", 2),
+        note=note,
+    )
     for worker in workers:
-        table.add_row(
+        table.add(
             worker.name,
             worker.state,
             age(worker.since) if worker.since else "–",
             str(worker.restarts),
-            Text(printable(worker.node or "–")[:16]),
+            worker.node or "–",
             str(worker.pid or "–"),
-            Text(printable(worker.cause or "")),
+            worker.cause or "",
         )
     return table
 
 
 def metrics_table(metrics: MetricsView) -> Table:
     """Return a table with one row for each metric: its curve, minimum, maximum and last value."""
-    table = _table("metric", "curve", "minimum", "maximum", "last")
+    table = Table(key("metric"), figure("curve", 1), figure("minimum", 2), figure("maximum", 3), figure("last", 4))
     names = [name for name in metrics.names if any(name in row for row in metrics.items)]
     for name in names:
         values = [value for row in metrics.items if (value := row.get(name)) is not None]
@@ -107,20 +133,28 @@ def metrics_table(metrics: MetricsView) -> Table:
         greatest = [value for row in metrics.maxima or metrics.items if (value := row.get(name)) is not None]
         if values:
             ends = (min(least), max(greatest), values[-1])
-            table.add_row(name, sparkline(values, 24), *(number(value, ".4g") for value in ends))
+            table.add(name, sparkline(values, 24), *(number(value, ".4g") for value in ends))
     return table
 
 
 def samples_table(samples: Sequence[SampleView]) -> Table:
     """Return a table with one row for each completion."""
-    table = _table("sample", "step", "question", "answer", "completion", "reward", "advantage")
+    table = Table(
+        key("sample"),
+        figure("step", 3),
+        text("question", 2),
+        text("answer", 1),
+        text("completion"),
+        figure("reward", 2),
+        figure("advantage", 1),
+    )
     for sample in samples:
-        table.add_row(
+        table.add(
             sample.id,
             str(sample.step),
-            Text(printable(sample.question)),
-            Text(printable(sample.answer)),
-            Text(printable(sample.text)),
+            sample.question,
+            sample.answer,
+            sample.text,
             number(sample.reward, ".2f") if sample.valid else Text("invalid", style="red"),
             number(sample.advantage, "+.2f"),
         )
@@ -129,8 +163,7 @@ def samples_table(samples: Sequence[SampleView]) -> Table:
 
 def state_text(job: JobView) -> Text:
     """Return the state of a job in its colour."""
-    text = "cancelling" if job.cancelling else job.state.value
-    return Text(text, style=_STYLES[job.state])
+    return Text("cancelling" if job.cancelling else job.state.value, style=_STYLES[job.state])
 
 
 def number(value: float | None, form: str) -> str:
@@ -143,8 +176,6 @@ def age(since: datetime) -> str:
     return duration((datetime.now(UTC) - since).total_seconds())
 
 
-def _table(*titles: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for title in titles:
-        table.add_column(title, no_wrap=title not in _FOLDED, overflow="fold")
-    return table
+def local_time(at: datetime | None, *, seconds: bool = False) -> str:
+    """Return a time in the zone of this machine, or a dash for None."""
+    return f"{at.astimezone():{'%Y-%m-%d %H:%M:%S' if seconds else '%Y-%m-%d %H:%M'}}" if at else "–"

@@ -5,9 +5,10 @@ from typing import Annotated
 import typer
 
 from audio_qa.errors import InputError
-from orchestrator.cli.options import JobId, Json, Url
-from orchestrator.cli.service.connection import print_answer, service
+from orchestrator.cli.options import LARGEST_STEP, JobId, Json, Url
+from orchestrator.cli.service.connection import Outage, print_answer, service
 from orchestrator.cli.service.tables import metrics_table, samples_table, workers_table
+from orchestrator.client import ClientError, EarshotClient
 
 
 def logs(
@@ -24,8 +25,7 @@ def logs(
         raise InputError("--json prints one document, and --follow has no end: leave one of them out")
     with service(url) as client:
         if follow:
-            for line in client.stream_logs(job, tail=tail):
-                typer.echo(line.text)
+            _follow(client, job, tail)
             return
         page = client.logs(job, tail=tail)
         if as_json:
@@ -35,10 +35,24 @@ def logs(
             typer.echo(line.text)
 
 
+def _follow(client: EarshotClient, job: str, tail: int) -> None:
+    """Print the lines of a job until it ends, each once, however often the service is restarted meanwhile."""
+    last, outage = None, Outage()
+    while True:
+        try:
+            for line in client.stream_logs(job, after=last, tail=tail):
+                outage.end()
+                typer.echo(line.text)
+                last = line.cursor
+            return
+        except ClientError as error:
+            outage.begin(error)
+
+
 def metrics(
     job: JobId,
     names: Annotated[str | None, typer.Option(help="Only these metrics, separated by commas.")] = None,
-    since_step: Annotated[int | None, typer.Option(min=-1, help="Only steps after this one.")] = None,
+    since_step: Annotated[int | None, typer.Option(min=-1, max=LARGEST_STEP, help="Only steps after this one.")] = None,
     points: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of points; more are averaged.")] = 1000,
     url: Url = None,
     as_json: Json = False,
@@ -52,7 +66,9 @@ def metrics(
 
 def samples(
     job: JobId,
-    step: Annotated[int | None, typer.Option(min=0, help="Only samples of this learner step.")] = None,
+    step: Annotated[
+        int | None, typer.Option(min=0, max=LARGEST_STEP, help="Only samples of this learner step.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=500, help="Maximum number of samples, newest first.")] = 20,
     cursor: Annotated[str | None, typer.Option(help="next_cursor of the previous page.")] = None,
     url: Url = None,

@@ -11,14 +11,15 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Table as Grid
 from rich.text import Text
 
-from orchestrator.cli.service.tables import age, number, state_text, workers_table
-from orchestrator.client import EarshotClient, JobDetail, WorkerPage
-from orchestrator.client.errors import UnreachableError
+from orchestrator.cli.service.connection import Outage, is_away
+from orchestrator.cli.service.tables import age, number, state_text, waiting_text, workers_table
+from orchestrator.client import ClientError, EarshotClient, JobDetail, WorkerPage
 from orchestrator.display.notation import printable, sparkline
 from orchestrator.display.progress_text import TimeLeft, evaluation_text
+from orchestrator.display.table import Table, figure
 from orchestrator.run.events import EventKind
 from orchestrator.schemas.api import EventView
 from orchestrator.schemas.job_state import ENDED
@@ -58,18 +59,20 @@ class Watched:
         self.steps: list[dict[str, float | None]] = []
         """Metrics of the steps that the last update added."""
         self.events: deque[EventView] = deque(maxlen=_EVENTS_SHOWN)
-        self.problem: str | None = None
+        self.problem: ClientError | None = None
+        """Why the last update failed."""
         self._cursor: str | None = None
         self._last_step: int | None = None
 
     def update(self) -> None:
-        """Fetch what is new. While the service is unreachable, `problem` has the cause."""
-        self.steps = []
+        """Fetch what is new. While the service is away, `problem` has the cause."""
+        if self.problem is None:
+            self.steps = []  # otherwise those of the update that failed have not been shown
         try:
             self.job = self._client.job(self._id)
             self.workers = self._client.workers(self._id)
             found = self._client.metrics(self._id, since_step=self._last_step)
-            self.steps, self._last_step = found.items, found.last_step
+            self.steps, self._last_step = [*self.steps, *found.items], found.last_step
             # Metrics of the whole run, so that a curve keeps its beginning in a long run.
             whole = self._client.metrics(self._id, names=[name for name, _ in _CURVES], points=_POINTS)
             self.curves = {
@@ -77,8 +80,10 @@ class Watched:
             }
             self._read_events()
             self.problem = None
-        except UnreachableError as error:
-            self.problem = str(error)
+        except ClientError as error:
+            if not is_away(error):
+                raise
+            self.problem = error
 
     def _read_events(self) -> None:
         tail = 200 if self._cursor is None else None
@@ -108,9 +113,13 @@ def watch(client: EarshotClient, job_id: str, every: float) -> JobDetail:
 
 
 def _plain(watched: Watched, every: float) -> JobDetail:
-    shown, state = deque[str](maxlen=_EVENTS_SHOWN), None
+    shown, state, place, outage = deque[str](maxlen=_EVENTS_SHOWN), None, "", Outage()
     while True:
         watched.update()
+        if watched.problem is not None:
+            outage.begin(watched.problem)
+            continue
+        outage.end()
         for event in watched.events:
             if event.cursor not in shown and event.kind != EventKind.STATE:
                 shown.append(event.cursor)
@@ -122,6 +131,9 @@ def _plain(watched: Watched, every: float) -> JobDetail:
         if watched.job.state is not state:
             state = watched.job.state
             _print(f"{state}{': ' + watched.job.cause.splitlines()[0] if watched.job.cause else ''}")
+        if waiting_text(watched.job) != place:
+            place = waiting_text(watched.job)
+            _print(place or "no longer in the queue")
         if state in ENDED:
             return watched.job
         time.sleep(every)
@@ -136,7 +148,7 @@ def panel(watched: Watched, left: TimeLeft, width: int) -> RenderableType:
     """Return the panel, within the width of the terminal."""
     job, progress = watched.job, watched.job.progress
     width = min(width, 100)
-    head = Table.grid(padding=(0, 2))
+    head = Grid.grid(padding=(0, 2))
     remaining = left.after({"step": progress.step, **progress.metrics}, progress.steps) if progress.step else ""
     head.add_row(
         state_text(job),
@@ -145,6 +157,8 @@ def panel(watched: Watched, left: TimeLeft, width: int) -> RenderableType:
         f"{remaining} left" if remaining and job.state not in ENDED else f"{age(job.created_at)} old",
     )
     rows: list[RenderableType] = [head]
+    if job.waiting is not None:
+        rows.append(Text(printable(waiting_text(job))))
     if progress.metrics:
         rows += [_numbers(progress.metrics), *_curves(watched.curves, width)]
     if progress.evaluation is not None and progress.evaluation.accuracy is not None:
@@ -161,7 +175,7 @@ def panel(watched: Watched, left: TimeLeft, width: int) -> RenderableType:
         at = progress.evaluation
         rows.append(Text.assemble(("evaluation ", "dim"), f"at step {at.step}: {evaluation_text(at.model_dump())}"))
     if watched.workers.items:
-        rows += [Text(""), workers_table(watched.workers.items[:_MOST_WORKERS])]
+        rows += [Text(""), workers_table(watched.workers.items[:_MOST_WORKERS], note=False)]
         more = len(watched.workers.items) - _MOST_WORKERS
         rows += [Text(f"and {more} more", style="dim")] if more > 0 else []
     if watched.events:
@@ -172,10 +186,10 @@ def panel(watched: Watched, left: TimeLeft, width: int) -> RenderableType:
     if job.cause:
         rows += [Text(""), Text("\n".join(printable(line) for line in job.cause.splitlines()[:8]))]
     if watched.problem is not None:
-        rows += [Text(""), Text(printable(watched.problem), style="bold red")]
-    return Panel(
-        Group(*rows), title=f"{printable(job.name)} · {job.id}", title_align="left", border_style="dim", width=width
-    )
+        rows += [Text(""), Text(printable(str(watched.problem)), style="bold red")]
+    # The id first: a title that is too long loses its end.
+    title = Text(f"{job.id} · {printable(job.name)}")
+    return Panel(Group(*rows), title=title, title_align="left", border_style="dim", width=width)
 
 
 def event_text(event: EventView) -> str:
@@ -183,14 +197,14 @@ def event_text(event: EventView) -> str:
     detail = " ".join(
         f"{name}={value}" for name, value in (event.model_extra or {}).items() if value is not None and name != "id"
     )
-    return printable(f"{(event.time or '')[11:19]} {event.kind} {detail}")[:300]
+    return printable(f"{(event.time or '')[11:19]} {event.kind} {detail}")
 
 
 def _numbers(metrics: dict[str, float]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for title, _, _ in _NUMBERS:
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_row(*(number(metrics.get(name), form) for _, name, form in _NUMBERS))
+    last = len(_NUMBERS)
+    columns = (figure(title, last - i, right=True) for i, (title, _, _) in enumerate(_NUMBERS))
+    table = Table(*columns, note=False)
+    table.add(*(number(metrics.get(name), form) for _, name, form in _NUMBERS))
     return table
 
 

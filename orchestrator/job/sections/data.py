@@ -11,10 +11,13 @@ from audio_qa.formats.mapped import check_columns
 from audio_qa.prompt import PromptTemplate
 from audio_qa.synthetic.benchmark import CATEGORIES
 from protocol.frozen_mapping import Frozen, FrozenMapping
-from protocol.marks import PathTo
+from protocol.marks import Names, PathTo
 from protocol.settings import Settings
 
 SYNTHETIC = "builtin:synthetic"
+
+_Text = Annotated[str, Names.NOTHING]
+_Columns = Frozen[Mapping[_Text, _Text | tuple[_Text, ...]]]
 
 DataFormat = Literal["auto", "earshot", "avqa", "mmau", "mmar", "mmau_pro", "air_bench", "mapped"]
 
@@ -69,7 +72,7 @@ class DataSection(Settings):
     """Held-out questions, in the same forms; without them nothing is evaluated. No clip may be in both sets."""
     format: DataFormat = "auto"
     """Format of the question file; `auto` detects it from the keys."""
-    columns: Frozen[Mapping[str, str | tuple[str, ...]]] = FrozenMapping({})
+    columns: _Columns = FrozenMapping({})
     """Column names of a file in another format, by key of Earshot's schema; `choices` may have a list of columns. In
     place of `answer`, the keys `answer_text`, `answer_index` (from 0), `answer_number` (from 1) and `answer_letter` (A
     is the first) say how answers are written."""
@@ -77,7 +80,7 @@ class DataSection(Settings):
     """Folder or URL that relative clip paths start at; by default the folder of the question file."""
     evaluation_format: DataFormat = "auto"
     """`format` of the held-out questions."""
-    evaluation_columns: Frozen[Mapping[str, str | tuple[str, ...]]] = FrozenMapping({})
+    evaluation_columns: _Columns = FrozenMapping({})
     """`columns` of the held-out questions."""
     evaluation_audio_root: Annotated[str | None, PathTo.CLIPS] = None
     """`audio_root` of the held-out questions."""
@@ -92,12 +95,12 @@ class DataSection(Settings):
     need no answer (`majority`, `format`) are allowed, and held-out questions may be about the same clips."""
     curriculum: CurriculumSection | None = None
     """Draw questions by their solve rates; without this section all questions are drawn equally often."""
-    synthetic_train: int = Field(default=4096, ge=40)
+    synthetic_train: int = Field(default=4096, ge=40, le=1_000_000)
     """Number of training questions of `builtin:synthetic`."""
-    synthetic_train_categories: tuple[str, ...] = ()
+    synthetic_train_categories: tuple[_Text, ...] = ()
     """Question types of the training questions of `builtin:synthetic`, by default all; held-out questions always have
     all types."""
-    synthetic_evaluation: int = Field(default=300, ge=10)
+    synthetic_evaluation: int = Field(default=300, ge=10, le=1_000_000)
     """Number of held-out questions of `builtin:synthetic`."""
 
     @field_validator("train", "evaluation", mode="before")

@@ -28,7 +28,7 @@ class EvaluationSection(Settings):
     controls: tuple[AudioControl, ...] = (AudioControl.SILENCE,)
     """Controls, which ask every question once more with its clip replaced: by silence, or by another question's clip
     (`shuffled`). With `method: evaluate` the default is both."""
-    samples: int = Field(default=1, ge=1)
+    samples: int = Field(default=1, ge=1, le=4096)
     """Answers per question. With several, the majority vote counts, and pass@k is reported."""
     temperature: float = Field(default=0, ge=0)
     """Sampling temperature of the answers; 0 is greedy decoding, for one answer per question only."""

@@ -23,7 +23,7 @@ class ModelSection(Settings):
     """Folder with a Hugging Face checkpoint and its processor, or a tiny model that is built on first use:
     `builtin:tiny-qwen2-audio` (pre-trained on audio) or `builtin:tiny-qwen2-audio-instruct` (also answers the paper's
     prompts)."""
-    max_context: int = Field(default=2048, ge=16)
+    max_context: int = Field(default=2048, ge=16, le=2**20)
     """Maximum length of prompt and completion together, in tokens; a 30 s clip takes 750."""
     too_long: Literal["refuse", "truncate"] = "refuse"
     """For a clip longer than the model's audio input: refuse its question, or truncate the clip; both are reported."""

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from orchestrator.schemas.api import MOST_WORKERS
 from protocol.marks import Resume
 from protocol.settings import Settings
 from protocol.weights import Carrier
@@ -13,9 +14,9 @@ from rollout_workers.limits import RolloutLimits
 class AutoscaleSection(Settings):
     """The number of rollout workers grows while the learner waits for rollouts, and shrinks while workers wait."""
 
-    min: int = Field(default=1, ge=1)
+    min: int = Field(default=1, ge=1, le=MOST_WORKERS)
     """Minimum number of rollout workers."""
-    max: int = Field(ge=1)
+    max: int = Field(ge=1, le=MOST_WORKERS)
     """Maximum number of rollout workers."""
 
     @model_validator(mode="after")
@@ -28,31 +29,31 @@ class AutoscaleSection(Settings):
 class RolloutSection(Settings):
     """Generation of completions."""
 
-    workers: Annotated[int, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=1, ge=1)
+    workers: Annotated[int, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=1, ge=1, le=MOST_WORKERS)
     """Number of rollout workers, each a vLLM engine."""
-    group_size: int = Field(default=8, ge=2)
+    group_size: int = Field(default=8, ge=2, le=4096)
     """Completions per question, G. At least 2: advantages compare the completions of a group."""
-    questions_per_step: int = Field(default=16, ge=1)
+    questions_per_step: int = Field(default=16, ge=1, le=65_536)
     """Questions per learner step."""
-    max_staleness: Annotated[int, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=0, ge=0)
+    max_staleness: Annotated[int, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=0, ge=0, le=1024)
     """Maximum age of a sample, in weight versions. With 0, training is strictly on-policy; above 0, rollouts for later
     steps continue while the learner works."""
-    max_refills: int = Field(default=3, ge=0)
+    max_refills: int = Field(default=3, ge=0, le=1024)
     """Maximum number of further draws for one step with dynamic sampling, before it trains on fewer groups."""
-    max_tokens: int = Field(default=256, ge=1)
+    max_tokens: int = Field(default=256, ge=1, le=2**20)
     """Maximum length of a completion, in tokens."""
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature; the learner's log-probabilities use it, too."""
-    max_concurrent: Annotated[int, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=128, ge=1)
+    max_concurrent: Annotated[int, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=128, ge=1, le=65_536)
     """Maximum number of sequences that an engine decodes at once."""
-    threads: Annotated[int, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=0, ge=0)
+    threads: Annotated[int, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=0, ge=0, le=4096)
     """CPU threads per engine; 0 divides the machine's cores among the workers."""
-    gpus: Annotated[float, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=0, ge=0)
+    gpus: Annotated[float, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=0, ge=0, le=1024)
     """GPUs of each rollout worker; above 0 each learner rank has a GPU, too. 0 runs workers and learner on CPUs. Whole
     GPUs with `weight_sync: nccl`; with `cuda_ipc` a fraction, and the learner's ranks have the rest of those GPUs."""
     gpu_memory_fraction: Annotated[float, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=0.85, gt=0, le=1)
     """Fraction of a GPU's memory that an engine uses."""
-    cpu_kv_gib: Annotated[int, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=1, ge=1)
+    cpu_kv_gib: Annotated[int, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=1, ge=1, le=65_536)
     """Key-value cache of an engine on the CPU, in GiB."""
     weight_sync: Annotated[Carrier, Resume.FREE] = Carrier.SHARED_MEMORY
     """Carrier of weight updates: `shared_memory` on the learner's machine (workers on other machines use the object

@@ -21,7 +21,7 @@ class WarmStartSection(Settings):
 
     steps: int = Field(ge=1)
     """Optimizer steps."""
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=32, ge=1, le=65_536)
     """Questions per step."""
     questions: int = Field(default=128, ge=1)
     """Number of training questions; they are repeated until all steps are done."""
@@ -32,5 +32,5 @@ class WarmStartSection(Settings):
 class SupervisedSection(Settings):
     """Supervised fine-tuning; used with `method: supervised`."""
 
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=16, ge=1, le=65_536)
     """Questions per step."""

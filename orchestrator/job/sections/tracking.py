@@ -1,7 +1,10 @@
 """Experiment trackers that receive a job's metrics, besides its run directory."""
 
+from typing import Annotated
+
 from pydantic import Field
 
+from protocol.marks import Names
 from protocol.settings import Settings
 
 RUN_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/ -]{0,127}$"
@@ -10,7 +13,7 @@ RUN_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/ -]{0,127}$"
 class WandbSettings(Settings):
     """Weights & Biases. The key comes from WANDB_API_KEY in the environment of the job."""
 
-    project: str = Field(default="earshot", pattern=RUN_NAME_PATTERN)
+    project: Annotated[str, Names.TRACKED] = Field(default="earshot", pattern=RUN_NAME_PATTERN)
     """Project of the run."""
     offline: bool = False
     """Write to the run directory only, for a later upload with `wandb sync`."""
@@ -19,7 +22,7 @@ class WandbSettings(Settings):
 class MlflowSettings(Settings):
     """MLflow at MLFLOW_TRACKING_URI in the environment of the job; without the variable, in the run directory."""
 
-    experiment: str = Field(default="earshot", pattern=RUN_NAME_PATTERN)
+    experiment: Annotated[str, Names.TRACKED] = Field(default="earshot", pattern=RUN_NAME_PATTERN)
     """Experiment of the run."""
 
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Metric, generate_latest
@@ -10,10 +11,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from orchestrator.run.events import EventKind
-from orchestrator.schemas.job_state import ACTIVE, JobState
+from orchestrator.schemas.job_state import JobState
 from orchestrator.service.api.principal import Principal
 from orchestrator.service.api.state import ApiContext
 from orchestrator.service.store.records import JobRecord
+from orchestrator.service.telemetry.runs_now import RunNow
 
 # Metrics of a job's last step: name in metrics.jsonl, Prometheus name, help text.
 STEP_METRICS = (
@@ -49,18 +51,17 @@ _LABELS = ("job", "name")
 
 async def job_metrics(context: ApiContext, principal: Principal) -> bytes:
     """Return the metrics in Prometheus' text format. Single jobs are included only if the principal can see them."""
-    counts = await context.store.counts()
-    jobs = await context.store.unended()
-    return await asyncio.to_thread(_exposed, context, principal, counts, jobs)
+    counts, oldest = await context.store.counts(), await context.store.oldest_queued_at()
+    active = await context.store.active()
+    measured = [job for job in active if principal.can_measure(job)]
+    runs = await context.runs.of(Path(job.run_dir) for job in measured)
+    queue = _queue(counts, oldest, sum(job.gpus for job in active))
+    return await asyncio.to_thread(_exposed, queue, measured, runs)
 
 
-def _exposed(
-    context: ApiContext, principal: Principal, counts: dict[JobState, int], jobs: Sequence[JobRecord]
-) -> bytes:
+def _exposed(queue: Sequence[Metric], active: Sequence[JobRecord], runs: Mapping[Path, RunNow]) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(
-        _Families([*_queue(counts, jobs), *_jobs(context, [job for job in jobs if principal.can_see(job)])])
-    )
+    registry.register(_Families([*queue, *_jobs(active, runs)]))
     return generate_latest(registry)
 
 
@@ -72,23 +73,20 @@ class _Families(Collector):
         return self._families
 
 
-def _queue(counts: dict[JobState, int], jobs: Sequence[JobRecord]) -> list[Metric]:
+def _queue(counts: Mapping[JobState, int], oldest: datetime | None, gpus: float) -> list[Metric]:
     states = GaugeMetricFamily("earshot_jobs", "Jobs by state.", labels=["state"])
     for state, count in counts.items():
         states.add_metric([state.value], count)
-    queued = [job for job in jobs if job.state is JobState.QUEUED]
-    waited = max((time.time() - job.created_at.timestamp() for job in queued), default=0.0)
-    gpus = sum(job.gpus for job in jobs if job.state in ACTIVE)
+    waited = 0.0 if oldest is None else time.time() - oldest.timestamp()
     return [
         states,
-        GaugeMetricFamily("earshot_queue_jobs", "Jobs waiting in the queue.", len(queued)),
+        GaugeMetricFamily("earshot_queue_jobs", "Jobs waiting in the queue.", counts[JobState.QUEUED]),
         GaugeMetricFamily("earshot_queue_oldest_seconds", "Wait of the oldest queued job, in seconds.", waited),
         GaugeMetricFamily("earshot_queue_gpus_running", "GPUs allocated to running jobs.", gpus),
     ]
 
 
-def _jobs(context: ApiContext, jobs: Sequence[JobRecord]) -> list[Metric]:
-    active = [job for job in jobs if job.state in ACTIVE]
+def _jobs(active: Sequence[JobRecord], runs: Mapping[Path, RunNow]) -> list[Metric]:
     step = GaugeMetricFamily("earshot_job_step", "Learner steps completed.", labels=_LABELS)
     steps = GaugeMetricFamily("earshot_job_steps", "Learner steps in total.", labels=_LABELS)
     restarts = CounterMetricFamily("earshot_job_restarts", "Drivers that died and were replaced.", labels=_LABELS)
@@ -97,8 +95,8 @@ def _jobs(context: ApiContext, jobs: Sequence[JobRecord]) -> list[Metric]:
     metrics = {name: GaugeMetricFamily(to, what, labels=_LABELS) for name, to, what in STEP_METRICS}
     events = {kind: CounterMetricFamily(to, what, labels=_LABELS) for kind, to, what in EVENTS}
     for job in active:
-        labels, run_dir = [job.id, job.name], Path(job.run_dir)
-        last, history = context.progress.of(run_dir), context.histories.of(run_dir)
+        labels, run = [job.id, job.name], runs[Path(job.run_dir)]
+        last, history = run.last, run.history
         step.add_metric(labels, last.step if last else 0)
         steps.add_metric(labels, job.spec.get("steps", 0))
         restarts.add_metric(labels, job.restarts)

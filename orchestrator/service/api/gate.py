@@ -13,13 +13,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.schemas.problem_code import ProblemCode
 from orchestrator.service.api.meters import Meters
-from orchestrator.service.api.problems import MEDIA_TYPE, ProblemError, code_of, problem_response
+from orchestrator.service.api.problems import MEDIA_TYPE, SAFE_HEADERS, ProblemError, code_of, problem_response
 from orchestrator.service.api.settings import ApiSettings
 from orchestrator.service.observability.json_log import job_id_of_path, log_context
 from orchestrator.service.observability.tracing import Tracing
 
 _log = logging.getLogger("orchestrator.service.store.access")
-_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 _MAX_TARGET_BYTES = 8192
 
 
@@ -38,7 +37,7 @@ class RequestGate:
         started = time.perf_counter()
         with log_context(request=exchange.id, job=exchange.job):
             try:
-                refusal = _refusal(scope, self._settings.max_body_bytes)
+                refusal = _refusal(scope, self._settings)
                 if refusal is not None:
                     await problem_response(*refusal)(scope, receive, exchange.send)
                 else:
@@ -85,18 +84,22 @@ def _route(scope: Scope) -> str:
     return getattr(scope.get("route"), "path", "none")
 
 
-def _refusal(scope: Scope, max_body: int) -> tuple[ProblemCode, str] | None:
+def _refusal(scope: Scope, settings: ApiSettings) -> tuple[ProblemCode, str] | None:
     """Return code and detail for a request that must not reach any route."""
     target = scope["path"].encode(errors="surrogateescape") + scope.get("query_string", b"")
     if len(target) > _MAX_TARGET_BYTES:
         return ProblemCode.TARGET_TOO_LONG, f"path and query may have at most {_MAX_TARGET_BYTES} bytes"
     if b"\0" in target or b"%00" in scope.get("query_string", b"") or "\ufffd" in scope["path"]:
         return ProblemCode.MALFORMED_REQUEST, "the path or query contains a zero byte, or is not UTF-8"
+    size = len(target) + sum(len(name) + len(value) for name, value in scope["headers"])
+    if size > settings.max_head_bytes or len(scope["headers"]) > settings.max_headers:
+        limits = f"{settings.max_headers} headers, of {settings.max_head_bytes} bytes in total"
+        return ProblemCode.HEADERS_TOO_LARGE, f"a request may have at most {limits}"
     length = Headers(scope=scope).get("content-length", "0")
     if not length.isascii() or not length.isdigit():
         return ProblemCode.MALFORMED_REQUEST, "Content-Length is not a number"
-    if int(length[:20]) > max_body:
-        return ProblemCode.BODY_TOO_LARGE, f"the body may have at most {max_body} bytes"
+    if int(length[:20]) > settings.max_body_bytes:
+        return ProblemCode.BODY_TOO_LARGE, f"the body may have at most {settings.max_body_bytes} bytes"
     return None
 
 
@@ -111,13 +114,19 @@ class _Exchange:
         self._scope, self._receive, self._send, self._tracing = scope, receive, send, tracing
         self._max = self._left = max_body
         self._replaced = False
+        self._sends_body = scope["method"] not in {"GET", "HEAD"}
 
     async def receive(self) -> Message:
         message = await self._receive()
+        if refusal := self._scope.get("state", {}).get("refusal"):
+            raise ProblemError(*refusal, headers={"Connection": "close"})
         if message["type"] == "http.request":
             self._left -= len(message.get("body", b""))
             if self._left < 0:
                 raise ProblemError(ProblemCode.BODY_TOO_LARGE, f"the body may have at most {self._max} bytes")
+            self._sends_body = self._sends_body and message.get("more_body", False)
+        elif self._sends_body and not self.status:
+            raise ProblemError(ProblemCode.MALFORMED_REQUEST, "the client left before the whole body had arrived")
         return message
 
     async def send(self, message: Message) -> None:
@@ -153,5 +162,5 @@ class _Exchange:
 
     def _complete(self, headers: MutableHeaders) -> None:
         headers["X-Request-Id"] = self.id
-        for name, value in _HEADERS.items():
+        for name, value in SAFE_HEADERS.items():
             headers.setdefault(name, value)

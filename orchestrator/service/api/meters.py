@@ -21,6 +21,13 @@ class Meters:
             registry=self.registry,
         )
         self.streams = Gauge("earshot_http_streams", "Open streams of events and logs.", registry=self.registry)
+        self.connections = Gauge("earshot_http_connections", "Open connections.", registry=self.registry)
+        self.connections_ended = Counter(
+            "earshot_http_connections_ended",
+            "Connections that the service ended: beyond a limit, too slow, idle, or not HTTP.",
+            ["reason"],
+            registry=self.registry,
+        )
         self.submitted = Counter("earshot_jobs_submitted", "Jobs submitted to the queue.", registry=self.registry)
         self.commands = Counter("earshot_commands", "Commands sent to jobs.", ["command"], registry=self.registry)
         self.refused = Counter(

@@ -1,7 +1,7 @@
 """Problem documents (RFC 9457): the form of every error of the API, without internal details."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -16,8 +16,11 @@ from orchestrator.run.lines import PlaceError
 from orchestrator.run.records import RunDirectoryError, json_text
 from orchestrator.schemas.problem_code import KINDS, ProblemCode
 from orchestrator.service.store.store import CursorError, IdempotencyError, JobNotFoundError, StoreUnavailableError
+from orchestrator.service.telemetry.file_threads import FilesUnavailableError
 
 MEDIA_TYPE = "application/problem+json"
+SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+"""Headers of every response that does not set them itself."""
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ class ProblemDocument(BaseModel):
 
     type: str
     """`/problems/CODE`."""
-    code: str
+    code: ProblemCode
     """Kind of the problem, for programs. Codes may be added."""
     title: str
     """Summary, identical for all problems with this code."""
@@ -111,14 +114,54 @@ def code_of(status: int) -> ProblemCode:
     return _CODES.get(status, ProblemCode.REQUEST_FAILED)
 
 
-def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the error responses of a route for the OpenAPI document: these, and those common to all routes."""
+_OF_EVERY_ROUTE = (
+    ProblemCode.MALFORMED_REQUEST,
+    ProblemCode.REQUEST_TOO_SLOW,
+    ProblemCode.BODY_TOO_LARGE,
+    ProblemCode.TARGET_TOO_LONG,
+    ProblemCode.INVALID_REQUEST,
+    ProblemCode.UNKNOWN_PARAMETER,
+    ProblemCode.HEADERS_TOO_LARGE,
+    ProblemCode.INTERNAL_ERROR,
+    ProblemCode.TOO_MANY_CONNECTIONS,
+)
+_WITH_TOKEN = (
+    ProblemCode.TOKEN_REQUIRED,
+    ProblemCode.TOKEN_INVALID,
+    ProblemCode.ROLE_REQUIRED,
+    ProblemCode.RATE_LIMITED,
+    ProblemCode.TOO_MANY_GUESSES,
+    ProblemCode.DATABASE_UNAVAILABLE,
+)
+OF_WRITES = (ProblemCode.IDEMPOTENCY_CONFLICT, ProblemCode.REQUEST_IN_PROGRESS)
+"""Codes of routes that take an Idempotency-Key."""
+OF_BODIES = (ProblemCode.MALFORMED_BODY, ProblemCode.UNSUPPORTED_CONTENT_TYPE)
+OF_JOB_FILES = (ProblemCode.INVALID_JOB, ProblemCode.JOB_NEVER_FITS, ProblemCode.ADMISSION_BUSY)
+OF_RUN_FILES = (ProblemCode.JOB_NOT_FOUND, ProblemCode.FILES_UNAVAILABLE)
+"""Codes of routes that read the files of a job."""
+_OF_NO_ROUTE = frozenset({ProblemCode.ROUTE_NOT_FOUND, ProblemCode.METHOD_NOT_ALLOWED, ProblemCode.REQUEST_FAILED})
+
+
+def error_responses(*answers: int | ProblemCode, token: bool = True) -> dict[int | str, dict[str, Any]]:
+    """Return the error responses of a route for the OpenAPI document: these, and those common to all routes.
+
+    Args:
+        answers: codes, or statuses for all codes that have them.
+        token: the route needs a token.
+    """
+    own = [code for code, kind in KINDS.items() if {code, kind.status} & set(answers) and code not in _OF_NO_ROUTE]
+    codes = dict.fromkeys([*own, *_OF_EVERY_ROUTE, *(_WITH_TOKEN if token else ())])
     return {
-        status: {
-            "description": HTTPStatus(status).phrase,
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
-        }
-        for status in sorted({400, 401, 403, 413, 414, 422, 429, 503, *statuses})
+        status: _described(status, sorted(code for code in codes if KINDS[code].status == status))
+        for status in sorted({KINDS[code].status for code in codes})
+    }
+
+
+def _described(status: int, codes: Sequence[ProblemCode]) -> dict[str, Any]:
+    return {
+        "description": f"{HTTPStatus(status).phrase}: {', '.join(f'`{code}`' for code in codes)}.",
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
+        "x-problem-codes": [str(code) for code in codes],
     }
 
 
@@ -160,6 +203,11 @@ def install_error_handlers(app: FastAPI) -> None:
         # Its message contains a path of the service.
         _log.warning("run directory: %s", error)
         return problem_response(ProblemCode.RUN_UNREADABLE, "the files of this run cannot be read")
+
+    @app.exception_handler(FilesUnavailableError)
+    async def _files(request: Request, error: FilesUnavailableError) -> Response:
+        _log.warning("%s %s: %s", request.method, request.url.path[:200], error)
+        return problem_response(ProblemCode.FILES_UNAVAILABLE, str(error), headers={"Retry-After": "5"})
 
     @app.exception_handler(StoreUnavailableError)
     async def _store(request: Request, error: StoreUnavailableError) -> Response:

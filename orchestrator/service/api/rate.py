@@ -24,3 +24,9 @@ class RateLimiter:
         while len(self._buckets) > self._max_clients:
             self._buckets.popitem(last=False)
         return wait
+
+    def give_back(self, client: str) -> None:
+        """Take back the count of one request."""
+        if client in self._buckets:
+            level, filled = self._buckets[client]
+            self._buckets[client] = (min(self._burst, level + 1), filled)

@@ -74,7 +74,8 @@ def back_up(data_dir: Path, url: str | None, destination: Path) -> Copied:
         count = asyncio.run(_count(sqlite_url(partial / name) if sqlite else str(url)))
         files = {name: digest_of(partial / name)}
         runs = 0
-        for run in sorted(runs_of(data_dir).glob("*/")):
+        # Names with a dot are not those of runs, but of what is being removed.
+        for run in sorted(runs_of(data_dir).glob("[!.]*/")):
             files |= copy_run(run, partial / "runs" / run.name, f"runs/{run.name}")
             runs += 1
         manifest = {
@@ -128,6 +129,7 @@ def restore(source: Path, data_dir: Path, url: str | None) -> Copied:
 async def _count(url: str) -> int:
     database = Database(url)
     try:
+        await database.check()
         async with database.read() as connection:
             return int((await connection.execute(select(func.count()).select_from(jobs))).scalar_one())
     finally:

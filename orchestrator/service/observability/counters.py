@@ -9,4 +9,5 @@ LOOP_SECONDS = Histogram("earshot_loop_seconds", "Duration of one round of the s
 LOOP_FAILURES = Counter(
     "earshot_loop_failures_total", "Rounds of the supervisor, or jobs within a round, that failed.", ["what"]
 )
-"""`what` is `database` or `cluster` (retried until available), or `job` (a bug or a damaged run directory)."""
+"""`what` is `database` or `cluster` (retried until available), `job` (a bug or a damaged run directory), or
+`retention` (a job that cannot be removed)."""

@@ -7,14 +7,16 @@ from typing import Any
 
 
 class Role(StrEnum):
-    """Permissions of a token; each role includes those before it."""
+    """Permissions of a token. A submitter may do what a viewer may, and an admin what both may."""
 
     VIEWER = "viewer"
     """See jobs."""
     SUBMITTER = "submitter"
     """Submit jobs, and change one's own jobs."""
     ADMIN = "admin"
-    """Change every job, and manage tokens."""
+    """See and change every job."""
+    MONITOR = "monitor"
+    """Read the metrics of the service and of all jobs, for Prometheus; nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +45,12 @@ class AuditRecord:
     outcome: str
     """`ok`, or the reason for the refusal."""
     detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPage:
+    """A page of the audit log, newest first."""
+
+    items: tuple[AuditRecord, ...]
+    next_cursor: str | None
+    """Cursor of the next page; None at the end."""

@@ -7,8 +7,9 @@ from typing import Any
 
 from sqlalchemy import Row, delete, insert, select, update
 
-from orchestrator.service.store.access import AuditRecord, Role, TokenRecord
+from orchestrator.service.store.access import AuditPage, AuditRecord, Role, TokenRecord
 from orchestrator.service.store.database import Database
+from orchestrator.service.store.job_rows import from_cursor, to_cursor
 from orchestrator.service.store.tables import audit, tokens
 
 
@@ -87,6 +88,30 @@ class AccessStore:
         async with self._database.read() as connection:
             rows = await connection.execute(select(audit).order_by(audit.c.seq.desc()).limit(limit))
             return [AuditRecord(r.at, r.actor, r.action, r.target, r.outcome, r.detail) for r in rows]
+
+    async def audit_page(
+        self,
+        *,
+        actor: str | None = None,
+        action: str | None = None,
+        target: str | None = None,
+        since: datetime | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> AuditPage:
+        """Return a page of entries, newest first. Raises CursorError."""
+        query = select(audit).order_by(audit.c.seq.desc()).limit(limit + 1)
+        if cursor is not None:
+            query = query.where(audit.c.seq < from_cursor(cursor, "a"))
+        for column, value in ((audit.c.actor, actor), (audit.c.action, action), (audit.c.target, target)):
+            if value is not None:
+                query = query.where(column == value)
+        if since is not None:
+            query = query.where(audit.c.at >= since)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).all()
+        items = tuple(AuditRecord(r.at, r.actor, r.action, r.target, r.outcome, r.detail) for r in rows[:limit])
+        return AuditPage(items, to_cursor(rows[limit - 1].seq, "a") if len(rows) > limit else None)
 
     async def remove_audit_before(self, before: datetime) -> int:
         """Remove older entries; return how many."""

@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -45,6 +45,23 @@ class TransitionError(EarshotError):
     """A change of state that is not allowed."""
 
 
+class QueueFullError(EarshotError):
+    """As many jobs are queued as may be, of this owner or of all; nothing was queued. The message says which."""
+
+
+class UsedJobGoneError(InputError):
+    """A job names the files of another one that was removed, or is being removed."""
+
+
+class JobInUseError(EarshotError):
+    """A job cannot be removed: jobs that have not ended need its files."""
+
+    def __init__(self, message: str, users: Sequence[str]) -> None:
+        super().__init__(message)
+        self.users = tuple(users)
+        """Their ids."""
+
+
 class IdempotencyError(InputError):
     """The idempotency key was already used for another job."""
 
@@ -62,14 +79,15 @@ async def change_state(
     fields: Mapping[str, Any],
 ) -> JobRecord:
     """Change the state of a job whose row is locked, and record it. Raises StaleStateError, TransitionError."""
+    if job.removal_at is not None:
+        raise JobNotFoundError(f"job {job.id} is being removed")
     if job.state not in expected:
         raise StaleStateError(job, expected)
     if to not in ALLOWED[job.state]:
         raise TransitionError(f"a job cannot change from {job.state} to {to}")
     now = datetime.now(UTC)
     values = {**checked(fields), "state": to.value, "cause": storable_text(cause), "updated_at": now}
-    if to in ENDED:
-        values["finished_at"] = now
+    values["finished_at"] = now if to in ENDED else None
     await connection.execute(update(jobs).where(jobs.c.id == job.id).values(**values))
     await record_transition(connection, job.id, job.state, to, now, cause)
     return await job_with_id(connection, job.id)
@@ -138,16 +156,16 @@ def record_of(row: Row[Any]) -> JobRecord:
 _COLUMNS = tuple(name for name in JobRecord.__slots__ if name not in ("state", "uses"))
 
 
-def to_cursor(seq: int) -> str:
-    """Return the cursor of the page after a job."""
-    return base64.urlsafe_b64encode(f"j{seq}".encode()).decode().rstrip("=")
+def to_cursor(seq: int, kind: str = "j") -> str:
+    """Return the cursor of the page after a row; `kind` is one letter for the list: j for jobs."""
+    return base64.urlsafe_b64encode(f"{kind}{seq}".encode()).decode().rstrip("=")
 
 
-def from_cursor(cursor: str) -> int:
+def from_cursor(cursor: str, kind: str = "j") -> int:
     """Invert `to_cursor`. Raises CursorError."""
     try:
         plain = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
-        if not (plain[:1] == "j" and plain[1:].isdigit() and len(plain) <= 10):
+        if not (plain[:1] == kind and plain[1:].isdigit() and len(plain) <= 10):
             raise ValueError(plain)
         return int(plain[1:])
     except (ValueError, binascii.Error) as error:

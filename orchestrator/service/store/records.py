@@ -44,8 +44,28 @@ class JobRecord:
     """Time of the request to write a checkpoint and give way to a job of higher priority."""
     uses: tuple[str, ...] = ()
     """Ids of the jobs whose run directories it names: their files are needed until it has ended."""
-    retry_of: str | None = None
-    """The failed or cancelled job that it repeats."""
+    seq: int = 0
+    """Its number in the order of submission."""
+    removal_at: datetime | None = None
+    """When the removal of the job and its files began; nothing else can be done with it then."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedJob:
+    """A queued job as scheduling needs it."""
+
+    seq: int
+    """Its number in the order of submission."""
+    id: str
+    owner: str
+    priority: int
+    gpus: float
+    attempt: int
+
+    @property
+    def state(self) -> JobState:
+        """Always queued."""
+        return JobState.QUEUED
 
 
 @dataclass(frozen=True, slots=True)

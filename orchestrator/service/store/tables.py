@@ -80,15 +80,19 @@ jobs = Table(
     Column("body_hash", String(64), nullable=False),
     # Ids of the jobs whose run directories this one names, as a list; NULL is none.
     Column("uses", JSON(none_as_null=True)),
-    Column("retry_of", String(64)),
+    # When the removal of the job and its files began; no other job may name it from then on.
+    Column("removal_at", Moment),
     UniqueConstraint("owner", "idempotency_key"),
     Index(None, "state", "seq"),
-    Index(None, "state", "priority", "seq"),
     Index(None, "owner", "seq"),
+    Index(None, "owner", "state", "seq"),
     Index(None, "name", "seq"),
     # The number of a removed job must not be reused: pages depend on it.
     sqlite_autoincrement=True,
 )
+
+# The queue in its order, with all that decides whether a job may start: long queues are read without their rows.
+Index("ix_jobs_queue", jobs.c.state, jobs.c.priority.desc(), jobs.c.seq, jobs.c.owner, jobs.c.gpus)
 
 transitions = Table(
     "transitions",
@@ -125,8 +129,11 @@ audit = Table(
     Column("target", String(128), nullable=False),
     Column("outcome", Text, nullable=False),
     Column("detail", JSON, nullable=False),
+    Index(None, "actor", "seq"),
+    Index(None, "target", "seq"),
 )
 
+# Requests that were done, by their idempotency key.
 requests = Table(
     "requests",
     metadata,
@@ -136,9 +143,10 @@ requests = Table(
     # Of method, path, query and body.
     Column("request_hash", String(64), nullable=False),
     Column("created_at", Moment, nullable=False, index=True),
-    # The response; NULL until the request is done.
-    Column("status", Integer),
-    Column("body", Text),
-    Column("location", Text),
+    # What the request did: the status of its response, its job, and the command that it sent to the job, if any.
+    Column("status", Integer, nullable=False),
+    Column("job_id", String(64), nullable=False),
+    Column("command", JSON(none_as_null=True)),
     UniqueConstraint("owner", "key"),
+    Index(None, "owner", "seq"),
 )

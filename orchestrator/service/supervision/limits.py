@@ -1,11 +1,18 @@
 """Limits on concurrent jobs, and the check that a job fits into them at all."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from audio_qa.errors import EarshotError
 from orchestrator.job.demand import max_cpus, max_gpus
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import SpecError
+from orchestrator.service.store.records import JobRecord
+
+
+class LimitReachedError(EarshotError):
+    """A job that does not fit beside those that run now; the message says which limit is reached."""
 
 
 class NeverFitsError(SpecError):
@@ -30,6 +37,9 @@ class Limits:
     gpus: float = math.inf
     """GPUs of all running jobs; those of the cluster are a bound, too."""
     gpus_per_user: float = math.inf
+    queued: float = math.inf
+    """Jobs in the queue."""
+    queued_per_user: float = math.inf
 
     def __post_init__(self) -> None:
         """Raise ValueError if nothing could ever run."""
@@ -37,6 +47,8 @@ class Limits:
             raise ValueError("at least one job must be allowed to run")
         if self.gpus < 0 or self.gpus_per_user < 0:
             raise ValueError("a limit on GPUs cannot be negative")
+        if self.queued < 1 or self.queued_per_user < 1:
+            raise ValueError("at least one job must be allowed to wait")
 
 
 def check_fits(spec: JobSpec, limits: Limits, capacity: Capacity | None) -> None:
@@ -60,3 +72,25 @@ def check_fits(spec: JobSpec, limits: Limits, capacity: Capacity | None) -> None
             f"the job needs {cpus:g} CPUs, one for each worker, rank and the reward actor, and the cluster has "
             f"{capacity.cpus:g}: lower rollout.workers or learner.ranks"
         )
+
+
+def check_growth(job: JobRecord, gpus: float, others: Sequence[JobRecord], limits: Limits, cluster_gpus: float) -> None:
+    """Raise LimitReachedError if a running job that grows to a number of GPUs does not fit beside the other ones.
+
+    Args:
+        others: all other active jobs.
+        cluster_gpus: total GPUs of the cluster; infinity if they are not known, or grow on demand.
+    """
+    own = sum(other.gpus for other in others if other.owner == job.owner)
+    together = sum(other.gpus for other in others)
+    bounds = (
+        (own, limits.gpus_per_user, f" of {job.owner}", "a user may have {} (--max-gpus-per-user)"),
+        (together, limits.gpus, "", "all may have {} together (--max-gpus)"),
+        (together, cluster_gpus, "", "the cluster has {}"),
+    )
+    for used, most, whose, words in bounds:
+        if used + gpus > most:
+            raise LimitReachedError(
+                f"the job would count for {gpus:g} GPUs; the other running jobs{whose} count for {used:g}, and "
+                f"{words.format(f'{most:g}')}"
+            )

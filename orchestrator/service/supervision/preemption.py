@@ -42,7 +42,7 @@ class Preemption:
             await self._stop(job.submission_id)
         elif job.submission_id not in self._commands:
             self._commands[job.submission_id] = await asyncio.to_thread(_request_checkpoint, job)
-        elif self._commands[job.submission_id] in history.saved:
+        elif self._commands[job.submission_id] in history.saved | history.failed:
             await self._stop(job.submission_id)
 
     def forget(self, submission_id: str) -> None:
@@ -51,9 +51,4 @@ class Preemption:
 
 
 def _request_checkpoint(job: JobRecord) -> str:
-    run = RunDirectory(Path(job.run_dir))
-    identifier = send(run, CommandKind.CHECKPOINT, by=PREEMPTION)
-    if job.state is JobState.PAUSED:
-        # Checkpoints are written only after a step: the job does one more.
-        send(run, CommandKind.RESUME, by=PREEMPTION)
-    return identifier
+    return send(RunDirectory(Path(job.run_dir)), CommandKind.CHECKPOINT, by=PREEMPTION)

@@ -27,6 +27,12 @@ class JobProgress:
         self._lock = threading.Lock()
         self._kept: OrderedDict[Path, tuple[int, LastStep | None]] = OrderedDict()
 
+    def last(self, run_dir: Path) -> LastStep | None:
+        """Return the step as of the last read, without reading."""
+        with self._lock:
+            kept = self._kept.get(run_dir / METRICS)
+        return None if kept is None else kept[1]
+
     def of(self, run_dir: Path) -> LastStep | None:
         """Return the last complete step; None before the first."""
         path = run_dir / METRICS

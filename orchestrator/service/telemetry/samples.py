@@ -1,10 +1,11 @@
-"""Pages of a run's scored completions. The id of a sample is the offset of its line.
+"""Pages of a run's scored completions. The id of a sample says which completion it is (`sample_id.py`).
 
-Invariant: a page costs what it holds; nothing before or after it is read.
+Invariants: a page costs what it holds and one group more; nothing before or after that is read. A list that continues
+after its run was rolled back and went on continues at the same completion, or at the place that it would have.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +13,12 @@ from typing import Any, Literal
 from orchestrator.run.files import SAMPLES
 from orchestrator.run.lines import FileLine, PlaceError, check_place, line_at, lines_after, lines_before, size_of
 from orchestrator.run.records import RunDirectoryError
+from orchestrator.service.telemetry.sample_id import SampleId, group_of, id_of
 
 Order = Literal["newest", "oldest"]
+_GROUP = 64
+"""Lines read at once when a group is followed to its beginning or end."""
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +26,17 @@ class SamplePage:
     """One page of samples, each with its `id`."""
 
     items: list[dict[str, Any]]
-    next_place: int | None
-    """Offset of the next page; None at the end."""
+    next_after: SampleId | None
+    """Sample that the next page comes after; None at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A sample and its line."""
+
+    line: FileLine
+    record: dict[str, Any]
+    identity: SampleId
 
 
 class Samples:
@@ -31,41 +45,92 @@ class Samples:
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / SAMPLES
 
-    def page(self, place: int | None, limit: int, order: Order = "newest", step: int | None = None) -> SamplePage:
-        """Return at most `limit` samples from `place` on.
+    def page(self, after: SampleId | None, limit: int, order: Order = "newest", step: int | None = None) -> SamplePage:
+        """Return at most `limit` samples.
 
         Args:
-            place: None for the end ("newest") or the beginning ("oldest").
+            after: last sample of the page before; None for the first page.
             step: return only samples of this learner step.
 
         Raises:
-            PlaceError: no sample begins at `place`.
             RunDirectoryError: a line of the page is not a sample.
         """
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._page(after, limit, order, step)
+            except PlaceError:
+                # The run was rolled back while the page was read.
+                continue
+        return SamplePage([], None)
+
+    def _page(self, after: SampleId | None, limit: int, order: Order, step: int | None) -> SamplePage:
         if order == "newest":
-            end = place if place is not None or step is None else self._first(lambda found: found > step)
+            end = self._start_of(after) if after else None if step is None else self._first(lambda found: found > step)
             lines = lines_before(self._path, end, limit)
             more = bool(lines) and lines[-1].start > 0
-            next_place = lines[-1].start if lines else 0
+            found = self._identified(reversed(lines))[::-1]
         else:
-            start = place if place is not None else 0 if step is None else self._first(lambda found: found >= step)
+            start = self._end_of(after) if after else 0 if step is None else self._first(lambda found: found >= step)
             lines = lines_after(self._path, start, limit)
             more = bool(lines) and lines[-1].end < size_of(self._path)
-            next_place = lines[-1].end if lines else 0
-        items = [self._sample(line) for line in lines]
-        if step is not None:
-            wanted = [item for item in items if item["step"] == step]
-            more = more and len(wanted) == len(items)
-            items = wanted
-        return SamplePage(items, next_place if more else None)
+            found = self._identified(lines)
+        wanted = found if step is None else [one for one in found if one.identity.step == step]
+        more = more and len(wanted) == len(found)
+        items = [{"id": str(one.identity)} | one.record for one in wanted]
+        return SamplePage(items, wanted[-1].identity if more and wanted else None)
 
-    def one(self, place: int) -> dict[str, Any] | None:
-        """Return the sample that begins at `place`; None if none does."""
-        try:
-            line = line_at(self._path, place)
-        except PlaceError:
-            return None
-        return None if line is None else self._sample(line)
+    def one(self, wanted: SampleId) -> dict[str, Any] | None:
+        """Return the sample with this id; None if there is none, or another completion is at its place now."""
+        for found in self._of_group(wanted):
+            if found.identity == wanted:
+                return {"id": str(wanted)} | found.record
+        return None
+
+    def _start_of(self, wanted: SampleId) -> int:
+        """Return the offset of a sample, or of the place that it would have: nothing after it was listed."""
+        for found in self._of_group(wanted):
+            if found.identity.index == wanted.index:
+                return found.line.start
+        return self._first(lambda step: step > wanted.step)
+
+    def _end_of(self, wanted: SampleId) -> int:
+        """Return the offset after a sample, or after the place that it would have: nothing before it was left out."""
+        for found in self._of_group(wanted):
+            if found.identity.index == wanted.index:
+                return found.line.end
+        return self._first(lambda step: step >= wanted.step)
+
+    def _of_group(self, wanted: SampleId) -> list[_Found]:
+        """Return all samples of one draw, in order."""
+        place, group = self._first(lambda step: step >= wanted.step), list[tuple[FileLine, dict[str, Any]]]()
+        while lines := lines_after(self._path, place, _GROUP):
+            for line in lines:
+                record = self._sample(line)
+                if group_of(record) == wanted.group:
+                    group.append((line, record))
+                elif group or record["step"] > wanted.step:
+                    return _numbered(group)
+            place = lines[-1].end
+        return _numbered(group)
+
+    def _identified(self, lines: Iterable[FileLine]) -> list[_Found]:
+        """Return adjacent lines, in file order, with their ids. The first group may have begun before them."""
+        read = [(line, self._sample(line)) for line in lines]
+        if not read:
+            return []
+        before = self._before_in_group(read[0][0].start, group_of(read[0][1]))
+        return _numbered(read, before)
+
+    def _before_in_group(self, place: int, group: tuple[int, int]) -> int:
+        """Return how many lines of a group are directly before `place`."""
+        count = 0
+        while lines := lines_before(self._path, place, _GROUP):
+            for line in lines:
+                if group_of(self._sample(line)) != group:
+                    return count
+                count += 1
+            place = lines[-1].start
+        return count
 
     def _first(self, reached: Callable[[int], bool]) -> int:
         """Return the offset of the first line whose step fulfils `reached`, else the end. Bisects: steps ascend."""
@@ -73,8 +138,10 @@ class Samples:
         while low < high:
             middle = self._begin((low + high) // 2, low)
             line = line_at(self._path, middle)
-            assert line is not None
-            if reached(self._sample(line)["step"]):
+            if line is None:
+                # The run was rolled back meanwhile: the file ends before `middle`.
+                high = min(middle, self._whole())
+            elif reached(self._sample(line)["step"]):
                 high = middle
             else:
                 low = line.end
@@ -106,8 +173,18 @@ class Samples:
     def _sample(self, line: FileLine) -> dict[str, Any]:
         try:
             record = json.loads(line.text)
-            if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            if not isinstance(record, dict) or type(record.get("step")) is not int:
                 raise ValueError("not an object with a step")
         except (ValueError, RecursionError) as error:
             raise RunDirectoryError(self._path, f"byte {line.start}: not a sample ({error})") from error
-        return {"id": str(line.start)} | record
+        return record
+
+
+def _numbered(read: Iterable[tuple[FileLine, dict[str, Any]]], before: int = 0) -> list[_Found]:
+    """Return samples with their ids; `before` is how many of the first group come before them."""
+    found, group, index = list[_Found](), None, before
+    for line, record in read:
+        index = index + 1 if group_of(record) == group else 0 if group is not None else before
+        group = group_of(record)
+        found.append(_Found(line, record, id_of(record, index)))
+    return found

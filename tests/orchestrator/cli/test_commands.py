@@ -93,7 +93,7 @@ def test_a_plan_is_made_without_torch(tmp_path):
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        (["re"], ["reproduce", "resume", "restore"]),
+        (["re"], ["reproduce", "resume", "retry", "restore"]),
         (["data", ""], ["check", "filter"]),
         (["run", "--re"], ["--resume"]),
         (["jobs", "--state", "canc"], ["cancelled"]),
@@ -145,6 +145,5 @@ def test_a_wrong_command_line_is_answered_with_one_line(words, line, tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [[], ["data"]], ids=" ".join)
-def test_without_arguments_a_group_prints_its_help(words):
-    assert "Usage: earshot" in CliRunner().invoke(app, words, prog_name="earshot").output
+def test_without_arguments_the_program_prints_its_help():
+    assert "Usage: earshot" in CliRunner().invoke(app, [], prog_name="earshot").output

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from orchestrator.cli.service.tables import job_table
+from orchestrator.cli.service.tables import job_facts
 from orchestrator.cli.service.watch import Watched, panel
 from orchestrator.display.progress_text import TimeLeft
 from orchestrator.schemas.api import (
@@ -77,7 +77,7 @@ def test_an_evaluation_without_an_accuracy_is_shown(watched):
     watched.job.progress.evaluation = EvaluationView(step=9, chance_accuracy=0.25, count=5, failed=5)
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(panel(watched, TimeLeft(time.monotonic), 120))
-    console.print(job_table(watched.job))
+    console.print(job_facts(watched.job), crop=False)
     text = " ".join(console.export_text().replace("│", " ").split())
     assert "at step 9: accuracy –, with silence –, chance 25.0%, 5 of 5 questions failed" in text
     assert "5 of 5 questions failed at step 9" in text

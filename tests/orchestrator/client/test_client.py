@@ -73,7 +73,7 @@ def test_telemetry_of_and_commands_to_a_running_job(threaded, client):
 def test_a_refused_request_raises_an_error_with_the_reason(client):
     with pytest.raises(ApiError, match="did you mean 'steps'") as refused:
         client.submit({**SPEC, "stepz": 3})
-    assert refused.value.status == 422
+    assert (refused.value.status, refused.value.code) == (422, "invalid_job")
     for job_id in ("none", "../../healthz", "", "a/b"):
         with pytest.raises(ApiError) as refused:
             client.job(job_id)
@@ -158,17 +158,40 @@ def test_requests_that_are_safe_to_repeat_are_retried_and_no_job_is_created_twic
     assert len({key for _, _, key in asked}) == 1
 
 
-def test_a_request_that_may_have_been_carried_out_is_not_repeated():
+CHANGES = {
+    "submit": [SPEC],
+    "validate": [SPEC],
+    "retry": ["x"],
+    "delete": ["x"],
+    "cancel": ["x"],
+    "pause": ["x"],
+    "resume": ["x"],
+    "checkpoint": ["x"],
+    "scale": ["x", 2],
+    "set_priority": ["x", 5],
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_that_may_have_been_made_is_repeated_with_the_same_key(name):
     asked = []
 
     def answer(request):
-        asked.append(request)
+        asked.append((request.method, request.headers.get("idempotency-key")))
+        if len(asked) == 2:
+            return httpx.Response(502)
         raise httpx.ReadError("gone")
 
-    client = EarshotClient("http://x", transport=httpx.MockTransport(answer), retry_seconds=10)
+    client = EarshotClient("http://x", transport=httpx.MockTransport(answer), retry_seconds=1)
     with pytest.raises(UnreachableError):
-        client.pause("x")
-    assert len(asked) == 1
+        getattr(client, name)(*CHANGES[name])
+    assert len(asked) > 2
+    assert len(set(asked)) == 1
+    assert asked[0][1]
+    before = asked[0]
+    with pytest.raises(UnreachableError):
+        getattr(client, name)(*CHANGES[name])
+    assert asked[-1][1] != before[1]
 
 
 def test_no_service_at_the_address(monkeypatch):

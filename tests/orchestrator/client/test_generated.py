@@ -7,10 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from orchestrator.client import AsyncEarshotClient, EarshotClient
 
 ROOT = Path(__file__).parents[3]
-SOURCE, TARGET = (Path("orchestrator/client") / name for name in ("asynchronous.py", "synchronous.py"))
+FOLDER = Path("orchestrator/client")
+PAIRS = {"asynchronous.py": "synchronous.py", "async_connection.py": "sync_connection.py"}
+EDITS = {
+    "asynchronous.py": ("limit: int = 50", "limit: int = 51"),
+    "async_connection.py": ("timeout: float = 30", "timeout: float = 31"),
+}
 
 
 def generate(*arguments, root=ROOT):
@@ -19,9 +26,10 @@ def generate(*arguments, root=ROOT):
 
 
 def copied(folder):
-    for name in (SOURCE, TARGET):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, folder / name)
+    (folder / FOLDER).mkdir(parents=True)
+    for pair in PAIRS.items():
+        for name in pair:
+            shutil.copy(ROOT / FOLDER / name, folder / FOLDER / name)
     return folder
 
 
@@ -30,22 +38,21 @@ def test_the_synchronous_client_is_fresh():
     assert checked.returncode == 0, checked.stderr
 
 
-def test_an_edit_of_either_client_makes_the_check_fail(tmp_path):
-    root = copied(tmp_path)
-    assert generate("--check", root=root).returncode == 0
-    for name in (SOURCE, TARGET):
-        file = root / name
+@pytest.mark.parametrize("source", PAIRS)
+def test_an_edit_of_either_client_makes_the_check_fail(source, tmp_path):
+    root, edit = copied(tmp_path), EDITS[source]
+    for name in (source, PAIRS[source]):
+        file = root / FOLDER / name
         before = file.read_text()
-        file.write_text(before.replace("limit: int = 50", "limit: int = 51"))
+        file.write_text(before.replace(*edit))
         assert file.read_text() != before
         stale = generate("--check", root=root)
-        assert (stale.returncode, "make client" in stale.stderr) == (1, True)
+        assert (stale.returncode, "make client" in stale.stderr, PAIRS[source] in stale.stderr) == (1, True, True)
         file.write_text(before)
-    file = root / SOURCE
-    file.write_text(file.read_text().replace("limit: int = 50", "limit: int = 51"))
+    file = root / FOLDER / source
+    file.write_text(file.read_text().replace(*edit))
     assert generate(root=root).returncode == 0
-    assert "limit: int = 51" in (root / TARGET).read_text()
-    assert generate("--check", root=root).returncode == 0
+    assert edit[1] in (root / FOLDER / PAIRS[source]).read_text()
 
 
 def test_lint_and_pre_commit_run_the_check():

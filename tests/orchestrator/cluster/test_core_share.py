@@ -28,15 +28,15 @@ def test_a_driver_has_a_low_priority(tmp_path: Path) -> None:
     if before is None:
         pytest.skip("this kernel does not share cores among sessions")
     script = (
-        "import runpy\n"
+        "import os, runpy\n"
         "from orchestrator.cluster.core_share import session_niceness\n"
         "try:\n    runpy.run_module('orchestrator.driver', run_name='__main__')\n"
-        "except SystemExit:\n    print(session_niceness())\n"
+        "except SystemExit:\n    print(session_niceness(), os.getpriority(os.PRIO_PROCESS, 0))\n"
     )
     command = [sys.executable, "-c", script, tmp_path, "job-1"]
     done = subprocess.run(command, start_new_session=True, capture_output=True, text=True, timeout=60, check=True)
     assert "not a run directory" in done.stderr
-    assert done.stdout == f"{NICENESS}\n"
+    assert done.stdout == f"{NICENESS} {NICENESS}\n"
     assert session_niceness() == before
 
 

@@ -5,13 +5,12 @@ from ray.exceptions import RayActorError
 
 from orchestrator.driver import driver
 from orchestrator.driver import main as driver_main
+from orchestrator.driver.session import ClusterUnreachableError
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import SpecError, dump_spec
 from orchestrator.run import exit_codes
 from orchestrator.run.checkpoints import Checkpoints
-from orchestrator.run.commands import CommandKind
 from orchestrator.run.directory import RunDirectory
-from orchestrator.run.mailbox import Mailbox, send
 from orchestrator.storage.location import DamagedError, StorageError
 from orchestrator.training.state import RunState
 
@@ -47,6 +46,7 @@ def test_bad_input_has_an_exit_code_of_its_own(spec, tmp_path, capsys) -> None:
         (StorageError("the bucket does not answer"), exit_codes.LOST),
         (DamagedError("model.safetensors has other bytes"), exit_codes.FAILED),
         (RayActorError(), exit_codes.LOST),
+        (ClusterUnreachableError("no node answers"), exit_codes.NOT_BEGUN),
     ],
 )
 def test_what_a_started_job_raises_decides_whether_it_is_tried_again(
@@ -80,20 +80,5 @@ def test_two_drivers_do_not_write_one_run_directory(spec, tmp_path, monkeypatch)
     monkeypatch.setattr(driver_main, "_LOCK_SECONDS", 0.3)
     run = RunDirectory.create(tmp_path / "run", dump_spec(spec))
     with run.lock():
-        assert driver_main.main(run.path, "j-2") == exit_codes.LOST
+        assert driver_main.main(run.path, "j-2") == exit_codes.NOT_BEGUN
     assert kinds(run) == []
-
-
-def test_a_new_driver_repeats_the_commands_of_the_old_one(spec, tmp_path) -> None:
-    run = RunDirectory.create(tmp_path / "run", dump_spec(spec))
-    for kind, count, by in (
-        (CommandKind.SCALE, 2, "ann"),
-        (CommandKind.SCALE, 3, "ann"),
-        (CommandKind.PAUSE, None, "ann"),
-        (CommandKind.RESUME, None, "preemption"),
-    ):
-        send(run, kind, count=count, by=by)
-    for command in Mailbox(run).take():
-        run.append_event("command", id=command.id, command=command.kind, count=command.count, by=command.by)
-    driver_main._resend_commands(run)
-    assert [(c.kind, c.count) for c in Mailbox(run).take()] == [(CommandKind.SCALE, 3), (CommandKind.PAUSE, None)]

@@ -34,6 +34,19 @@ class FailingLearner:
         return self
 
 
+class EnoughRoom:
+    """A stand-in for a cluster that has room for everything."""
+
+    def hold(self, part: str) -> None:
+        """Nothing waits."""
+
+    def reserve(self, part: str, actors: list) -> SimpleNamespace:
+        return SimpleNamespace(place=lambda rank: None, cancel=lambda: None)
+
+    async def wait(self, part: str, reservation: object, seconds: float) -> bool:
+        return True
+
+
 made: list[FailingLearner] = []
 errors: list[Exception] = []
 carriers: list[tuple] = []
@@ -62,7 +75,7 @@ def attempts(tmp_path, monkeypatch):
         errors[:] = given
         pool = SimpleNamespace(use_weight_sync=lambda *given: carriers.append(given))
         progress = make_progress("quiet")
-        job = recovery.LearnerSupervisor(prepared, run, RunState(), progress, pool, None, Control(run))
+        job = recovery.LearnerSupervisor(prepared, run, RunState(), progress, pool, None, Control(run), EnoughRoom())
 
         async def play() -> None:
             await job.run(asyncio.sleep(0))

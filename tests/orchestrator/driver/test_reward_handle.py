@@ -11,6 +11,7 @@ from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
 from orchestrator.driver import reward_handle
 from orchestrator.driver.reward_handle import RewardHandle, RewardLostError, UnscoredError
+from orchestrator.driver.room import Room
 from orchestrator.job.spec import JobSpec
 from protocol.rollout import Completion, Group, StopReason
 
@@ -43,6 +44,19 @@ def actors() -> set[int]:
     return found
 
 
+class Pool:
+    """A pool whose workers may have to wait for the room of the reward actor."""
+
+    def __init__(self) -> None:
+        self.held, self.has_room = False, False
+
+    def hold(self) -> None:
+        self.held = True
+
+    def release(self) -> None:
+        self.held = False
+
+
 @pytest.fixture
 def play(cluster, monkeypatch):
     """A function that runs an action with a handle and the pids of its actors, and returns its events."""
@@ -51,11 +65,17 @@ def play(cluster, monkeypatch):
     def run(action, *, score_seconds=60.0):
         async def whole():
             events, others = [], actors()
-            handle = RewardHandle(
-                SPEC, lambda kind, **detail: events.append((kind, detail)), score_seconds=score_seconds
-            )
+
+            def on_event(kind, **detail):
+                events.append((kind, detail))
+
+            pool = Pool()
+            handle = RewardHandle(SPEC, on_event, room=Room(pool, on_event), score_seconds=score_seconds)
+            await handle.wait_for_room()
+            assert not pool.held
             try:
                 await action(handle, lambda: actors() - others)
+                assert not pool.held
             finally:
                 await handle.stop()
             return events

@@ -53,6 +53,7 @@ PATHS = {
     PathTo.CLIPS: ["data.audio_root", "data.evaluation_audio_root"],
     PathTo.SOLVE_RATES: ["data.curriculum.measured"],
     PathTo.QUESTIONS: ["data.train", "data.evaluation"],
+    PathTo.CACHE: ["learner.audio_cache.folder"],
 }
 
 

@@ -1,6 +1,5 @@
 """A model folder that is not whole ends every command with one line before anything is started."""
 
-import asyncio
 import json
 import time
 from math import prod
@@ -10,6 +9,7 @@ import pytest
 import yaml
 from support.models.documents import BROKEN
 from support.models.folders import change_json, config_of, shapes_of, write_7b, write_model, write_weights
+from support.runs.admitting import admitted, allowing
 from typer.testing import CliRunner
 
 from audio_qa.families import FACTS
@@ -21,8 +21,6 @@ from orchestrator.job.spec_file import SpecError
 from orchestrator.preflight.model_folder import check_model_folder
 from orchestrator.preflight.plan import model_sizes
 from orchestrator.preflight.sizes import PUBLISHED
-from orchestrator.service.admission.admission import Admission
-from orchestrator.service.admission.roots import Roots
 
 DATA = {"train": "builtin:synthetic", "evaluation": "builtin:synthetic"}
 
@@ -31,12 +29,8 @@ def job_about(model: str) -> dict[str, object]:
     return {"model": {"path": model, "max_context": 128}, "data": DATA, "steps": 1, "rollout": {"max_tokens": 16}}
 
 
-async def _owns(_: str) -> bool:
-    return True
-
-
 def admit(root: Path, model: str) -> None:
-    asyncio.run(Admission(Roots([root]), ()).admit(JobSpec.model_validate(job_about(model)), _owns))
+    admitted(JobSpec.model_validate(job_about(model)), allowing(root))
 
 
 def commands(home: Path, model: str) -> list[list[str]]:

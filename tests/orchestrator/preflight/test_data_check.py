@@ -109,7 +109,7 @@ def test_without_json_the_output_ends_with_the_counts(home):
     assert done.stdout.strip().endswith("A job would refuse these questions: 1 problem. Accepted: 0.")
     assert "4 questions, 4 clips" in done.stdout
     write(home / "one.jsonl", items_of(home / "test.jsonl")[:1])
-    assert "1 question, 1 clip " in CliRunner().invoke(app, ["data", "check", str(home / "one.jsonl")]).stdout
+    assert "1 question, 1 clip\n" in CliRunner().invoke(app, ["data", "check", str(home / "one.jsonl")]).stdout
 
 
 @pytest.mark.parametrize(

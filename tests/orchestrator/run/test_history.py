@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.run.directory import RunDirectory
-from orchestrator.run.events import PREEMPTION, RESTART, EventKind
+from orchestrator.run.events import PREEMPTION, EventKind
 from orchestrator.run.history import UNREADABLE, HistoryReader, RunHistory, fold, history_of
 from orchestrator.run.records import RunDirectoryError
 
@@ -32,7 +32,7 @@ def test_commands_are_remembered_for_the_next_driver():
     )
     assert (history.requested_workers, history.pause_requested) == (3, True)
     assert (history.commands, history.refused) == (frozenset("abcd"), frozenset("x"))
-    history = fold(history, [command("e", "resume", by=RESTART)])
+    history = fold(history, [command("e", "resume")])
     assert not history.pause_requested
 
 

@@ -15,7 +15,9 @@ from orchestrator.driver.run_storage import find_stored, is_finished_but_unstore
 from orchestrator.job.spec_file import SpecError, dump_spec
 from orchestrator.run import exit_codes
 from orchestrator.run.checkpoints import checkpoints_of
+from orchestrator.run.commands import CommandKind
 from orchestrator.run.directory import RunDirectory
+from orchestrator.run.mailbox import Mailbox, send
 from orchestrator.service.supervision.run_watch import RunWatch
 from orchestrator.storage import mirror as mirrors
 from orchestrator.storage.location import DamagedError, Location, StorageError
@@ -63,6 +65,18 @@ def test_a_lost_run_is_brought_to_its_newest_checkpoint(original, storage, tmp_p
     assert [e["kind"] for e in run.events()][-1] == "fetched"
     assert run.events()[0] == original.events()[0]
     assert catch_up(run, stored, checkpoints) is None
+
+
+def test_commands_that_were_sent_while_the_run_was_away_are_kept(original, storage, tmp_path):
+    """A job without a driver takes commands, also where its directory was lost and made again."""
+    spec = spec_with(storage)
+    with mirrored(original, spec) as store:
+        first = send(original, CommandKind.SCALE, count=3)
+        store()
+    run, stored, checkpoints = here(tmp_path, storage)
+    second = send(run, CommandKind.SCALE, count=5)
+    assert catch_up(run, stored, checkpoints) == 10
+    assert [command.id for command in Mailbox(run).take()] == [first, second]
 
 
 def test_the_digests_of_the_inputs_come_with_the_run(original, storage, tmp_path):

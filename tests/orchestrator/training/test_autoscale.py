@@ -65,3 +65,21 @@ def test_it_settles_where_neither_waits():
         target = decision.count if decision else target
         history.append(target)
     assert history[-20:] == [4] * 20
+
+
+@pytest.mark.parametrize("target", [0, 1, 9])
+def test_a_number_outside_the_bounds_that_was_requested_stays(target):
+    scaler = Autoscaler(2, 4)
+    asked = Observation(0.9, True, target, target, requested=True)
+    assert decisions(scaler, [asked] * (2 * PATIENCE)) == [None] * (2 * PATIENCE)
+    # Until another one is requested.
+    found = decisions(scaler, [Observation(0.9, False, 2, 2, requested=True)] * (PATIENCE + 1))
+    assert found[:-1] == [None] * PATIENCE
+    assert found[-1].count == 3
+
+
+def test_what_was_seen_before_a_request_does_not_count_after_it():
+    scaler = Autoscaler(1, 8)
+    before = [observed(waited=0.9, target=2)] * (PATIENCE - 1)
+    after = [observed(waited=0.9, target=4)] * PATIENCE
+    assert decisions(scaler, before + after) == [None] * (2 * PATIENCE - 1)

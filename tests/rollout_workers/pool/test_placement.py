@@ -1,13 +1,8 @@
 """Placement of workers: real Ray actors on nodes that join and leave. The workers are simulated."""
 
 import asyncio
-import contextlib
-import subprocess
-import sys
 import time
-from pathlib import Path
 
-import psutil
 import pytest
 import ray
 
@@ -25,41 +20,6 @@ SAMPLING = Sampling(group_size=2, max_tokens=8)
 PACE = SimulatedPace(group_seconds=0.3, groups_at_once=2)
 
 
-class Node:
-    """Another machine of the cluster, which has room for one worker."""
-
-    def __init__(self):
-        self._start()
-
-    def _start(self):
-        command = [Path(sys.executable).with_name("ray"), "start", "--block", "--num-cpus=1"]
-        options = ["--object-store-memory=80000000", '--resources={"ears": 1}', "--disable-usage-stats"]
-        address = ray.get_runtime_context().gcs_address
-        self._process = subprocess.Popen(
-            [*command, f"--address={address}", *options],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    async def joined(self, nodes):
-        """Return once the cluster has `nodes` nodes. Ray ends a node whose agent is slow to start: it is started
-        again."""
-        async with asyncio.timeout(200):
-            while alive() < nodes:
-                if self._process.poll() is not None:
-                    self._start()
-                await asyncio.sleep(0.2)
-
-    def lose(self):
-        """Kill all its processes at once."""
-        family = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]
-        for process in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        self._process.wait()
-
-
 def alive():
     return sum(node["Alive"] for node in ray.nodes())
 
@@ -67,15 +27,18 @@ def alive():
 @pytest.fixture
 def node(cluster):
     """Returns a function that adds nodes; removes those that are left."""
+    # Not at the top: actors of this module would import it where Ray starts them.
+    from support.cluster.node import Node
+
     made, before = [], alive()
 
     def add():
-        made.append(Node())
+        made.append(Node(ears=1))
         return made[-1]
 
     yield add
     for one in made:
-        if one._process.poll() is None:
+        if one.runs:
             one.lose()
     # Until Ray declares a lost node dead, it places other tests' actors there.
     deadline = time.monotonic() + 120

@@ -107,7 +107,7 @@ def broken_link_in_place_of_a_shard(folder: Path) -> list[str]:
     sharded(folder)
     path = folder / "model-00002-of-00003.safetensors"
     path.unlink()
-    path.symlink_to("../../blobs/0123")
+    path.symlink_to("../blobs/0123")
     return [path.name, "a file that does not exist", AGAIN]
 
 

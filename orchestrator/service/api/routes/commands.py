@@ -1,12 +1,10 @@
 """Commands to a job: cancel it; pause, resume, checkpoint and scale a running one."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from fastapi import APIRouter, Request
-from pydantic import ValidationError
 
-from audio_qa.errors import one_line
 from orchestrator.job.demand import max_gpus, scaled
 from orchestrator.job.spec import JobSpec
 from orchestrator.run.commands import CommandKind
@@ -16,33 +14,42 @@ from orchestrator.run.records import RunDirectoryError
 from orchestrator.schemas.api import CommandView, JobView, ScaleBody
 from orchestrator.schemas.job_state import ENDED, JobState
 from orchestrator.schemas.problem_code import ProblemCode
-from orchestrator.service.api.body import read_object
+from orchestrator.service.api.body import read_model
 from orchestrator.service.api.principal import CurrentPrincipal, Principal
-from orchestrator.service.api.problems import ProblemError, error_responses
-from orchestrator.service.api.routes.job_access import Context, VisibleJob, audited
+from orchestrator.service.api.problems import OF_BODIES, OF_RUN_FILES, OF_WRITES, ProblemError, error_responses
+from orchestrator.service.api.routes.idempotency import CurrentKey, IdempotentRoute, command_id
+from orchestrator.service.api.routes.job_access import Context, VisibleJob, audited, state_conflict
 from orchestrator.service.api.routes.views import job_view
 from orchestrator.service.api.state import ApiContext
 from orchestrator.service.store.records import JobRecord
-from orchestrator.service.supervision.limits import NeverFitsError
+from orchestrator.service.store.request_store import RequestKey
+from orchestrator.service.store.store import StaleStateError
+from orchestrator.service.supervision.limits import LimitReachedError, NeverFitsError, check_growth
+from orchestrator.service.supervision.settlement import Settlement
 
-router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
+router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"], route_class=IdempotentRoute)
 
 # States in which each command is allowed.
 _ALLOWED = {
     CommandKind.PAUSE: frozenset({JobState.RUNNING}),
     CommandKind.RESUME: frozenset({JobState.RUNNING, JobState.PAUSED}),
-    CommandKind.CHECKPOINT: frozenset({JobState.RUNNING}),
+    CommandKind.CHECKPOINT: frozenset({JobState.RUNNING, JobState.PAUSED}),
     CommandKind.SCALE: frozenset({JobState.STARTING, JobState.RUNNING, JobState.PAUSED, JobState.RECOVERING}),
 }
 
 
-@router.post("/cancel", response_model=JobView, responses=error_responses(404, 409), summary="Cancel a job")
-async def cancel(job: VisibleJob, principal: CurrentPrincipal, context: Context) -> JobView:
+@router.post(
+    "/cancel", response_model=JobView, responses=error_responses(409, *OF_RUN_FILES, *OF_WRITES), summary="Cancel a job"
+)
+async def cancel(job: VisibleJob, principal: CurrentPrincipal, context: Context, key: CurrentKey) -> JobView:
     """Cancel a job in any state. A running job becomes `cancelled` once everything it started has ended."""
     async with audited(context, principal, "job.cancel", job.id):
         if job.state in ENDED and job.state is not JobState.CANCELLED:
-            raise ProblemError(ProblemCode.STATE_CONFLICT, f"job {job.id} has already ended: {job.state}")
-        cancelled = await context.store.request_cancel(job.id, f"cancelled by {principal.owner}")
+            raise state_conflict(job, "cancel", frozenset(JobState) - ENDED)
+        cancelled = await context.store.request_cancel(job.id, f"cancelled by {principal.owner}", key)
+        if cancelled.state is JobState.CANCELLED and cancelled.attempt:
+            # It was preempted and waited in the queue, maybe with commands for its next driver.
+            await Settlement().add(cancelled, JobState.CANCELLED)
     context.meters.commands.labels("cancel").inc()
     context.jobs.forget(job.id)
     return await job_view(context, cancelled)
@@ -52,43 +59,43 @@ async def cancel(job: VisibleJob, principal: CurrentPrincipal, context: Context)
     "/pause",
     status_code=202,
     response_model=CommandView,
-    responses=error_responses(404, 409),
+    responses=error_responses(409, *OF_RUN_FILES, *OF_WRITES),
     summary="Pause a job",
 )
-async def pause(job: VisibleJob, principal: CurrentPrincipal, context: Context) -> CommandView:
+async def pause(job: VisibleJob, principal: CurrentPrincipal, context: Context, key: CurrentKey) -> CommandView:
     """Pause a running job after the current step. Its workers keep running."""
-    return await _send_command(context, principal, job, CommandKind.PAUSE)
+    return await _send_command(context, principal, job, CommandKind.PAUSE, key)
 
 
 @router.post(
     "/resume",
     status_code=202,
     response_model=CommandView,
-    responses=error_responses(404, 409),
+    responses=error_responses(409, *OF_RUN_FILES, *OF_WRITES),
     summary="Resume a job",
 )
-async def resume(job: VisibleJob, principal: CurrentPrincipal, context: Context) -> CommandView:
+async def resume(job: VisibleJob, principal: CurrentPrincipal, context: Context, key: CurrentKey) -> CommandView:
     """Resume a paused job, or withdraw a pause that has not taken effect yet."""
-    return await _send_command(context, principal, job, CommandKind.RESUME)
+    return await _send_command(context, principal, job, CommandKind.RESUME, key)
 
 
 @router.post(
     "/checkpoint",
     status_code=202,
     response_model=CommandView,
-    responses=error_responses(404, 409),
+    responses=error_responses(409, *OF_RUN_FILES, *OF_WRITES),
     summary="Write a checkpoint",
 )
-async def checkpoint(job: VisibleJob, principal: CurrentPrincipal, context: Context) -> CommandView:
-    """Write a checkpoint of a running job after the current step."""
-    return await _send_command(context, principal, job, CommandKind.CHECKPOINT)
+async def checkpoint(job: VisibleJob, principal: CurrentPrincipal, context: Context, key: CurrentKey) -> CommandView:
+    """Write a checkpoint of a running job after the current step, or of a paused job at once."""
+    return await _send_command(context, principal, job, CommandKind.CHECKPOINT, key)
 
 
 @router.patch(
     "/rollout-workers",
     status_code=202,
     response_model=CommandView,
-    responses=error_responses(404, 409, 415),
+    responses=error_responses(409, *OF_RUN_FILES, *OF_BODIES, *OF_WRITES, ProblemCode.JOB_NEVER_FITS),
     summary="Scale a job",
     openapi_extra={
         "requestBody": {
@@ -97,27 +104,42 @@ async def checkpoint(job: VisibleJob, principal: CurrentPrincipal, context: Cont
         }
     },
 )
-async def scale(job: VisibleJob, request: Request, principal: CurrentPrincipal, context: Context) -> CommandView:
-    """Change the number of rollout workers of a job."""
-    value = await read_object(request, context.settings)
-    try:
-        body = ScaleBody.model_validate(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = one_line(".".join(map(str, first["loc"])), 100)
-        raise ProblemError(ProblemCode.INVALID_REQUEST, f"{where}: {first['msg']}") from error
+async def scale(
+    job: VisibleJob, request: Request, principal: CurrentPrincipal, context: Context, key: CurrentKey
+) -> CommandView:
+    """Change the number of rollout workers of a job. Fewer are always allowed; more only within the limits."""
+    body = await read_model(request, context.settings, ScaleBody)
     wanted = scaled(JobSpec.model_validate(job.spec), body.count)
+    gpus, grows = max_gpus(wanted), body.count > (await job_view(context, job)).workers.target
+    before: list[float] = []
 
-    async def fits() -> None:
+    def has_room(now: JobRecord, others: Sequence[JobRecord]) -> None:
+        situation = context.situation()
+        check_growth(now, gpus, others, situation.limits, situation.cluster_gpus)
+
+    async def reserve() -> None:
+        """Have the new number of GPUs count against the limits from now on, if they allow it."""
         try:
-            await context.check_fits(wanted, job.owner)
+            if grows or gpus > job.gpus:
+                await context.check_fits(wanted, job.owner)
+            before.append(await context.store.reserve_gpus(job.id, gpus, has_room))
         except NeverFitsError as error:
             raise ProblemError(ProblemCode.JOB_NEVER_FITS, str(error)) from error
+        except LimitReachedError as error:
+            raise ProblemError(ProblemCode.LIMIT_REACHED, str(error)) from error
+        except StaleStateError as error:
+            raise state_conflict(error.job, CommandKind.SCALE, _ALLOWED[CommandKind.SCALE]) from error
 
-    response = await _send_command(context, principal, job, CommandKind.SCALE, body.count, fits)
-    # The new number of GPUs counts against the limits from now on.
-    await context.store.update(job.id, gpus=max_gpus(wanted))
-    return response
+    try:
+        return await _send_command(context, principal, job, CommandKind.SCALE, key, body.count, reserve)
+    except Exception:
+        if before:
+            await context.store.release_gpus(job.id, gpus, before[0])
+        raise
+
+
+def _send(job: JobRecord, kind: CommandKind, count: int | None, owner: str, identifier: str | None) -> str:
+    return send(RunDirectory(Path(job.run_dir)), kind, count=count, by=owner, identifier=identifier)
 
 
 async def _send_command(
@@ -125,21 +147,29 @@ async def _send_command(
     principal: Principal,
     job: JobRecord,
     kind: CommandKind,
+    key: RequestKey | None,
     count: int | None = None,
     check: Callable[[], Awaitable[None]] | None = None,
 ) -> CommandView:
     async with audited(context, principal, f"job.{kind}", job.id, count=count):
         if job.state not in _ALLOWED[kind]:
-            states = " or ".join(sorted(_ALLOWED[kind]))
-            raise ProblemError(
-                ProblemCode.STATE_CONFLICT, f"job {job.id} is {job.state}; {kind} requires a job that is {states}"
-            )
+            raise state_conflict(job, kind, _ALLOWED[kind])
         if check is not None:
             await check()
         try:
-            identifier = send(RunDirectory(Path(job.run_dir)), kind, count=count, by=principal.owner)
+            identifier = await context.files.within(
+                Path(job.run_dir), _send, job, kind, count, principal.owner, command_id(key)
+            )
         except RunDirectoryError as error:
             detail = f"job {job.id} is {job.state} and has no driver yet; try again later"
             raise ProblemError(ProblemCode.NO_DRIVER_YET, detail) from error
+        except OSError as error:
+            detail = f"the command cannot be written to the run directory of job {job.id}: {error.strerror or error}"
+            raise ProblemError(ProblemCode.RUN_UNREADABLE, detail) from error
+        now = await context.store.get(job.id)
+        if now.state in ENDED:
+            # No driver reads it, and the supervisor may have settled the job before it was sent.
+            await Settlement().add(now, now.state)
+            raise state_conflict(now, kind, _ALLOWED[kind])
     context.meters.commands.labels(kind.value).inc()
     return CommandView(id=identifier, command=kind.value, count=count, job=await job_view(context, job))

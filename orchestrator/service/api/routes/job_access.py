@@ -1,6 +1,6 @@
 """Access to the job named by a path, and the audit log of changes to it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Path, Request
 
 from audio_qa.errors import shown
+from orchestrator.schemas.job_state import ACTIVE, ENDED, JobState
 from orchestrator.schemas.problem_code import ProblemCode
 from orchestrator.service.api.principal import CurrentPrincipal, Principal, require
 from orchestrator.service.api.problems import ProblemError
@@ -28,16 +29,54 @@ async def visible_job(request: Request, job_id: JobId, principal: CurrentPrincip
     if request.method != "GET":
         # Whether a change is allowed depends on the current state, not on a cached one.
         context.jobs.forget(job_id)
+    return await job_for(context, principal, job_id)
+
+
+async def job_for(
+    context: ApiContext, principal: Principal, job_id: str, missing: str = "there is no job {}"
+) -> JobRecord:
+    """Return a job that the principal may see. Raises ProblemError otherwise, with the text `missing`."""
     try:
         job, _ = await context.jobs.get(job_id)
     except JobNotFoundError:
         job = None
     if job is None or not principal.can_see(job):
-        raise ProblemError(ProblemCode.JOB_NOT_FOUND, f"there is no job {shown(job_id)}")
+        raise ProblemError(ProblemCode.JOB_NOT_FOUND, missing.format(shown(job_id)))
     return job
 
 
 VisibleJob = Annotated[JobRecord, Depends(visible_job)]
+
+
+_IS = {
+    JobState.SUCCEEDED: "has already succeeded",
+    JobState.FAILED: "has failed",
+    JobState.CANCELLED: "was cancelled",
+}
+
+
+def state_conflict(job: JobRecord, action: str, needs: Collection[JobState], remedy: str = "") -> ProblemError:
+    """Return the error for a job whose state does not allow an action.
+
+    Args:
+        action: what was asked for: `resume`, …
+        needs: the states that allow it.
+        remedy: what to do about it, if there is more to say.
+    """
+    state = _IS.get(job.state, f"is {job.state}")
+    if job.cancel_requested_at is not None and job.state in ACTIVE:
+        state = "is being cancelled"
+    more = f": {remedy}" if remedy else ""
+    return ProblemError(ProblemCode.STATE_CONFLICT, f"job {job.id} {state}; {action} needs {_wanted(needs)}{more}")
+
+
+def _wanted(states: Collection[JobState]) -> str:
+    if set(states) == ENDED:
+        return "a job that has ended"
+    if set(states) == set(JobState) - ENDED:
+        return "a job that has not ended"
+    *names, last = (state.value for state in JobState if state in states)
+    return f"a {', '.join(names)}{' or ' if names else ''}{last} job"
 
 
 @dataclass(slots=True)
@@ -46,6 +85,15 @@ class AuditedAction:
 
     target: str
     detail: dict[str, Any]
+
+
+def require_submitter(context: ApiContext, principal: Principal) -> None:
+    """Raise ProblemError, and count it, unless the principal has the role of a submitter."""
+    try:
+        require(principal, Role.SUBMITTER)
+    except ProblemError:
+        context.meters.refused.inc()
+        raise
 
 
 @asynccontextmanager
@@ -58,11 +106,7 @@ async def audited(
     """
     entry, outcome = AuditedAction(target, detail), "ok"
     try:
-        try:
-            require(principal, Role.SUBMITTER)
-        except ProblemError:
-            context.meters.refused.inc()
-            raise
+        require_submitter(context, principal)
         yield entry
     except ProblemError as problem:
         outcome = problem.detail[:500]

@@ -7,7 +7,7 @@ from orchestrator.cluster.inventory import ClusterNode, ClusterUnavailableError
 from orchestrator.schemas.api import ClusterView, HealthView, NodeView, UseView
 from orchestrator.schemas.problem_code import ProblemCode
 from orchestrator.service.api.exposition import job_metrics
-from orchestrator.service.api.principal import CurrentPrincipal, Principal
+from orchestrator.service.api.principal import AnyPrincipal, CurrentPrincipal, Principal
 from orchestrator.service.api.problems import ProblemError, error_responses
 from orchestrator.service.api.routes.job_access import Context
 from orchestrator.service.api.state import ApiContext
@@ -19,17 +19,23 @@ cluster_router = APIRouter(tags=["cluster"])
 
 
 @router.get(
-    "/healthz", response_model=HealthView, summary="Check that the service is alive", responses=error_responses()
+    "/healthz",
+    response_model=HealthView,
+    summary="Check that the service is alive",
+    responses=error_responses(token=False),
 )
-async def healthz() -> HealthView:
+async def get_health() -> HealthView:
     """Return 200 while the process is alive. Needs no token and checks no dependencies."""
     return HealthView(status="ok")
 
 
 @router.get(
-    "/readyz", response_model=HealthView, summary="Check that the service can run jobs", responses=error_responses()
+    "/readyz",
+    response_model=HealthView,
+    summary="Check that the service can run jobs",
+    responses=error_responses(ProblemCode.NOT_READY, ProblemCode.DATABASE_UNAVAILABLE, token=False),
 )
-async def readyz(context: Context) -> HealthView:
+async def get_readiness(context: Context) -> HealthView:
     """Return 503 while the database or the cluster cannot be reached. Needs no token."""
     await context.store.counts()
     reason = await context.unready_reason()
@@ -50,15 +56,22 @@ async def readyz(context: Context) -> HealthView:
     },
     summary="Export Prometheus metrics",
 )
-async def metrics(principal: CurrentPrincipal, context: Context) -> Response:
-    """Return metrics of jobs, queue, workers, learner, weight sync and API. Single jobs appear only to their owner."""
+async def export_metrics(principal: AnyPrincipal, context: Context) -> Response:
+    """Return metrics of jobs, queue, workers, learner, weight sync and API. Jobs appear only to their owner,
+    to admins and to monitors.
+    """
     # The default registry has the metrics of the supervisor and of the process itself.
     text = generate_latest(REGISTRY) + generate_latest(context.meters.registry) + await job_metrics(context, principal)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
-@cluster_router.get("/cluster", response_model=ClusterView, responses=error_responses(), summary="Show the cluster")
-async def cluster(principal: CurrentPrincipal, context: Context) -> ClusterView:
+@cluster_router.get(
+    "/cluster",
+    response_model=ClusterView,
+    responses=error_responses(ProblemCode.CLUSTER_UNAVAILABLE),
+    summary="Show the cluster",
+)
+async def get_cluster(principal: CurrentPrincipal, context: Context) -> ClusterView:
     """Return the nodes of the cluster, their GPUs and the jobs that use them."""
     if context.cluster is None:
         raise ProblemError(ProblemCode.CLUSTER_UNAVAILABLE, "this service has no cluster")

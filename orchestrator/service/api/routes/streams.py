@@ -1,11 +1,11 @@
 """Events and logs of a job: as server-sent events that can be resumed, or as pages of JSON."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from pydantic_core import from_json
 from starlette.responses import StreamingResponse
 
@@ -14,7 +14,9 @@ from orchestrator.run.lines import FileLine, check_place, lines_after, lines_bef
 from orchestrator.schemas.api import EventView, LogLine, Page, View
 from orchestrator.schemas.job_state import ENDED
 from orchestrator.schemas.problem_code import ProblemCode
-from orchestrator.service.api.problems import ProblemError, error_responses
+from orchestrator.schemas.whole_number import WholeNumber
+from orchestrator.service.api.problems import OF_RUN_FILES, ProblemError, error_responses
+from orchestrator.service.api.replies.head import is_head
 from orchestrator.service.api.routes.job_access import Context, VisibleJob
 from orchestrator.service.api.state import ApiContext
 from orchestrator.service.store.records import JobRecord
@@ -24,13 +26,13 @@ from orchestrator.service.telemetry.tail import Encode
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["streams"])
 
-Cursor = Annotated[str | None, Query(pattern=r"^\d{1,18}$", description="Start after this id.")]
+Cursor = Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$", description="Start after this id.")]
 LastId = Annotated[
     str | None,
-    Header(alias="Last-Event-ID", pattern=r"^\d{1,18}$", description="Start after this id; overrides cursor."),
+    Header(alias="Last-Event-ID", pattern=r"^[0-9]{1,18}$", description="Start after this id; overrides cursor."),
 ]
-Tail = Annotated[int | None, Query(ge=0, le=10_000, description="Start this many lines before the end.")]
-Limit = Annotated[int, Query(ge=1, le=1000, description="Lines in a page of JSON.")]
+Tail = Annotated[WholeNumber | None, Query(ge=0, le=10_000, description="Start this many lines before the end.")]
+Limit = Annotated[WholeNumber, Query(ge=1, le=1000, description="Lines in a page of JSON.")]
 
 
 # The schema of one event, in the form of OpenAPI 3.2.
@@ -49,7 +51,7 @@ def _content(page: type[View], example: str) -> dict[int | str, dict[str, Any]]:
             "description": "Server-sent events, or a page of JSON if only application/json is accepted.",
             "content": {"text/event-stream": stream},
         },
-        **error_responses(404),
+        **error_responses(*OF_RUN_FILES, ProblemCode.INVALID_CURSOR, ProblemCode.TOO_MANY_STREAMS),
     }
 
 
@@ -59,7 +61,7 @@ def _content(page: type[View], example: str) -> dict[int | str, dict[str, Any]]:
     responses=_content(Page[EventView], 'id: 97\ndata: {"time": "…", "kind": "state", "state": "running"}\n\n'),
     summary="Stream or list events",
 )
-async def events(
+async def stream_events(
     request: Request,
     job: VisibleJob,
     context: Context,
@@ -78,6 +80,7 @@ async def events(
         return EventView.model_validate(from_json(line.text) | {"cursor": str(line.end)})
 
     file = _LineFile(Path(job.run_dir) / EVENTS, json_line, item)
+    _check_start(cursor, tail)
     return await _respond(context, request, job, file, last_event_id or cursor, tail, limit)
 
 
@@ -87,7 +90,7 @@ async def events(
     responses=_content(Page[LogLine], "id: 23\ndata: starting workers\n\n"),
     summary="Stream or list log lines",
 )
-async def logs(
+async def stream_logs(
     request: Request,
     job: VisibleJob,
     context: Context,
@@ -102,6 +105,7 @@ async def logs(
         return LogLine(cursor=str(line.end), text=log_text(line.text))
 
     file = _LineFile(Path(job.run_dir) / DRIVER_LOG, log_line, item)
+    _check_start(cursor, tail)
     return await _respond(context, request, job, file, last_event_id or cursor, tail, limit)
 
 
@@ -110,6 +114,14 @@ class _LineFile:
 
     def __init__(self, path: Path, encode: Encode, item: Callable[[FileLine], View]) -> None:
         self.path, self.encode, self.item = path, encode, item
+
+
+def _check_start(cursor: str | None, tail: int | None) -> None:
+    if cursor is not None and tail is not None:
+        # Last-Event-ID comes with either: a browser that reconnects repeats the address.
+        raise RequestValidationError(
+            [{"type": "conflict", "loc": ("query", "tail"), "msg": "excludes cursor; send one of the two"}]
+        )
 
 
 async def _respond(
@@ -121,9 +133,10 @@ async def _respond(
     tail: int | None,
     limit: int,
 ) -> Response:
-    place = await asyncio.to_thread(_start_place, file.path, None if after is None else int(after), tail)
+    run_dir = file.path.parent
+    place = await context.files.run(run_dir, _start_place, file.path, None if after is None else int(after), tail)
     if _wants_json(request):
-        return await asyncio.to_thread(_page, file, place, limit)
+        return await context.files.run(run_dir, _page, file, place, limit)
     if context.tails.streams >= context.settings.max_streams:
         raise ProblemError(ProblemCode.TOO_MANY_STREAMS, "too many open streams", headers={"Retry-After": "10"})
 
@@ -146,7 +159,12 @@ async def _respond(
             context.meters.streams.dec()
 
     # A buffering proxy would delay events.
-    return StreamingResponse(body(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+    headers = {"X-Accel-Buffering": "no", "Vary": "Accept"}
+    if is_head(request.scope):
+        without_body = Response(media_type="text/event-stream", headers=headers)
+        del without_body.headers["content-length"]
+        return without_body
+    return StreamingResponse(body(), media_type="text/event-stream", headers=headers)
 
 
 def _start_place(path: Path, after: int | None, tail: int | None) -> int:
@@ -167,7 +185,7 @@ def _page(file: _LineFile, place: int, limit: int) -> Response:
     end = lines[-1].end if lines else place
     more = bool(lines_after(file.path, end, 1))
     found = Page[Any](items=[file.item(line) for line in lines], next_cursor=str(end) if more else None)
-    return Response(found.model_dump_json(), media_type="application/json")
+    return Response(found.model_dump_json(), media_type="application/json", headers={"Vary": "Accept"})
 
 
 def _wants_json(request: Request) -> bool:

@@ -1,49 +1,61 @@
 """Telemetry of a job: workers, metrics, samples with their clips, checkpoints."""
 
-import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from fastapi import Path as PathParameter
-from starlette.responses import FileResponse
 
 from audio_qa.audio import AudioError, probe
+from audio_qa.errors import shown
+from orchestrator.job.roots import OutsideRootsError, Roots
 from orchestrator.run.checkpoints import Checkpoints
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.records import RunDirectoryError
 from orchestrator.schemas.api import CheckpointView, MetricsView, Page, SampleView, WorkerPage
 from orchestrator.schemas.problem_code import ProblemCode
-from orchestrator.service.admission.roots import OutsideRootsError
-from orchestrator.service.api.problems import ProblemError, error_responses
+from orchestrator.schemas.whole_number import WholeNumber
+from orchestrator.service.api.problems import OF_RUN_FILES, ProblemError, error_responses
+from orchestrator.service.api.replies.clip import ClipResponse, OpenFile
 from orchestrator.service.api.routes.job_access import Context, VisibleJob
 from orchestrator.service.api.routes.views import metrics_view, workers_view
 from orchestrator.service.store.records import JobRecord
+from orchestrator.service.telemetry.sample_id import PATTERN, cursor_of, parse_sample_id
 from orchestrator.service.telemetry.samples import Order, Samples
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["telemetry"])
 
 _MAX_STEP = 2**53
-Cursor = Annotated[str | None, Query(pattern=r"^\d{1,18}$", description="next_cursor of the previous page.")]
+Cursor = Annotated[str | None, Query(pattern=PATTERN, description="next_cursor of the previous page.")]
 
 
-@router.get("/workers", response_model=WorkerPage, responses=error_responses(404), summary="List rollout workers")
-async def workers(job: VisibleJob, context: Context) -> WorkerPage:
+@router.get(
+    "/workers", response_model=WorkerPage, responses=error_responses(*OF_RUN_FILES), summary="List rollout workers"
+)
+async def list_workers(job: VisibleJob, context: Context) -> WorkerPage:
     """List the rollout workers of a job, and their target number."""
-    return workers_view(job, await asyncio.to_thread(context.histories.of, Path(job.run_dir)))
+    run_dir = Path(job.run_dir)
+    return workers_view(job, await context.files.run(run_dir, context.histories.of, run_dir))
 
 
-@router.get("/metrics", response_model=MetricsView, responses=error_responses(404, 409), summary="Query metrics")
-async def metrics(
+@router.get(
+    "/metrics",
+    response_model=MetricsView,
+    responses=error_responses(*OF_RUN_FILES, ProblemCode.RUN_UNREADABLE),
+    summary="Query metrics",
+)
+async def query_metrics(
     job: VisibleJob,
     context: Context,
-    since_step: Annotated[int | None, Query(ge=-1, le=_MAX_STEP, description="Only steps after this one.")] = None,
+    since_step: Annotated[
+        WholeNumber | None, Query(ge=-1, le=_MAX_STEP, description="Only steps after this one.")
+    ] = None,
     names: Annotated[
         list[str] | None, Query(max_length=200, description="Only these metrics: repeated, or separated by commas.")
     ] = None,
     points: Annotated[
-        int,
+        WholeNumber,
         Query(ge=1, le=10_000, description="Maximum number of rows; more steps are grouped into this many buckets."),
     ] = 1000,
 ) -> Response:
@@ -54,30 +66,43 @@ async def metrics(
         series = context.metrics.of(Path(job.run_dir)).query(since_step, wanted, points)
         return metrics_view(series).model_dump_json().encode()
 
-    return Response(await asyncio.to_thread(query), media_type="application/json")
+    return Response(await context.files.run(Path(job.run_dir), query), media_type="application/json")
 
 
-@router.get("/samples", response_model=Page[SampleView], responses=error_responses(404, 409), summary="List samples")
-async def samples(
+@router.get(
+    "/samples",
+    response_model=Page[SampleView],
+    responses=error_responses(*OF_RUN_FILES, ProblemCode.RUN_UNREADABLE, ProblemCode.INVALID_CURSOR),
+    summary="List samples",
+)
+async def list_samples(
     job: VisibleJob,
-    step: Annotated[int | None, Query(ge=0, le=_MAX_STEP, description="Only samples of this learner step.")] = None,
+    context: Context,
+    step: Annotated[
+        WholeNumber | None, Query(ge=0, le=_MAX_STEP, description="Only samples of this learner step.")
+    ] = None,
     order: Annotated[Order, Query(description="Sort order.")] = "newest",
     cursor: Cursor = None,
-    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    limit: Annotated[WholeNumber, Query(ge=1, le=500)] = 50,
 ) -> Page[SampleView]:
-    """List scored completions with their questions, rewards and advantages."""
-    place = None if cursor is None else int(cursor)
-    page = await asyncio.to_thread(Samples(Path(job.run_dir)).page, place, limit, order, step)
+    """List scored completions with their questions, rewards and advantages.
+
+    A job that recovers does the steps after its last checkpoint again. An id leads to the same completion afterwards,
+    or to none if it was sampled anew with another text. A list that is continued goes on at the same place.
+    """
+    run_dir = Path(job.run_dir)
+    after = None if cursor is None else cursor_of(cursor)
+    page = await context.files.run(run_dir, Samples(run_dir).page, after, limit, order, step)
     items = [
         SampleView.model_validate(item | {"audio_url": f"/v1/jobs/{job.id}/samples/{item['id']}/audio"})
         for item in page.items
     ]
-    return Page[SampleView](items=items, next_cursor=None if page.next_place is None else str(page.next_place))
+    return Page[SampleView](items=items, next_cursor=None if page.next_after is None else str(page.next_after))
 
 
 @router.get(
     "/samples/{sample}/audio",
-    response_class=FileResponse,
+    response_class=Response,
     responses={
         200: {"content": {"audio/*": {"schema": {"type": "string", "format": "binary"}}}, "description": "The clip."},
         206: {
@@ -87,21 +112,29 @@ async def samples(
             },
             "description": "The requested range of bytes.",
         },
-        **error_responses(404, 409, 416),
+        **error_responses(
+            *OF_RUN_FILES,
+            ProblemCode.SAMPLE_NOT_FOUND,
+            ProblemCode.CLIP_UNAVAILABLE,
+            ProblemCode.RUN_UNREADABLE,
+            ProblemCode.RANGE_NOT_SATISFIABLE,
+        ),
     },
     summary="Download the clip of a sample",
 )
-async def audio(
+async def get_sample_audio(
     job: VisibleJob,
     context: Context,
-    sample: Annotated[str, PathParameter(pattern=r"^\d{1,18}$", description="Sample id.", examples=["0"])],
+    sample: Annotated[str, PathParameter(pattern=PATTERN, description="Sample id.", examples=["12-97-0-5d41402a"])],
 ) -> Response:
     """Download the clip of a sample's question. Supports Range requests, which audio players send."""
-    path, name = await asyncio.to_thread(_clip, job, int(sample), context)
-    kind = _MEDIA_TYPES.get(Path(name).suffix.lower(), "audio/basic")
+    named = await context.files.run(Path(job.run_dir), _clip_name, job, sample)
+    folder = Path(named).parent
+    file = await context.files.run(folder, _opened, context.roots_of(job.owner), named, sample)
+    kind = _MEDIA_TYPES.get(Path(named).suffix.lower(), "audio/basic")
     # A file crafted to be both a clip and a web page must not run as a page.
     headers = {"Content-Security-Policy": "sandbox; default-src 'none'"}
-    return FileResponse(path, media_type=kind, headers=headers, content_disposition_type="inline", filename=name)
+    return ClipResponse(file, Path(named).name, kind, headers, context.files, folder)
 
 
 _MEDIA_TYPES = {
@@ -116,28 +149,39 @@ _MEDIA_TYPES = {
 }
 
 
-def _clip(job: JobRecord, sample: int, context: Context) -> tuple[Path, str]:
-    """Return where a sample's clip is, and its name, which may be that of a link."""
-    found = Samples(Path(job.run_dir)).one(sample)
+def _clip_name(job: JobRecord, sample: str) -> str:
+    """Return the path of a sample's clip as its question names it."""
+    identity = parse_sample_id(sample)
+    if identity is None:
+        detail = f"{shown(sample)} is the id of a sample in an earlier version of the service; list the samples again"
+        raise ProblemError(ProblemCode.SAMPLE_NOT_FOUND, detail)
+    found = Samples(Path(job.run_dir)).one(identity)
     if found is None:
-        raise ProblemError(ProblemCode.SAMPLE_NOT_FOUND, f"job {job.id} has no sample {str(sample)!r}")
+        raise ProblemError(ProblemCode.SAMPLE_NOT_FOUND, f"job {job.id} has no sample {shown(sample)}")
+    return str(found.get("audio", ""))
+
+
+def _opened(roots: Roots, named: str, sample: str) -> OpenFile:
+    """Open a clip that is in the roots."""
     try:
-        named = str(found.get("audio", ""))
-        path = context.roots.file(named)
+        path = roots.file(named)
         probe(str(path))
-    except (OutsideRootsError, AudioError) as error:
+        return OpenFile.of(path)
+    except (OutsideRootsError, AudioError, FileNotFoundError) as error:
         raise ProblemError(
-            ProblemCode.CLIP_UNAVAILABLE, f"the clip of sample {str(sample)!r} is not available from this service"
+            ProblemCode.CLIP_UNAVAILABLE, f"the clip of sample {shown(sample)} is not available from this service"
         ) from error
-    return path, Path(named).name
 
 
 @router.get(
-    "/checkpoints", response_model=Page[CheckpointView], responses=error_responses(404), summary="List checkpoints"
+    "/checkpoints",
+    response_model=Page[CheckpointView],
+    responses=error_responses(*OF_RUN_FILES),
+    summary="List checkpoints",
 )
-async def checkpoints(job: VisibleJob) -> Page[CheckpointView]:
+async def list_checkpoints(job: VisibleJob, context: Context) -> Page[CheckpointView]:
     """List all complete checkpoints of a job, newest first."""
-    return Page[CheckpointView](items=await asyncio.to_thread(_checkpoints, job), next_cursor=None)
+    return Page[CheckpointView](items=await context.files.run(Path(job.run_dir), _checkpoints, job), next_cursor=None)
 
 
 def _checkpoints(job: JobRecord) -> list[CheckpointView]:

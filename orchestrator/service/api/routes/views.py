@@ -1,7 +1,7 @@
 """Conversion of records and run data to the models of responses."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from orchestrator.schemas.api import (
     MetricsView,
     ProgressView,
     TransitionView,
+    WaitingView,
     WorkerCount,
     WorkerPage,
     WorkerView,
@@ -24,7 +25,9 @@ from orchestrator.schemas.job_state import ACTIVE, JobState
 from orchestrator.service.api.state import ApiContext
 from orchestrator.service.store.credentials import without_secrets
 from orchestrator.service.store.records import JobRecord, Transition
+from orchestrator.service.supervision.waiting import Wait
 from orchestrator.service.telemetry.columns import MetricSeries
+from orchestrator.service.telemetry.runs_now import NOT_STARTED, RunNow
 
 _ALIVE = frozenset({"serving", "draining"})
 
@@ -41,10 +44,10 @@ async def job_view(context: ApiContext, job: JobRecord) -> JobView:
 
 async def job_views(context: ApiContext, jobs: Sequence[JobRecord]) -> list[JobView]:
     """Return the views of jobs, in the same order."""
-    if all(job.attempt == 0 for job in jobs):
-        # No job has a run directory to read yet.
-        return [JobView(**_fields(context, job)) for job in jobs]
-    return await asyncio.to_thread(lambda: [JobView(**_fields(context, job)) for job in jobs])
+    runs, waits = await _runs(context, jobs), await context.waiting.of(jobs)
+    if len(jobs) == 1 or all(job.attempt == 0 for job in jobs):
+        return [JobView(**_fields(job, runs, waits)) for job in jobs]
+    return await asyncio.to_thread(lambda: [JobView(**_fields(job, runs, waits)) for job in jobs])
 
 
 async def job_detail(context: ApiContext, job: JobRecord, history: Sequence[Transition]) -> JobDetail:
@@ -53,10 +56,8 @@ async def job_detail(context: ApiContext, job: JobRecord, history: Sequence[Tran
         TransitionView(from_state=change.from_state, to_state=change.to_state, at=change.at, cause=change.cause)
         for change in history
     ]
-    if job.attempt == 0 or context.histories.knows(Path(job.run_dir)):
-        # Only what is new since the last request is read, which costs less than a thread switch.
-        return JobDetail(**_fields(context, job), history=changes)
-    return await asyncio.to_thread(lambda: JobDetail(**_fields(context, job), history=changes))
+    runs, waits = await _runs(context, [job]), await context.waiting.of([job])
+    return JobDetail(**_fields(job, runs, waits), history=changes)
 
 
 def workers_view(job: JobRecord, history: RunHistory) -> WorkerPage:
@@ -104,10 +105,14 @@ def metrics_view(series: MetricSeries) -> MetricsView:
     )
 
 
-def _fields(context: ApiContext, job: JobRecord) -> dict[str, Any]:
-    run_dir = Path(job.run_dir)
-    history = RunHistory() if job.attempt == 0 else context.histories.of(run_dir)
-    last = None if job.attempt == 0 else context.progress.of(run_dir)
+async def _runs(context: ApiContext, jobs: Sequence[JobRecord]) -> Mapping[Path, RunNow]:
+    """Return where the runs of jobs stand, without those of jobs that have no run directory yet."""
+    return await context.runs.of(Path(job.run_dir) for job in jobs if job.attempt)
+
+
+def _fields(job: JobRecord, runs: Mapping[Path, RunNow], waits: Mapping[str, Wait]) -> dict[str, Any]:
+    run = runs.get(Path(job.run_dir), NOT_STARTED)
+    history, last, wait = run.history, run.last, waits.get(job.id)
     steps = int(job.spec.get("steps", 0))
     step = last.step if last else 0
     return {
@@ -133,15 +138,18 @@ def _fields(context: ApiContext, job: JobRecord) -> dict[str, Any]:
             steps=steps,
             fraction=min(1.0, step / steps) if steps else float(job.state is JobState.SUCCEEDED),
             metrics=last.metrics if last else {},
+            current=run.current,
             evaluation=EvaluationView.model_validate(history.evaluation) if history.evaluation else None,
         ),
         "workers": _count(job, history),
+        "waiting": None if wait is None else WaitingView(position=wait.position, reason=wait.reason),
     }
 
 
 def _count(job: JobRecord, history: RunHistory) -> WorkerCount:
     if job.state not in ACTIVE and job.state is not JobState.QUEUED:
         return WorkerCount(target=0, alive=0)
-    wanted = history.target if history.target is not None else int(job.spec.get("rollout", {}).get("workers", 0))
+    requested = history.target if history.target is not None else history.requested_workers
+    wanted = requested if requested is not None else int(job.spec.get("rollout", {}).get("workers", 0))
     alive = sum(worker.state in _ALIVE for worker in history.workers.values()) if job.state in ACTIVE else 0
     return WorkerCount(target=wanted, alive=alive)

@@ -1,6 +1,5 @@
 """Question files of submitted jobs: links, clips inside the file, and clips that lead elsewhere."""
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -8,27 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from support.runs.admitting import admitted, allowing
 
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import SpecError
-from orchestrator.service.admission.admission import Admission
-from orchestrator.service.admission.roots import Roots
 
 ITEM = {"id": "q", "audio": "clips/1.wav", "question": "What?", "choices": ["a", "b"], "answer": "b"}
 
 
-async def _owns(_: str) -> bool:
-    return False
-
-
-def admitted(root: Path, train: Path, data_dir: Path | None = None, **data: Any) -> JobSpec:
+def admit(root: Path, train: Path, data_dir: Path | None = None, **data: Any) -> JobSpec:
     spec = JobSpec.model_validate(
         {
             "model": {"path": "builtin:tiny-qwen2-audio"},
             "data": {"train": str(train), "evaluation": "builtin:synthetic"} | data,
         }
     )
-    return asyncio.run(Admission(Roots([root]), (), data_dir).admit(spec, _owns)).spec
+    return admitted(spec, allowing(root, data_dir=data_dir)).spec
 
 
 @pytest.fixture
@@ -46,7 +40,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_a_linked_question_file_keeps_its_name_and_its_clips(root: Path) -> None:
     named = root / "snapshots" / "train.jsonl"
-    assert admitted(root, named).data.train == str(named)
+    assert admit(root, named).data.train == str(named)
 
 
 def test_clips_and_files_that_lead_outside_are_refused(root: Path, tmp_path: Path) -> None:
@@ -55,15 +49,15 @@ def test_clips_and_files_that_lead_outside_are_refused(root: Path, tmp_path: Pat
     clip.unlink()
     clip.symlink_to(tmp_path / "secret.wav")
     with pytest.raises(SpecError, match=r"data\.train: .*clips/1\.wav' is not under the folders"):
-        admitted(root, root / "snapshots" / "train.jsonl")
+        admit(root, root / "snapshots" / "train.jsonl")
     for odd in ("../../secret.wav", str(tmp_path / "secret.wav")):
         (root / "odd.jsonl").write_text(json.dumps(ITEM | {"audio": odd}))
         with pytest.raises(SpecError, match="is not under the folders"):
-            admitted(root, root / "odd.jsonl")
+            admit(root, root / "odd.jsonl")
     (tmp_path / "out.jsonl").write_text(json.dumps(ITEM))
     (root / "out.jsonl").symlink_to(tmp_path / "out.jsonl")
     with pytest.raises(SpecError, match="is not under the folders"):
-        admitted(root, root / "out.jsonl")
+        admit(root, root / "out.jsonl")
 
 
 def test_a_link_to_the_services_own_data_is_refused(root: Path) -> None:
@@ -73,19 +67,19 @@ def test_a_link_to_the_services_own_data_is_refused(root: Path) -> None:
     (own / "train.jsonl").write_text(json.dumps(ITEM))
     (root / "clips").symlink_to(root / "snapshots" / "clips")
     (root / "mine.jsonl").symlink_to(own / "train.jsonl")
-    assert admitted(root, root / "mine.jsonl").data.train == str(root / "mine.jsonl")
+    assert admit(root, root / "mine.jsonl").data.train == str(root / "mine.jsonl")
     with pytest.raises(SpecError, match="is the service's own"):
-        admitted(root, root / "mine.jsonl", data_dir=own)
+        admit(root, root / "mine.jsonl", data_dir=own)
 
 
-def test_a_table_that_contains_its_clips_is_admitted(root: Path) -> None:
+def test_a_table_that_contains_its_clips_is_admit(root: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs the extra 'huggingface'")
     import pyarrow.parquet as files
 
     sound = {"bytes": (root / "blobs" / "c3").read_bytes(), "path": "/etc/passwd"}
     files.write_table(pyarrow.Table.from_pylist([ITEM | {"audio": sound}]), root / "TRAIN")
-    assert admitted(root, root / "TRAIN").data.train == str(root / "TRAIN")
+    assert admit(root, root / "TRAIN").data.train == str(root / "TRAIN")
     # Without sound, the clip is the file that is named.
     files.write_table(pyarrow.Table.from_pylist([ITEM | {"audio": sound | {"bytes": None}}]), root / "TRAIN")
     with pytest.raises(SpecError, match="'/etc/passwd' is not under the folders"):
-        admitted(root, root / "TRAIN")
+        admit(root, root / "TRAIN")

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from orchestrator.service.admission.roots import OutsideRootsError, Roots
+from orchestrator.job.roots import OutsideRootsError, Roots
 
 
 @pytest.fixture

@@ -29,7 +29,14 @@ async def test_a_job_is_submitted_listed_shown_and_cancelled(tmp_path):
         assert (job["state"], job["name"], job["owner"], job["priority"]) == ("queued", "small", "local", 5)
         assert made.headers["location"] == f"/v1/jobs/{job['id']}"
         assert job["spec"]["rollout"]["group_size"] == 8
-        assert job["progress"] == {"step": 0, "steps": 20, "fraction": 0.0, "metrics": {}, "evaluation": None}
+        assert job["progress"] == {
+            "step": 0,
+            "steps": 20,
+            "fraction": 0.0,
+            "metrics": {},
+            "evaluation": None,
+            "current": True,
+        }
         assert job["workers"] == {"target": 1, "alive": 0}
         listed = (await client.get("/v1/jobs")).json()
         assert [item["id"] for item in listed["items"]] == [job["id"]]

@@ -50,7 +50,7 @@ async def check(url: str, data: Path, job_id: str) -> None:
         job = await store.get(job_id)
         assert job.state is JobState.RUNNING and job.owner == "ann"
         assert Path(job.run_dir) == runs_of(data) / job_id
-        assert len(await store.unended()) == 2
+        assert len((await store.list()).items) == 2
         assert len(await store.history(job_id)) == 3
         found = await store.find_token(token_hash(TOKEN))
         assert found is not None and found.role is Role.ADMIN
@@ -58,7 +58,7 @@ async def check(url: str, data: Path, job_id: str) -> None:
         assert RunDirectory(job.run_dir).metrics() == [{"step": 1, "reward/mean": 0.5}]
         # The next job gets a new number.
         _, made = await store.submit(small_spec(name="third"), owner="ann")
-        assert made and len(await store.unended()) == 3
+        assert made and len((await store.list()).items) == 3
 
 
 def earshot(*arguments: object, code: int = 0) -> str:

@@ -246,7 +246,7 @@ def test_an_empty_database_can_be_opened_concurrently(database_url: str, tmp_pat
     async def use(number: int) -> int:
         async with Store(database_url, tmp_path / "runs") as store:
             await store.submit(small_spec(), owner=f"user{number}")
-            return len(await store.unended())
+            return len((await store.list()).items)
 
     async def main() -> list[int]:
         return await asyncio.gather(*(use(number) for number in range(6)))

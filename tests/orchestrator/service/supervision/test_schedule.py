@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.schemas.job_state import ACTIVE, JobState
-from orchestrator.service.store.records import JobRecord
+from orchestrator.service.store.records import JobRecord, QueuedJob
 from orchestrator.service.supervision.limits import Limits
-from orchestrator.service.supervision.schedule import decide
+from orchestrator.service.supervision.schedule import JobSchedule
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 _numbers = count()
@@ -40,6 +40,18 @@ def job(state="queued", *, priority=0, owner="ann", gpus=0.0, preempted=False) -
         cancel_requested_at=None,
         preempt_requested_at=NOW if preempted else None,
     )
+
+
+def decide(jobs, limits, gpus, *, preemption):
+    """Offer the queue in its order; return the schedule with the jobs that were given."""
+    schedule = JobSchedule([j for j in jobs if j.state in ACTIVE], limits, gpus, preemption=preemption)
+    for waiting in sorted((j for j in jobs if j.state is JobState.QUEUED), key=lambda j: -j.priority):
+        if not schedule.offer(QueuedJob(0, waiting.id, waiting.owner, waiting.priority, waiting.gpus, waiting.attempt)):
+            break
+    given = {j.id: j for j in jobs}
+    schedule.start = tuple(given[j.id] for j in schedule.start)
+    schedule.preempt = tuple((victim, given[winner.id]) for victim, winner in schedule.preempt)
+    return schedule
 
 
 def started(jobs, limits, gpus=0.0):

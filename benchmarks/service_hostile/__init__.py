@@ -1,0 +1,1 @@
+"""Hostile requests of two users to the service, and what others notice of them."""

@@ -1,0 +1,1 @@
+"""Forms of responses: byte ranges, validators, HEAD and OPTIONS, problem pages, the reference."""
