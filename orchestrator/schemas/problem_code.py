@@ -29,6 +29,7 @@ class ProblemCode(StrEnum):
     JOB_IN_USE = "job_in_use"
     RUN_UNREADABLE = "run_unreadable"
     RUN_NOT_REMOVABLE = "run_not_removable"
+    PRECONDITION_FAILED = "precondition_failed"
     BODY_TOO_LARGE = "body_too_large"
     TARGET_TOO_LONG = "target_too_long"
     UNSUPPORTED_CONTENT_TYPE = "unsupported_content_type"
@@ -128,6 +129,11 @@ KINDS: Mapping[ProblemCode, ApiProblemKind] = {
         409,
         "The files of the run cannot be removed",
         "The log of the service has the reason under this X-Request-Id; send the request again once it is mended.",
+    ),
+    ProblemCode.PRECONDITION_FAILED: ApiProblemKind(
+        412,
+        "The condition of the request does not hold",
+        "The file is another one than `If-Match` or `If-Unmodified-Since` names; changes take no such condition.",
     ),
     ProblemCode.BODY_TOO_LARGE: ApiProblemKind(413, "The body is too large", "`detail` has the limit."),
     ProblemCode.TARGET_TOO_LONG: ApiProblemKind(414, "The path or query is too long", "`detail` has the limit."),

@@ -65,9 +65,7 @@ async def read_model(request: Request, settings: ApiSettings, model: type[Model]
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = one_line(".".join(map(str, first["loc"])), 100)
-        raise ProblemError(ProblemCode.INVALID_REQUEST, f"{where}: {first['msg']}") from error
+        raise RequestValidationError([{**item, "loc": ("body", *item["loc"])} for item in error.errors()]) from error
 
 
 def _json(body: bytes, max_depth: int) -> Any:

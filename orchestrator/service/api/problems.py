@@ -133,8 +133,8 @@ _WITH_TOKEN = (
     ProblemCode.TOO_MANY_GUESSES,
     ProblemCode.DATABASE_UNAVAILABLE,
 )
-OF_WRITES = (ProblemCode.IDEMPOTENCY_CONFLICT, ProblemCode.REQUEST_IN_PROGRESS)
-"""Codes of routes that take an Idempotency-Key."""
+OF_WRITES = (ProblemCode.IDEMPOTENCY_CONFLICT, ProblemCode.REQUEST_IN_PROGRESS, ProblemCode.PRECONDITION_FAILED)
+"""Codes of routes that change something, and take an Idempotency-Key."""
 OF_BODIES = (ProblemCode.MALFORMED_BODY, ProblemCode.UNSUPPORTED_CONTENT_TYPE)
 OF_JOB_FILES = (ProblemCode.INVALID_JOB, ProblemCode.JOB_NEVER_FITS, ProblemCode.ADMISSION_BUSY)
 OF_RUN_FILES = (ProblemCode.JOB_NOT_FOUND, ProblemCode.FILES_UNAVAILABLE)
@@ -165,6 +165,11 @@ def _described(status: int, codes: Sequence[ProblemCode]) -> dict[str, Any]:
     }
 
 
+def _words(message: str) -> str:
+    """Return a message of pydantic without what it puts before those of validators."""
+    return message.removeprefix("Value error, ")
+
+
 def install_error_handlers(app: FastAPI) -> None:
     """Install handlers that turn every error into a problem document."""
 
@@ -180,7 +185,7 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
         errors = [
-            {"field": one_line(".".join(map(str, item["loc"])), 200), "problem": one_line(str(item["msg"]), 500)}
+            {"field": one_line(".".join(map(str, item["loc"])), 200), "problem": one_line(_words(str(item["msg"])), 500)}
             for item in error.errors()[:20]
         ]
         return problem_response(

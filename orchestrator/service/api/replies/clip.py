@@ -20,7 +20,7 @@ from orchestrator.schemas.problem_code import ProblemCode
 from orchestrator.service.api.problems import problem_response
 from orchestrator.service.api.replies.byte_ranges import ByteRange, UnsatisfiableRangeError, parse_ranges
 from orchestrator.service.api.replies.head import is_head
-from orchestrator.service.api.replies.validators import allows_range, etag_of, is_unchanged
+from orchestrator.service.api.replies.validators import allows_range, etag_of, is_another, is_unchanged
 from orchestrator.service.telemetry.file_threads import FileThreads
 
 _PIECE = 256 * 1024
@@ -86,6 +86,10 @@ class ClipResponse(Response):
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = Headers(scope=scope)
+        if is_another(asked, self._file.etag, self._file.modified):
+            detail = "the clip is another one by now; download it from its beginning"
+            await problem_response(ProblemCode.PRECONDITION_FAILED, detail)(scope, receive, send)
+            return
         if is_unchanged(asked, self._file.etag, self._file.modified):
             await Response(status_code=304, headers=self._common)(scope, receive, send)
             return

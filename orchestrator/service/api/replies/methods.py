@@ -1,20 +1,26 @@
 """HEAD, OPTIONS and conditional requests, for every route alike.
 
 Invariants: HEAD has the status and the headers of GET, and no body; 405 and OPTIONS name all methods of the path; a GET
-of JSON or a page has an ETag, and answers 304 to a client that has the same bytes.
+of JSON or a page has an ETag, and answers 304 to a client that has the same bytes; a change that depends on an ETag or
+a date is not made; a redirection names no host, as the client may know the service by another name and over TLS.
 """
 
 from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from orchestrator.schemas.problem_code import ProblemCode
+from orchestrator.service.api.problems import problem_response
 from orchestrator.service.api.replies.head import as_get, is_head
-from orchestrator.service.api.replies.validators import etag_of, is_unchanged
+from orchestrator.service.api.replies.validators import etag_of, has_condition, is_unchanged
 
 _WITH_ETAG = ("application/json", "text/html")
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
+_NO_CONDITION = "changes of this service depend on no ETag or date; send them without If-Match and If-Unmodified-Since"
 _NEVER_CACHED = frozenset({"/healthz", "/readyz"})
 _KEPT = (b"cache-control", b"vary", b"etag", b"content-location", b"expires")
 """Headers of a response that 304 repeats."""
@@ -35,6 +41,9 @@ class MethodsOfRoutes:
         allowed = _methods(self._routes(), scope) if scope["method"] == "OPTIONS" else set()
         if allowed:
             await Response(status_code=204, headers={"Allow": _listed(allowed)})(scope, receive, send)
+            return
+        if scope["method"] not in _READS and has_condition(Headers(scope=scope)):
+            await problem_response(ProblemCode.PRECONDITION_FAILED, _NO_CONDITION)(scope, receive, send)
             return
         reply = _Reply(scope, as_get(scope), self._routes, send)
         await self._app(reply.inner, receive, reply.send)
@@ -72,6 +81,8 @@ class _Reply:
         headers = MutableHeaders(scope=message)
         if message["status"] == 405:
             headers["allow"] = _listed(_methods(self._routes(), self.inner))
+        elif message["status"] == 307:
+            headers["location"] = urlsplit(headers["location"])._replace(scheme="", netloc="").geturl()
         if self._takes_etag(message["status"], headers):
             self._held = message
         else:

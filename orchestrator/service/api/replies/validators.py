@@ -7,7 +7,8 @@ from email.utils import parsedate_to_datetime
 
 from starlette.datastructures import Headers
 
-_TAG = re.compile(r'\s*(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
+# Elements of a list may be empty.
+_TAG = re.compile(r'[\s,]*(W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
 
 
 def etag_of(content: bytes) -> str:
@@ -24,6 +25,20 @@ def is_unchanged(headers: Headers, etag: str, modified: datetime | None = None) 
     return since is not None and modified is not None and modified <= since
 
 
+def is_another(headers: Headers, etag: str, modified: datetime) -> bool:
+    """Return whether the client wants another version than this one, so that 412 answers the request."""
+    given = headers.getlist("if-match")
+    if given:
+        return not _names(", ".join(given), etag, weak=False)
+    since = _date(headers.get("if-unmodified-since", ""))
+    return since is not None and modified > since
+
+
+def has_condition(headers: Headers) -> bool:
+    """Return whether a change is wanted only if nothing else has changed."""
+    return headers.get("if-match", "*").strip() != "*" or "if-unmodified-since" in headers
+
+
 def allows_range(headers: Headers, etag: str, modified: datetime) -> bool:
     """Return whether the condition of a range holds: the client has a part of the same file, or set no condition."""
     condition = headers.get("if-range")
@@ -33,13 +48,13 @@ def allows_range(headers: Headers, etag: str, modified: datetime) -> bool:
     return condition.strip() == etag or _date(condition) == modified
 
 
-def _names(header: str, etag: str) -> bool:
-    """Return whether a header `*` or a list of ETags has this one. Weak and strong ETags are compared alike."""
+def _names(header: str, etag: str, *, weak: bool = True) -> bool:
+    """Return whether a header `*` or a list of ETags has this one. `weak` compares weak and strong ETags alike."""
     if header.strip() == "*":
         return True
     position = 0
     while found := _TAG.match(header, position):
-        if found[1] == etag:
+        if found[2] == etag and (weak or not found[1]):
             return True
         position = found.end()
     return False

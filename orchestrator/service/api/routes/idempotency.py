@@ -6,6 +6,7 @@ Requests that failed are not remembered: they may be corrected and sent again.
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Header, Request, Response
 from fastapi.params import Depends as Dependency
 from fastapi.routing import APIRoute
+from pydantic import AfterValidator
 
 from audio_qa.errors import EarshotError
 from orchestrator.schemas.api import CommandView
@@ -34,11 +36,21 @@ REPLAYED = "Idempotent-Replayed"
 _WAIT_SECONDS = 10.0
 _READS = frozenset({"GET", "HEAD"})
 
+_KEY = r"^[\x21-\x7e]{1,255}$"
+
+
+def _check_key(key: str | None) -> str | None:
+    if key is not None and not re.fullmatch(_KEY, key):
+        raise ValueError("a key has 1 to 255 characters of ASCII, none of them a space")
+    return key
+
+
 Key = Annotated[
     str | None,
+    AfterValidator(_check_key),
     Header(
         alias="Idempotency-Key",
-        pattern=r"^[\x21-\x7e]{1,255}$",
+        json_schema_extra={"pattern": _KEY},
         description="Any unique text. Repeating a request with the same key has no second effect.",
     ),
 ]

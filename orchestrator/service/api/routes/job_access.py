@@ -1,7 +1,8 @@
 """Access to the job named by a path, and the audit log of changes to it."""
 
+import re
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -17,9 +18,11 @@ from orchestrator.service.store.access import Role
 from orchestrator.service.store.records import JobRecord
 from orchestrator.service.store.store import JobNotFoundError
 
+_PATTERN = "^[A-Za-z0-9_-]{1,64}$"
+_ID = re.compile(_PATTERN)
+# The pattern is for clients: to a user, text that is not an id is the name of a job that does not exist.
 JobId = Annotated[
-    str,
-    Path(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Job id.", examples=["5f0c2a9e7b1d4c38"]),
+    str, Path(description="Job id.", examples=["5f0c2a9e7b1d4c38"], json_schema_extra={"pattern": _PATTERN})
 ]
 Context = Annotated[ApiContext, Depends(api_context)]
 
@@ -36,10 +39,10 @@ async def job_for(
     context: ApiContext, principal: Principal, job_id: str, missing: str = "there is no job {}"
 ) -> JobRecord:
     """Return a job that the principal may see. Raises ProblemError otherwise, with the text `missing`."""
-    try:
-        job, _ = await context.jobs.get(job_id)
-    except JobNotFoundError:
-        job = None
+    job = None
+    if _ID.fullmatch(job_id):
+        with suppress(JobNotFoundError):
+            job, _ = await context.jobs.get(job_id)
     if job is None or not principal.can_see(job):
         raise ProblemError(ProblemCode.JOB_NOT_FOUND, missing.format(shown(job_id)))
     return job

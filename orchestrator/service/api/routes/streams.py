@@ -1,16 +1,19 @@
 """Events and logs of a job: as server-sent events that can be resumed, or as pages of JSON."""
 
+import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic.config import JsonDict
 from pydantic_core import from_json
 from starlette.responses import StreamingResponse
 
+from audio_qa.errors import shown
 from orchestrator.run.files import DRIVER_LOG, EVENTS
-from orchestrator.run.lines import FileLine, check_place, lines_after, lines_before
+from orchestrator.run.lines import FileLine, PlaceError, check_place, lines_after, lines_before
 from orchestrator.schemas.api import EventView, LogLine, Page, View
 from orchestrator.schemas.job_state import ENDED
 from orchestrator.schemas.problem_code import ProblemCode
@@ -26,10 +29,12 @@ from orchestrator.service.telemetry.tail import Encode
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["streams"])
 
-Cursor = Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$", description="Start after this id.")]
+_PLACE = "^[0-9]{1,18}$"
+_SCHEMA: JsonDict = {"pattern": _PLACE}
+Cursor = Annotated[str | None, Query(description="Start after this id.", json_schema_extra=_SCHEMA)]
 LastId = Annotated[
     str | None,
-    Header(alias="Last-Event-ID", pattern=r"^[0-9]{1,18}$", description="Start after this id; overrides cursor."),
+    Header(alias="Last-Event-ID", description="Start after this id; overrides cursor.", json_schema_extra=_SCHEMA),
 ]
 Tail = Annotated[WholeNumber | None, Query(ge=0, le=10_000, description="Start this many lines before the end.")]
 Limit = Annotated[WholeNumber, Query(ge=1, le=1000, description="Lines in a page of JSON.")]
@@ -80,8 +85,8 @@ async def stream_events(
         return EventView.model_validate(from_json(line.text) | {"cursor": str(line.end)})
 
     file = _LineFile(Path(job.run_dir) / EVENTS, json_line, item)
-    _check_start(cursor, tail)
-    return await _respond(context, request, job, file, last_event_id or cursor, tail, limit)
+    after = _start(cursor, last_event_id, tail)
+    return await _respond(context, request, job, file, after, tail, limit)
 
 
 @router.get(
@@ -105,8 +110,8 @@ async def stream_logs(
         return LogLine(cursor=str(line.end), text=log_text(line.text))
 
     file = _LineFile(Path(job.run_dir) / DRIVER_LOG, log_line, item)
-    _check_start(cursor, tail)
-    return await _respond(context, request, job, file, last_event_id or cursor, tail, limit)
+    after = _start(cursor, last_event_id, tail)
+    return await _respond(context, request, job, file, after, tail, limit)
 
 
 class _LineFile:
@@ -116,12 +121,17 @@ class _LineFile:
         self.path, self.encode, self.item = path, encode, item
 
 
-def _check_start(cursor: str | None, tail: int | None) -> None:
+def _start(cursor: str | None, last_id: str | None, tail: int | None) -> int | None:
+    """Return the place after which a stream or page begins, if one is named. Raises PlaceError."""
     if cursor is not None and tail is not None:
         # Last-Event-ID comes with either: a browser that reconnects repeats the address.
         raise RequestValidationError(
             [{"type": "conflict", "loc": ("query", "tail"), "msg": "excludes cursor; send one of the two"}]
         )
+    named = last_id or cursor
+    if named is not None and not re.fullmatch(_PLACE, named):
+        raise PlaceError(f"{shown(named)} is not the id of an event or line; start over")
+    return None if named is None else int(named)
 
 
 async def _respond(
@@ -129,12 +139,12 @@ async def _respond(
     request: Request,
     job: JobRecord,
     file: _LineFile,
-    after: str | None,
+    after: int | None,
     tail: int | None,
     limit: int,
 ) -> Response:
     run_dir = file.path.parent
-    place = await context.files.run(run_dir, _start_place, file.path, None if after is None else int(after), tail)
+    place = await context.files.run(run_dir, _start_place, file.path, after, tail)
     if _wants_json(request):
         return await context.files.run(run_dir, _page, file, place, limit)
     if context.tails.streams >= context.settings.max_streams:

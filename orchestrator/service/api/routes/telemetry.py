@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from fastapi import Path as PathParameter
+from pydantic.config import JsonDict
 
 from audio_qa.audio import AudioError, probe
 from audio_qa.errors import shown
@@ -27,7 +28,8 @@ from orchestrator.service.telemetry.samples import Order, Samples
 router = APIRouter(prefix="/jobs/{job_id}", tags=["telemetry"])
 
 _MAX_STEP = 2**53
-Cursor = Annotated[str | None, Query(pattern=PATTERN, description="next_cursor of the previous page.")]
+_PATTERN: JsonDict = {"pattern": PATTERN}
+Cursor = Annotated[str | None, Query(description="next_cursor of the previous page.", json_schema_extra=_PATTERN)]
 
 
 @router.get(
@@ -117,6 +119,7 @@ async def list_samples(
             ProblemCode.SAMPLE_NOT_FOUND,
             ProblemCode.CLIP_UNAVAILABLE,
             ProblemCode.RUN_UNREADABLE,
+            ProblemCode.PRECONDITION_FAILED,
             ProblemCode.RANGE_NOT_SATISFIABLE,
         ),
     },
@@ -125,7 +128,9 @@ async def list_samples(
 async def get_sample_audio(
     job: VisibleJob,
     context: Context,
-    sample: Annotated[str, PathParameter(pattern=PATTERN, description="Sample id.", examples=["12-97-0-5d41402a"])],
+    sample: Annotated[
+        str, PathParameter(description="Sample id.", examples=["12-97-0-5d41402a"], json_schema_extra=_PATTERN)
+    ],
 ) -> Response:
     """Download the clip of a sample's question. Supports Range requests, which audio players send."""
     named = await context.files.run(Path(job.run_dir), _clip_name, job, sample)
@@ -153,7 +158,8 @@ def _clip_name(job: JobRecord, sample: str) -> str:
     """Return the path of a sample's clip as its question names it."""
     identity = parse_sample_id(sample)
     if identity is None:
-        detail = f"{shown(sample)} is the id of a sample in an earlier version of the service; list the samples again"
+        old = " but in an earlier version of the service" if sample.isdecimal() else ""
+        detail = f"{shown(sample)} is not the id of a sample{old}; list the samples again"
         raise ProblemError(ProblemCode.SAMPLE_NOT_FOUND, detail)
     found = Samples(Path(job.run_dir)).one(identity)
     if found is None:
