@@ -83,6 +83,7 @@ EarshotError
 ├── UnsuccessfulError
 ├── _TooLateError
 ├── _AskingError
+├── _GivenUpError
 └── _NoReplyError
 """
 

@@ -6,10 +6,12 @@ boolean one that was written as true or false.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+_OCTAL = re.compile(r"[-+]?0[0-9]")
 LARGEST = 2**32
 """Largest number in a job file. A greater one is a mistake, and timers and tensors fail at some of them."""
 LARGEST_FREE = 2**63 - 1
@@ -122,7 +124,8 @@ def _kinds_within(annotation: Any) -> set[Any]:
 
 
 def _is_number(text: str) -> bool:
+    """Return whether a text is a number in quotes: without them, YAML and JSON would read a number."""
     try:
-        return math.isfinite(float(text))
+        return text.isascii() and not _OCTAL.match(text) and math.isfinite(float(text))
     except ValueError:
         return False

@@ -49,6 +49,8 @@ def _readable(path: Path) -> Iterator[None]:
 
     try:
         yield
+    except MemoryError:
+        raise
     except (OSError, pyarrow.ArrowException, ValueError) as error:  # ValueError: a date out of range
         detail = f"{str(path)!r}: not readable as Parquet ({error}); fetch or write it again"
         raise DatasetError(" ".join(detail.split())) from error

@@ -19,6 +19,7 @@ from audio_qa.model_folder.documents import (
     end_token_ids,
     read_bytes,
 )
+from audio_qa.model_folder.references import check_references
 from audio_qa.model_folder.weights import pickled_weights, stored_weights, weight_files
 
 _DOCUMENTS = {
@@ -49,6 +50,7 @@ def check_folder(folder: str) -> None:
     home = Path(folder)
     check_files(home)
     _check_present(home)
+    check_references(home)
     facts, config = facts_of(folder), document(home / "config.json")
     for level in (config, config.section(*facts.text_config[:-1]), config.section(*facts.text_config)):
         if level.values.get("quantization_config") is not None:

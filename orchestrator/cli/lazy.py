@@ -55,7 +55,11 @@ class LazyCommand(TyperCommand):
 
 
 def prepare(command: TyperCommand | TyperGroup) -> None:
-    """Have a command, and the commands in it, take numbers as people write them, and name itself in its errors."""
+    """Have a command, and the commands in it, take numbers as people write them, and name itself in its errors.
+
+    Its help is plain text: the tables of typer cut the names of options, on a terminal and in a pipe.
+    """
+    command.rich_markup_mode = None
     for inner in getattr(command, "commands", {}).values():
         prepare(inner)
     make_exact(command)

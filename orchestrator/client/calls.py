@@ -5,13 +5,14 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from audio_qa.errors import one_line
-from orchestrator.client.errors import UnsendableError
+from audio_qa.errors import one_line, shown
+from orchestrator.client.errors import RefusedError, UnsendableError
 from orchestrator.job.spec import JobSpec
 from orchestrator.schemas.about import AuditView, LimitsView, MeView, ValidationView, VersionView
 from orchestrator.schemas.api import (
@@ -30,6 +31,7 @@ from orchestrator.schemas.api import (
     WorkerPage,
 )
 from orchestrator.schemas.job_state import JobState
+from orchestrator.schemas.problem_code import ProblemCode
 
 Result = TypeVar("Result", bound=BaseModel)
 
@@ -184,8 +186,12 @@ def stream_path(job_id: str, source: Literal["events", "logs"]) -> str:
 
 
 def _job_path(job_id: str, part: str = "") -> str:
-    # Any text given as an id stays one segment of the path.
-    path = f"/v1/jobs/{quote(job_id, safe='') or '-'}"
+    """Return the path of a job, in which any text given as an id stays one segment. Raises RefusedError."""
+    if not job_id or "/" in job_id:
+        # No path can name it: a slash ends a segment, also in the form %2F.
+        detail = f"{shown(job_id)} is not the id of a job; `earshot jobs` lists them"
+        raise RefusedError(HTTPStatus.NOT_FOUND, detail, code=ProblemCode.JOB_NOT_FOUND)
+    path = f"/v1/jobs/{quote(job_id, safe='')}"
     return f"{path}/{part}" if part else path
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 import requests
 
+from audio_qa.errors import cause_of
 from orchestrator.cluster.core_share import NICENESS, lower_session_priority
 from orchestrator.cluster.process import DetachedProcess, ProcessNote, StartError
 from orchestrator.cluster.ray_start import LOOPBACK, STARTED, local_environment, ray_environment, ray_start
@@ -59,7 +60,7 @@ class LocalRay:
 
     def ensure(self) -> str:
         """Return the dashboard's URL of the running Ray, or of a new one. Blocks. Raises StartError."""
-        with self._lock():
+        with _reported(), self._lock():
             running = self._process.running() or self._start_after_back_off()
             # It starts with ordinary priority: beside several busy programs it would take minutes otherwise. From then
             # on its session, which is that of the jobs' actors, too, yields.
@@ -81,7 +82,8 @@ class LocalRay:
             again = f"next attempt in {left:.0f} s"
             raise StartError(f"{self._failure}; {again}", f"{self._failure.summary}; {again}")
         try:
-            started = self._start()
+            with _reported():
+                started = self._start()
         except StartError as error:
             wait = back_off(self._failures)
             self._not_before = time.monotonic() + wait
@@ -145,6 +147,15 @@ class LocalRay:
         with (self._data_dir / "ray.lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Raise StartError for an error of the system, a full disk for example: it may pass, and another start succeed."""
+    try:
+        yield
+    except (OSError, psutil.Error) as error:
+        raise StartError(f"Ray did not start: {cause_of(error)}", "Ray did not start") from error
 
 
 def answers(dashboard: str) -> bool:

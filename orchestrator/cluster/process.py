@@ -104,6 +104,7 @@ class DetachedProcess(Generic[Note]):
             StartError: it exited, or was not ready in time.
         """
         with self._log.open("ab") as output:
+            begin = output.tell()
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -114,26 +115,37 @@ class DetachedProcess(Generic[Note]):
                 env=environment,
                 cwd="/",
             )
-        note = make_note(process.pid, psutil.Process(process.pid).create_time())
-        replace_file(self._file, json.dumps(asdict(note)))
         try:
-            self._wait(process, lambda: is_ready(note), start_seconds)
+            note = make_note(process.pid, psutil.Process(process.pid).create_time())
+            replace_file(self._file, json.dumps(asdict(note)))
+        except BaseException:
+            # Nobody would find it later.
+            process.kill()
+            process.wait()
+            raise
+        try:
+            self._wait(process, lambda: is_ready(note), start_seconds, begin)
         except BaseException:
             self.stop(stop_seconds)
             raise
         return note
 
-    def _wait(self, process: subprocess.Popen[bytes], is_ready: Callable[[], bool], seconds: float) -> None:
+    def _wait(
+        self, process: subprocess.Popen[bytes], is_ready: Callable[[], bool], seconds: float, log_begin: int
+    ) -> None:
         starving = _Starving(psutil.Process(process.pid), seconds)
         while not is_ready():
             if process.poll() is not None:
-                raise self._failure(f"exit code {process.returncode}")
+                raise self._failure(f"exit code {process.returncode}", log_begin)
             if not starving.may_continue():
-                raise self._failure(starving.describe())
+                raise self._failure(starving.describe(), log_begin)
             time.sleep(_POLL_SECONDS)
 
-    def _failure(self, how: str) -> StartError:
-        output = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+    def _failure(self, how: str, log_begin: int) -> StartError:
+        """Return the error for a start whose part of the log begins at a byte: earlier ones had other causes."""
+        with self._log.open("rb") as log:
+            log.seek(log_begin)
+            output = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
         cause = one_line(" | ".join(output[-_LAST_LINES:]))[-_LONGEST_CAUSE:]
         summary = f"{self._name} did not start: {how}, load {os.getloadavg()[0]:.1f} on {_cores()} cores"
         return StartError(f"{summary}; {cause or 'no output'} (see {self._log})", summary)

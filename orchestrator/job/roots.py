@@ -15,6 +15,7 @@ from audio_qa.errors import InputError, shown
 from orchestrator.job.spec_file import absolute
 
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_PARENT = re.compile(r"/+\.\.(?=/|$)")
 _SYSTEM = ("/proc", "/sys")
 """Folders whose files are the kernel's: some never end, others show the environment of processes."""
 _DEVICES, _MEMORY = "/dev", "/dev/shm"
@@ -111,17 +112,24 @@ class Roots:
         """Return where `path` leads; nothing needs to exist there. Raises OutsideRootsError."""
         if "://" in path:
             raise OutsideRootsError(f"{shown(path)} is not under the folders {self._purpose}; URLs are not read here")
+        # The system follows `..` only from a folder that exists: nobody must learn that of folders outside.
+        for above in _PARENT.finditer(path):
+            self._judged(f"{path[: above.start()]}/ ", path)  # as for files in it: a run directory itself is closed
+        return self._judged(path, path)
+
+    def _judged(self, path: str, named: str) -> Path:
+        """Return where `path` leads. Raises OutsideRootsError, about the path as it was `named`."""
         found = self._target(path)
         if found is not None and (closed := self._closed_place(found)) is not None:
             if self._is_in_own_run(closed):
                 return Path(found)
-            raise OutsideRootsError(f"{shown(path)} is the service's own, or another owner's and not yours")
+            raise OutsideRootsError(f"{shown(named)} is the service's own, or another owner's and not yours")
         if (
             found is None
             or not any(_is_under(found, root) for root in self._texts)
             or any(_is_under(found, folder) for folder in self._system)
         ):
-            raise OutsideRootsError(f"{shown(path)} is not under the folders {self._purpose}")
+            raise OutsideRootsError(f"{shown(named)} is not under the folders {self._purpose}")
         return Path(found)
 
     def _target(self, path: str) -> str | None:

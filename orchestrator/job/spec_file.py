@@ -154,7 +154,11 @@ def _explain(error: ValidationError) -> Iterator[str]:
             explained = item["type"] == _NO_SECTION or isinstance(given, str | int | float | date)
             words = _HINTS.get(item["type"]) if explained else None
             message = _PATTERNS.get(pattern) or words or item["msg"].removeprefix("Value error, ")
-            got = f" (got {shown(given)})" if where and not isinstance(given, dict) else ""
+            if given is None and where and item["type"] != _NO_SECTION:
+                yield f"{where} has no value; write one, or remove the key"
+                continue
+            read = str(given) if isinstance(given, date) else shown(given)
+            got = f" (got {read})" if where and not isinstance(given, dict | None) else ""
             yield f"{where + ': ' if where else ''}{message}{got}"
 
 

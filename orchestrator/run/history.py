@@ -159,8 +159,8 @@ def _after(history: RunHistory, kind: str, event: Event) -> RunHistory:
             found = event.get("result")
             result = found if isinstance(found, dict) else {}
             history = replace(history, evaluation={"step": event.get("step"), **result})
-        case {"kind": EventKind.SCALED}:
-            history = replace(history, target=event.get("target"))
+        case {"kind": EventKind.SCALED, "target": int(target)}:
+            history = replace(history, target=target)
         case {"kind": EventKind.WORKER_LEFT}:
             left = str(event.get("worker"))
             history = replace(history, workers={name: w for name, w in history.workers.items() if name != left})

@@ -19,7 +19,7 @@ from integration.test_service import Service
 OPTIONS = ("--max-running", "2", "--preemption")
 USERS = ("ann", "bob")
 _GAP = (3.0, 9.0)
-_RARE = {"kill ray": 100.0, "kill driver": 40.0, "preempt": 60.0, "kill service": 25.0, "neighbour": 60.0}
+_RARE = {"kill ray": 240.0, "kill driver": 100.0, "preempt": 180.0, "kill service": 50.0, "neighbour": 120.0}
 """Least seconds between two disturbances of a kind: the jobs have to get somewhere in between."""
 _KINDS = ("scale", "scale", "pause", "resume", "resume", "checkpoint", *_RARE)
 _ACTIVE = ("starting", "running", "paused", "recovering")
@@ -93,7 +93,7 @@ class Users:
     def workers(self, job: str) -> int:
         """Return the number of workers of a job that serve."""
         answer = self.ask(self.jobs[job], "GET", f"/jobs/{job}/workers")
-        return 0 if answer is None else sum(one["state"] == "serving" for one in answer.json()["workers"])
+        return 0 if answer is None else sum(one["state"] == "serving" for one in answer.json()["items"])
 
     def last_count(self, job: str, failed: set[str]) -> int | None:
         """Return the number of workers of the last scale command of a job that has not failed."""

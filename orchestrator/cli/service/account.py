@@ -13,7 +13,7 @@ from orchestrator.client import AuditView, LimitsView, MeView, VersionView
 from orchestrator.display.table import Facts, Table, figure, key, text
 from orchestrator.schemas.about import BoundsView
 
-_MIB = 2**20
+_KIB, _MIB = 2**10, 2**20
 
 
 def whoami(url: Url = None, as_json: Json = False) -> None:
@@ -75,19 +75,24 @@ def _limits_facts(found: LimitsView) -> Facts:
     facts.add("preemption", "yes" if found.preemption else "no")
     facts.add("folders", "\n".join(found.roots))
     for name, values in (
+        ("cache folders", found.cache_roots),
         ("reward modules", found.reward_modules),
         ("judges", found.judge_hosts),
         ("judge keys", found.judge_keys),
     ):
         facts.add(name, "\n".join(values) or "none")
-    facts.add("storage", "runs are copied to the storage of the service" if found.storage else "as the job file says")
+    facts.add("storage", "runs are copied to the storage of the service" if found.storage else "none")
     facts.add("ended jobs", f"kept for {found.keep_days:g} days" if found.keep_days else "kept")
     of = found.requests
     facts.add(
-        "requests", f"{of.per_second:g} per second, {of.burst:,} at once; {of.streams:,} open streams of all users"
+        "requests", f"{of.per_second:,.10g} per second, {of.burst:,} at once; {of.streams:,} open streams of all users"
     )
-    facts.add("job files", f"{of.body_bytes / _MIB:g} MiB as JSON, {of.yaml_bytes / _MIB:g} MiB as YAML")
+    facts.add("job files", f"{_size(of.body_bytes)} as JSON, {_size(of.yaml_bytes)} as YAML")
     return facts
+
+
+def _size(count: int) -> str:
+    return f"{count / _MIB:.4g} MiB" if count >= _MIB else f"{count / _KIB:.4g} KiB"
 
 
 def _bounds_text(bounds: BoundsView) -> str:

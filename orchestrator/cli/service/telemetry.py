@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from audio_qa.errors import InputError
+from audio_qa.errors import InputError, shown
 from orchestrator.cli.options import LARGEST_STEP, JobId, Json, Url
-from orchestrator.cli.service.connection import Outage, print_answer, service
+from orchestrator.cli.service.connection import Outage, note, print_answer, service
 from orchestrator.cli.service.tables import metrics_table, samples_table, workers_table
 from orchestrator.client import ClientError, EarshotClient
 
@@ -61,7 +61,12 @@ def metrics(
     with service(url) as client:
         wanted = names.split(",") if names else None
         found = client.metrics(job, since_step=since_step, names=wanted, points=points)
-    print_answer(found, as_json, metrics_table(found) if found.items else "There are no metrics yet.")
+    unknown = sorted(set(wanted or ()) - {*found.names, ""}) if found.items else []
+    if unknown:
+        note(f"the job has no metric {', '.join(map(shown, unknown))}; it has {', '.join(found.names)}")
+    table = metrics_table(found)
+    none = "There are no such metrics." if unknown or since_step is not None else "There are no metrics yet."
+    print_answer(found, as_json, table if len(table) else none)
 
 
 def samples(
@@ -77,7 +82,10 @@ def samples(
     """Show sampled completions and their rewards."""
     with service(url) as client:
         page = client.samples(job, step=step, limit=limit, cursor=cursor)
-    print_answer(page, as_json, samples_table(page.items) if page.items else "There are no samples yet.")
+    chosen = "" if step is None else f" --step {step}"
+    more = [f"There are more: earshot samples {job}{chosen} --cursor {page.next_cursor}"] if page.next_cursor else []
+    none = "There are no samples yet." if cursor is None and step is None else "There are no such samples."
+    print_answer(page, as_json, samples_table(page.items) if page.items else none, *more)
 
 
 def workers(job: JobId, url: Url = None, as_json: Json = False) -> None:

@@ -14,8 +14,9 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from typing import Any
@@ -132,6 +133,48 @@ class CheckerProcess:
         return message
 
 
+class _GivenUpError(EarshotError):
+    """Nobody waits for the check any more."""
+
+
+class _Check:
+    """One check, which whoever asked for it may give up at any moment."""
+
+    def __init__(self, request: bytes, owns: Owns) -> None:
+        self.request, self.owns = request, owns
+        self._lock = threading.Lock()
+        self._checker: CheckerProcess | None = None
+        self._given_up = False
+
+    @contextmanager
+    def by(self, checker: CheckerProcess) -> Iterator[None]:
+        """Let a process work for this check alone. Raises _GivenUpError if nobody waits for it any more."""
+        with self._lock:
+            self._refuse_given_up()
+            self._checker = checker
+        try:
+            yield
+        finally:
+            with self._lock:  # from here on, the process may work for another check
+                self._checker = None
+
+    def refuse_given_up(self) -> None:
+        """Raise _GivenUpError if nobody waits for the check any more."""
+        with self._lock:
+            self._refuse_given_up()
+
+    def give_up(self) -> None:
+        """End the process that works for the check; none works for it later."""
+        with self._lock:
+            self._given_up = True
+            if self._checker is not None:
+                self._checker.kill()
+
+    def _refuse_given_up(self) -> None:
+        if self._given_up:
+            raise _GivenUpError("nobody waits for the check")
+
+
 class Checkers:
     """The processes of one service, and the threads that wait for them."""
 
@@ -164,13 +207,12 @@ class Checkers:
         def ask(run: str) -> bool:
             return asyncio.run_coroutine_threadsafe(answered(run), loop).result(_ASKED_SECONDS)
 
-        checkers: list[CheckerProcess] = []
-        work = loop.run_in_executor(self._executor(), self._check, request, ask, checkers)
+        check = _Check(request, ask)
+        work = loop.run_in_executor(self._executor(), self._carry_out, check)
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
-            for checker in checkers:
-                checker.kill()
+            check.give_up()
             work.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody waits for it
             raise
 
@@ -195,27 +237,35 @@ class Checkers:
         try:
             checker = self._take()
             checker.start()
-            self._idle.append(checker)
+            self._put_back(checker)
         except Exception as error:
             _log.warning("the process that checks jobs does not start: %r", error)
 
-    def _check(self, request: bytes, owns: Owns, checkers: list[CheckerProcess]) -> dict[str, Any]:
+    def _carry_out(self, check: _Check) -> dict[str, Any]:
         for _ in range(_ATTEMPTS):
+            check.refuse_given_up()
             try:
                 checker = self._take()
-                checkers.append(checker)
-                outcome = checker.check(request, owns)
+                try:
+                    with check.by(checker):
+                        outcome = checker.check(check.request, check.owns)
+                finally:
+                    self._put_back(checker)
             except (EOFError, _TooLateError):
+                check.refuse_given_up()
                 if not checker.checked:
                     _log.error("the process that checks jobs ended at its start: run `python -m %s`", _MODULE)
                 continue
             except OSError as error:
                 _log.error("the process that checks jobs does not start: %s", error)
                 break
-            if checker.usable:
-                self._idle.append(checker)
             return outcome
         raise AdmissionBusyError("no process can be started that checks the job; send it again", _RETRY_SECONDS)
+
+    def _put_back(self, checker: CheckerProcess) -> None:
+        """Keep a process for the next check, unless it has ended or is about to."""
+        if checker.usable:
+            self._idle.append(checker)
 
     def _take(self) -> CheckerProcess:
         """Return an idle process, else a new one. Raises OSError, AdmissionBusyError."""

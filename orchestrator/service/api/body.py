@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
-from audio_qa.errors import one_line, shown
+from audio_qa.errors import shown
 from orchestrator.job.documents import DocumentError, load_untrusted_json, load_untrusted_yaml
 from orchestrator.schemas.problem_code import ProblemCode
 from orchestrator.service.api.problems import ProblemError
@@ -60,12 +61,13 @@ async def _read_object(request: Request, settings: ApiSettings) -> dict[str, Any
 
 
 async def read_model(request: Request, settings: ApiSettings, model: type[Model]) -> Model:
-    """Return the object in the body as a model. Raises ProblemError."""
+    """Return the object in the body as a model. Raises ProblemError, RequestValidationError."""
     value = await read_object(request, settings)
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise RequestValidationError([{**item, "loc": ("body", *item["loc"])} for item in error.errors()]) from error
+        problems = [{**item, "loc": ("body", *item["loc"])} for item in error.errors()]
+        raise RequestValidationError(problems) from error
 
 
 def _json(body: bytes, max_depth: int) -> Any:

@@ -79,6 +79,7 @@ class RequestGate:
 _SINGLE = frozenset(
     {b"host", b"authorization", b"content-length", b"content-type", b"idempotency-key", b"last-event-id"}
 )
+"""Headers of which two programs could read another value, if they were given twice."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 
 
@@ -98,11 +99,16 @@ def _refusal(scope: Scope, settings: ApiSettings) -> tuple[ProblemCode, str] | N
     if size > settings.max_head_bytes or len(scope["headers"]) > settings.max_headers:
         limits = f"{settings.max_headers} headers, of {settings.max_head_bytes} bytes in total"
         return ProblemCode.HEADERS_TOO_LARGE, f"a request may have at most {limits}"
+    return _head_refusal(scope, settings)
+
+
+def _head_refusal(scope: Scope, settings: ApiSettings) -> tuple[ProblemCode, str] | None:
     names = [name for name, _ in scope["headers"] if name in _SINGLE]
-    if len(set(names)) < len(names) or (scope["http_version"] == "1.1" and b"host" not in names):
-        # One program on the way would read the first, another one the last.
-        single = ", ".join(sorted(name.decode().title() for name in _SINGLE))
-        return ProblemCode.MALFORMED_REQUEST, f"send Host, and each of these headers at most once: {single}"
+    repeated = sorted({name.decode() for name in names if names.count(name) > 1})
+    if repeated:
+        return ProblemCode.MALFORMED_REQUEST, f"the header {repeated[0]} is given twice; send it once"
+    if b"host" not in names and scope["http_version"] == "1.1":
+        return ProblemCode.MALFORMED_REQUEST, "the header Host is missing, which requests of HTTP/1.1 must have"
     length = Headers(scope=scope).get("content-length", "0")
     if not length.isascii() or not length.isdigit():
         return ProblemCode.MALFORMED_REQUEST, "Content-Length is not a number"

@@ -166,8 +166,8 @@ def _described(status: int, codes: Sequence[ProblemCode]) -> dict[str, Any]:
 
 
 def _words(message: str) -> str:
-    """Return a message of pydantic without what it puts before those of validators."""
-    return message.removeprefix("Value error, ")
+    """Return a message of pydantic, without what it puts before those of validators."""
+    return one_line(message.removeprefix("Value error, "), 500)
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -184,10 +184,9 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        errors = [
-            {"field": one_line(".".join(map(str, item["loc"])), 200), "problem": one_line(_words(str(item["msg"])), 500)}
-            for item in error.errors()[:20]
-        ]
+        # A header that two dependencies read is reported twice.
+        found = dict.fromkeys((".".join(map(str, item["loc"])), str(item["msg"])) for item in error.errors())
+        errors = [{"field": one_line(place, 200), "problem": _words(message)} for place, message in [*found][:20]]
         return problem_response(
             ProblemCode.INVALID_REQUEST, "; ".join(f"{e['field']}: {e['problem']}" for e in errors), errors=errors
         )

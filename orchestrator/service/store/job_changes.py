@@ -50,7 +50,7 @@ class JobChanges:
                 await check_queue(connection, job.owner, self._caps)
                 await check_uses(connection, uses)
             await change_state(connection, job, RETRIABLE, JobState.QUEUED, cause, {**fields, "restarts": 0})
-            await connection.execute(update(jobs).where(jobs.c.id == job_id).values(uses=sorted(uses) or None))
+            await connection.execute(update(jobs).where(jobs.c.id == job_id).values(uses=sorted(uses)))
             if request is not None:
                 await remember(connection, request, DoneRequest(200, job_id))
             return await job_with_id(connection, job_id)

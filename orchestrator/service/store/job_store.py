@@ -98,7 +98,7 @@ class JobStore:
                         run_dir=str(self._runs / identifier),
                         idempotency_key=idempotency_key,
                         body_hash=body_hash,
-                        uses=sorted(uses) or None,
+                        uses=sorted(uses),
                     )
                 )
                 await record_transition(connection, identifier, None, JobState.QUEUED, now, None)
@@ -211,10 +211,10 @@ class JobStore:
             JobNotFoundError, StaleStateError: it has changed since it was read; nothing was changed.
             JobInUseError: jobs that have not ended name its files.
         """
-        # The ids of jobs are random: one in the text of a specification is that of a path. Jobs that were queued by
-        # version 0.1 have no list of what they use.
         names = cast(jobs.c.uses, Text).contains(job.id, autoescape=True)
-        names |= cast(jobs.c.spec, Text).contains(job.id, autoescape=True)
+        # Jobs that were queued by version 0.1 have no list of what they use. For others the text does not count: in a
+        # name or a prompt, anybody may write the id of a job, and it would never be removed.
+        names |= jobs.c.uses.is_(None) & cast(jobs.c.spec, Text).contains(job.id, autoescape=True)
         unended = jobs.c.state.not_in([state.value for state in ENDED])
         using = select(jobs.c.id).where(unended, names).order_by(jobs.c.seq).limit(4)
         async with self._database.write() as connection:

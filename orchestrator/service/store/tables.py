@@ -78,7 +78,7 @@ jobs = Table(
     Column("preempt_requested_at", Moment),
     Column("idempotency_key", String(255)),
     Column("body_hash", String(64), nullable=False),
-    # Ids of the jobs whose run directories this one names, as a list; NULL is none.
+    # Ids of the jobs whose run directories this one names, as a list; NULL for jobs of version 0.1.
     Column("uses", JSON(none_as_null=True)),
     # When the removal of the job and its files began; no other job may name it from then on.
     Column("removal_at", Moment),

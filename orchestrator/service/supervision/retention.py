@@ -101,7 +101,12 @@ def _remove_files(runs: Path, job: JobRecord) -> None:
                 folder.unlink()
             elif folder.exists():
                 aside.parent.mkdir(mode=0o700, exist_ok=True)
-                folder.rename(aside)
+                try:
+                    folder.rename(aside)
+                except FileNotFoundError:
+                    if folder.exists():
+                        raise
+                    # Another removal of the job has renamed it.
         if aside.exists():
             _remove_tree(aside)
     except OSError as error:

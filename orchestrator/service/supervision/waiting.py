@@ -66,7 +66,8 @@ class WaitingJobs:
 
     async def _schedule(self, situation: Situation) -> JobSchedule:
         now = time.monotonic()
-        if self._made is None or now - self._made_at > _SECONDS:
+        # While the database is slow, all wait for one schedule.
+        if self._made is None or (self._made.done() and now - self._made_at > _SECONDS):
             self._made_at, self._made = now, asyncio.create_task(self._make(situation))
         # A caller that is cancelled must not cancel it for the others.
         return await asyncio.shield(self._made)

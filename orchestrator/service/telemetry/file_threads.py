@@ -1,7 +1,8 @@
 """Reads files in threads of their own: a mount that hangs delays those who read it, and nobody else.
 
 Invariants: a caller waits at most its deadline; the files of one run occupy at most `per_key` threads, however many
-requests read them; a read that has passed its deadline makes later reads of the same run fail at once, until it ends.
+requests read them; a read that has passed its deadline makes later reads of the same run fail at once, until it ends. A
+file that is opened after its caller has left is closed.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import contextvars
 import errno
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from queue import SimpleQueue
@@ -103,7 +104,7 @@ class FileThreads:
         try:
             async with asyncio.timeout(self._seconds):
                 await slot.room.acquire()
-                return await self._in_thread(slot, function, args)
+                return await self._in_thread(key, slot, function, args)
         except TimeoutError as error:
             detail = f"the files did not answer within {self._seconds:g} s"
             raise FilesUnavailableError(detail) from error
@@ -115,7 +116,9 @@ class FileThreads:
         """Run `work` in a thread without waiting for it."""
         self._threads.start(work)
 
-    async def _in_thread(self, slot: "_Slot", function: Callable[..., Result], args: tuple[object, ...]) -> Result:
+    async def _in_thread(
+        self, key: Path, slot: "_Slot", function: Callable[..., Result], args: tuple[object, ...]
+    ) -> Result:
         found: list[Result] = []
 
         def work() -> None:
@@ -133,13 +136,21 @@ class FileThreads:
         waiting = asyncio.wrap_future(future)
         slot.running += 1
         waiting.add_done_callback(slot.end)
+        # The caller may have left long before.
+        waiting.add_done_callback(lambda _: self._drop(key, slot))
         try:
             await asyncio.shield(waiting)
         except asyncio.CancelledError:
             # Ends it only if no thread has begun it.
-            future.cancel()
+            if not future.cancel():
+                future.add_done_callback(lambda _: self._close_unused(found))
             raise
         return found[0]
+
+    def _close_unused(self, found: Sequence[object]) -> None:
+        for one in found:
+            if callable(close := getattr(one, "close", None)):
+                self.start(close)
 
     def _drop(self, key: Path, slot: "_Slot") -> None:
         if not slot.users and not slot.running and self._slots.get(key) is slot:

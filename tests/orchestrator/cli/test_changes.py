@@ -141,4 +141,5 @@ def test_who_asks_what_is_allowed_and_what_was_done(earshot, threaded, monkeypat
     shown = " ".join(earshot("limits").split())
     assert "jobs of all users 2 running" in shown
     assert "MiB as JSON" in shown
+    assert "cache folders none" in shown and "storage none" in shown
     assert earshot("limits", "--json")["jobs"]["running"] == 2

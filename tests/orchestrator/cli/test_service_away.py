@@ -22,8 +22,7 @@ from orchestrator.cli.service import connection
 from orchestrator.schemas.job_state import JobState
 
 EARSHOT = Path(sys.executable).parent / "earshot"
-SECONDS = 5.0
-"""A command gives up after less than two; the rest is for a busy machine."""
+SECONDS = 5.0  # a command gives up after less than two; the rest is for a busy machine
 COMMANDS = [
     ["jobs"], ["show", "x"], ["watch", "x"], ["logs", "x"], ["logs", "x", "--follow"], ["metrics", "x"],
     ["samples", "x"], ["workers", "x"], ["scale", "x", "2"], ["pause", "x"], ["resume", "x"], ["checkpoint", "x"],

@@ -1,5 +1,6 @@
 """The Ray that a service or `earshot run` starts on its own machine."""
 
+import errno
 import json
 import logging
 import shutil
@@ -124,6 +125,18 @@ def test_each_failed_start_is_logged_with_its_cause(
         True
     ] * 2
     assert all("raylet ended with 7" in record.message for record in caplog.records)
+
+
+def test_an_error_of_the_system_is_a_failed_start(ray: LocalRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(count: int) -> list[int]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(local_ray, "_free_ports", fail)
+    monkeypatch.setattr(local_ray, "back_off", lambda failures: 60)
+    with pytest.raises(StartError, match=r"Ray did not start: OSError.*Too many open files"):
+        ray.ensure()
+    with pytest.raises(StartError, match=r"Too many open files.*; next attempt in"):
+        ray.ensure()
 
 
 def test_a_start_is_given_up_when_the_service_ends(

@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator.cluster import process as cluster_process
@@ -73,3 +74,26 @@ def test_the_patience_ends(
     monkeypatch.setattr(cluster_process, bound, value)
     with pytest.raises(StartError, match="not ready after"):
         start(tmp_path, WORKS, "30", str(tmp_path / "ready"))
+
+
+def test_the_cause_of_a_failed_start_is_its_own_output(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("the port of yesterday was in use\n")
+    with pytest.raises(StartError, match=r"exit code 3, load .*; no output") as failed:
+        start(tmp_path, "raise SystemExit(3)", seconds=30)
+    assert "yesterday" not in str(failed.value)
+
+
+def test_a_process_that_cannot_be_noted_is_ended(tmp_path: Path) -> None:
+    (tmp_path / "note.json").mkdir()
+    made: list[int] = []
+
+    def note(pid: int, created: float) -> ProcessNote:
+        made.append(pid)
+        return ProcessNote(pid, created)
+
+    process = DetachedProcess(tmp_path / "note.json", ProcessNote, tmp_path / "log", "It")
+    with pytest.raises(OSError, match="note"):
+        process.start(
+            [sys.executable, "-c", HANGS], dict(os.environ), note, lambda _: True, start_seconds=30, stop_seconds=1
+        )
+    assert not psutil.pid_exists(made[0])

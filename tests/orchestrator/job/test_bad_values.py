@@ -122,7 +122,7 @@ def test_a_value_in_some_places_of_a_yaml_file(name, tmp_path, capsys):
         ("\ufeffsteps: 1000\r\nseed: 2\r", ""),
         ("data: {train: t, shuffle: yes}", ""),
         ("learner: &l {beta: 0.1}\nwarm_start:", ""),
-        ("learner: # {beta: 0.1}", "'learner': a section with keys is needed; remove it if it has none (got None)"),
+        ("learner: # {beta: 0.1}", "'learner': a section with keys is needed; remove it if it has none"),
         ("reward: [accuracy, format]", "'reward': a section with keys is needed"),
         ("steps: 1.5", "'steps': a whole number is needed, such as 1000 (got 1.5)"),
         ("steps: many", "'steps': a whole number is needed, such as 1000 (got 'many')"),

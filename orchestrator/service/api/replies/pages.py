@@ -5,6 +5,7 @@ Invariant: a page loads nothing, runs no script and is readable without either; 
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -117,10 +118,13 @@ def _schema(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _content_type(body: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the type of a body in each of its forms, those of the same type together."""
+    kinds: dict[str, tuple[list[dict[str, str]], list[str]]] = {}
     for kind, content in body.get("content", {}).items():
-        found = _type(content.get("schema", {}))
-        return [*found, {"text": f" as {kind}", "link": ""}]
-    return []
+        schema = content.get("schema", {})
+        kinds.setdefault(json.dumps(schema), (_type(schema), []))[1].append(kind)
+    forms = [[*found, {"text": f" as {' or '.join(names)}", "link": ""}] for found, names in kinds.values()]
+    return _joined(forms, ", ")
 
 
 def _type(schema: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
-from pydantic import ValidationError
 
-from orchestrator.job.spec import JobSpec
 from orchestrator.run.commands import CommandKind
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.mailbox import send
@@ -20,7 +18,7 @@ from orchestrator.service.api.body import read_model
 from orchestrator.service.api.principal import CurrentPrincipal, Principal
 from orchestrator.service.api.problems import OF_BODIES, OF_JOB_FILES, OF_WRITES, ProblemError, error_responses
 from orchestrator.service.api.routes.idempotency import CurrentKey, IdempotentRoute
-from orchestrator.service.api.routes.job_access import Context, VisibleJob, audited, state_conflict
+from orchestrator.service.api.routes.job_access import Context, VisibleJob, audited, state_conflict, stored_spec
 from orchestrator.service.api.routes.jobs import admit, refusals
 from orchestrator.service.api.routes.views import job_view
 from orchestrator.service.api.state import ApiContext
@@ -74,7 +72,7 @@ async def retry(job: VisibleJob, principal: CurrentPrincipal, context: Context, 
         if job.state not in RETRIABLE:
             raise state_conflict(job, "retry", RETRIABLE)
         # What the service allows may have changed since.
-        admitted = await admit(context, principal, _spec(job.spec), job.owner)
+        admitted = await admit(context, principal, stored_spec(job), job.owner)
         try:
             with refusals():
                 queued = await context.store.retry(job.id, f"retried by {principal.owner}", admitted.uses, key)
@@ -125,16 +123,6 @@ async def _withdraw_pause(context: ApiContext, job: JobRecord, by: str) -> None:
         await context.files.within(run_dir, lambda: send(RunDirectory(run_dir), CommandKind.RESUME, by=by))
     except (RunDirectoryError, FilesUnavailableError, OSError) as error:
         _log.warning("job %s will be paused, as it was before its retry: %s", job.id, error)
-
-
-def _spec(value: dict[str, object]) -> JobSpec:
-    """Return the specification of a job that an earlier version may have queued. Raises ProblemError."""
-    try:
-        return JobSpec.model_validate(value)
-    except ValidationError as error:
-        raise ProblemError(
-            ProblemCode.INVALID_JOB, "this version of Earshot cannot run the job; submit a new one"
-        ) from error
 
 
 async def _named(context: ApiContext, principal: Principal, jobs: Sequence[str]) -> str:

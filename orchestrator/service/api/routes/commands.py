@@ -1,12 +1,14 @@
 """Commands to a job: cancel it; pause, resume, checkpoint and scale a running one."""
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from fastapi import APIRouter, Request
 
 from orchestrator.job.demand import max_gpus, scaled
-from orchestrator.job.spec import JobSpec
 from orchestrator.run.commands import CommandKind
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.mailbox import send
@@ -18,16 +20,21 @@ from orchestrator.service.api.body import read_model
 from orchestrator.service.api.principal import CurrentPrincipal, Principal
 from orchestrator.service.api.problems import OF_BODIES, OF_RUN_FILES, OF_WRITES, ProblemError, error_responses
 from orchestrator.service.api.routes.idempotency import CurrentKey, IdempotentRoute, command_id
-from orchestrator.service.api.routes.job_access import Context, VisibleJob, audited, state_conflict
+from orchestrator.service.api.routes.job_access import Context, VisibleJob, audited, state_conflict, stored_spec
 from orchestrator.service.api.routes.views import job_view
 from orchestrator.service.api.state import ApiContext
 from orchestrator.service.store.records import JobRecord
 from orchestrator.service.store.request_store import RequestKey
 from orchestrator.service.store.store import StaleStateError
 from orchestrator.service.supervision.limits import LimitReachedError, NeverFitsError, check_growth
-from orchestrator.service.supervision.settlement import Settlement
+from orchestrator.service.supervision.settlement import settle_run
+from orchestrator.service.telemetry.file_threads import FilesUnavailableError
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"], route_class=IdempotentRoute)
+
+_scaling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+"""Locks of the jobs that are being scaled, by id."""
+_log = logging.getLogger(__name__)
 
 # States in which each command is allowed.
 _ALLOWED = {
@@ -49,7 +56,7 @@ async def cancel(job: VisibleJob, principal: CurrentPrincipal, context: Context,
         cancelled = await context.store.request_cancel(job.id, f"cancelled by {principal.owner}", key)
         if cancelled.state is JobState.CANCELLED and cancelled.attempt:
             # It was preempted and waited in the queue, maybe with commands for its next driver.
-            await Settlement().add(cancelled, JobState.CANCELLED)
+            await _settle(context, cancelled)
     context.meters.commands.labels("cancel").inc()
     context.jobs.forget(job.id)
     return await job_view(context, cancelled)
@@ -95,7 +102,9 @@ async def checkpoint(job: VisibleJob, principal: CurrentPrincipal, context: Cont
     "/rollout-workers",
     status_code=202,
     response_model=CommandView,
-    responses=error_responses(409, *OF_RUN_FILES, *OF_BODIES, *OF_WRITES, ProblemCode.JOB_NEVER_FITS),
+    responses=error_responses(
+        409, *OF_RUN_FILES, *OF_BODIES, *OF_WRITES, ProblemCode.INVALID_JOB, ProblemCode.JOB_NEVER_FITS
+    ),
     summary="Scale a job",
     openapi_extra={
         "requestBody": {
@@ -109,7 +118,7 @@ async def scale(
 ) -> CommandView:
     """Change the number of rollout workers of a job. Fewer are always allowed; more only within the limits."""
     body = await read_model(request, context.settings, ScaleBody)
-    wanted = scaled(JobSpec.model_validate(job.spec), body.count)
+    wanted = scaled(stored_spec(job), body.count)
     gpus, grows = max_gpus(wanted), body.count > (await job_view(context, job)).workers.target
     before: list[float] = []
 
@@ -130,12 +139,23 @@ async def scale(
         except StaleStateError as error:
             raise state_conflict(error.job, CommandKind.SCALE, _ALLOWED[CommandKind.SCALE]) from error
 
+    # One at a time: a failed request must not undo the reservation of another one that was sent.
+    async with _scaling.setdefault(job.id, asyncio.Lock()):
+        try:
+            return await _send_command(context, principal, job, CommandKind.SCALE, key, body.count, reserve)
+        except Exception:
+            if before:
+                await context.store.release_gpus(job.id, gpus, before[0])
+            raise
+
+
+async def _settle(context: ApiContext, job: JobRecord) -> None:
+    """Record as failed what a job that has ended was sent and no driver will read."""
+    run_dir = Path(job.run_dir)
     try:
-        return await _send_command(context, principal, job, CommandKind.SCALE, key, body.count, reserve)
-    except Exception:
-        if before:
-            await context.store.release_gpus(job.id, gpus, before[0])
-        raise
+        await context.files.within(run_dir, settle_run, run_dir, job.state)
+    except (RunDirectoryError, FilesUnavailableError, OSError) as error:
+        _log.warning("the last commands of job %s cannot be recorded as failed: %s", job.id, error)
 
 
 def _send(job: JobRecord, kind: CommandKind, count: int | None, owner: str, identifier: str | None) -> str:
@@ -169,7 +189,7 @@ async def _send_command(
         now = await context.store.get(job.id)
         if now.state in ENDED:
             # No driver reads it, and the supervisor may have settled the job before it was sent.
-            await Settlement().add(now, now.state)
+            await _settle(context, now)
             raise state_conflict(now, kind, _ALLOWED[kind])
     context.meters.commands.labels(kind.value).inc()
     return CommandView(id=identifier, command=kind.value, count=count, job=await job_view(context, job))

@@ -1,5 +1,6 @@
 """Events and logs of a job: as server-sent events that can be resumed, or as pages of JSON."""
 
+import json
 import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from starlette.responses import StreamingResponse
 
 from audio_qa.errors import shown
 from orchestrator.run.files import DRIVER_LOG, EVENTS
+from orchestrator.run.history import UNREADABLE
 from orchestrator.run.lines import FileLine, PlaceError, check_place, lines_after, lines_before
 from orchestrator.schemas.api import EventView, LogLine, Page, View
 from orchestrator.schemas.job_state import ENDED
@@ -82,9 +84,9 @@ async def stream_events(
     """
 
     def item(line: FileLine) -> EventView:
-        return EventView.model_validate(from_json(line.text) | {"cursor": str(line.end)})
+        return EventView.model_validate((_event(line.text) or _NO_EVENT) | {"cursor": str(line.end)})
 
-    file = _LineFile(Path(job.run_dir) / EVENTS, json_line, item)
+    file = _LineFile(Path(job.run_dir) / EVENTS, _event_line, item)
     after = _start(cursor, last_event_id, tail)
     return await _respond(context, request, job, file, after, tail, limit)
 
@@ -112,6 +114,24 @@ async def stream_logs(
     file = _LineFile(Path(job.run_dir) / DRIVER_LOG, log_line, item)
     after = _start(cursor, last_event_id, tail)
     return await _respond(context, request, job, file, after, tail, limit)
+
+
+_NO_EVENT = {"kind": UNREADABLE}
+"""Stands for a line that is not an event: it has a place in the file, and hides no event after it."""
+
+
+def _event(text: bytes) -> dict[str, Any] | None:
+    """Return the event of a line, or None if it has none."""
+    try:
+        found = from_json(text, allow_inf_nan=False)
+    except ValueError:
+        return None
+    is_event = isinstance(found, dict) and all(isinstance(found.get(name, ""), str | None) for name in ("time", "kind"))
+    return found if is_event else None
+
+
+def _event_line(text: bytes) -> bytes:
+    return json_line(text) if _event(text) is not None else json.dumps(_NO_EVENT).encode()
 
 
 class _LineFile:

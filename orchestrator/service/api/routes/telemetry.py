@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from fastapi import Path as PathParameter
+from pydantic import ValidationError
 from pydantic.config import JsonDict
 
 from audio_qa.audio import AudioError, probe
@@ -95,10 +96,13 @@ async def list_samples(
     run_dir = Path(job.run_dir)
     after = None if cursor is None else cursor_of(cursor)
     page = await context.files.run(run_dir, Samples(run_dir).page, after, limit, order, step)
-    items = [
-        SampleView.model_validate(item | {"audio_url": f"/v1/jobs/{job.id}/samples/{item['id']}/audio"})
-        for item in page.items
-    ]
+    try:
+        items = [
+            SampleView.model_validate(item | {"audio_url": f"/v1/jobs/{job.id}/samples/{item['id']}/audio"})
+            for item in page.items
+        ]
+    except ValidationError as error:
+        raise RunDirectoryError(run_dir, f"a line of its samples is not one ({error.error_count()} fields)") from error
     return Page[SampleView](items=items, next_cursor=None if page.next_after is None else str(page.next_after))
 
 

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from orchestrator.run.history import RunHistory
 from orchestrator.schemas.api import (
@@ -28,6 +29,8 @@ from orchestrator.service.store.records import JobRecord, Transition
 from orchestrator.service.supervision.waiting import Wait
 from orchestrator.service.telemetry.columns import MetricSeries
 from orchestrator.service.telemetry.runs_now import NOT_STARTED, RunNow
+
+Model = TypeVar("Model", bound=BaseModel)
 
 _ALIVE = frozenset({"serving", "draining"})
 
@@ -63,22 +66,9 @@ async def job_detail(context: ApiContext, job: JobRecord, history: Sequence[Tran
 def workers_view(job: JobRecord, history: RunHistory) -> WorkerPage:
     """Return the known workers of a job and their target number."""
     count = _count(job, history)
-    items = [
-        WorkerView.model_validate(
-            {
-                "name": worker.name,
-                "state": worker.state,
-                "since": worker.since,
-                "node": worker.node,
-                "pid": worker.pid,
-                "restarts": worker.restarts,
-                "cause": worker.cause,
-            }
-        )
-        for worker in sorted(history.workers.values(), key=lambda worker: worker.name)
-    ]
-    if job.state not in ACTIVE:
-        items = []
+    workers = history.workers.values() if job.state in ACTIVE else ()
+    views = (_valid(WorkerView, asdict(worker)) for worker in sorted(workers, key=lambda worker: worker.name))
+    items = [view for view in views if view is not None]
     return WorkerPage(items=items, next_cursor=None, target=count.target)
 
 
@@ -139,11 +129,19 @@ def _fields(job: JobRecord, runs: Mapping[Path, RunNow], waits: Mapping[str, Wai
             fraction=min(1.0, step / steps) if steps else float(job.state is JobState.SUCCEEDED),
             metrics=last.metrics if last else {},
             current=run.current,
-            evaluation=EvaluationView.model_validate(history.evaluation) if history.evaluation else None,
+            evaluation=_valid(EvaluationView, history.evaluation),
         ),
         "workers": _count(job, history),
         "waiting": None if wait is None else WaitingView(position=wait.position, reason=wait.reason),
     }
+
+
+def _valid(model: type[Model], value: Mapping[str, Any] | None) -> Model | None:
+    """Return what events of a run say; None if Earshot did not write them: one run must not hide the others."""
+    try:
+        return None if value is None else model.model_validate(value)
+    except ValidationError:
+        return None
 
 
 def _count(job: JobRecord, history: RunHistory) -> WorkerCount:

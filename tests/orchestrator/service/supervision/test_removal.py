@@ -135,6 +135,19 @@ def test_an_immutable_file(tmp_path: Path) -> None:
     asyncio.run(body())
 
 
+def test_the_id_of_a_job_in_the_text_of_another_keeps_nothing(on_store, tmp_path) -> None:
+    """Else anybody could have a job of others kept for as long as an own job waits."""
+
+    async def body(store: Store) -> None:
+        job = await ended(store)
+        await store.submit(small_spec(name=job.id), owner="eve")
+        await remove_job(store, tmp_path / "runs", job)
+        with pytest.raises(JobNotFoundError):
+            await store.get(job.id)
+
+    on_store(body)
+
+
 def test_files_that_a_waiting_job_names_are_kept(on_store, tmp_path) -> None:
     runs = tmp_path / "runs"
 
@@ -142,9 +155,9 @@ def test_files_that_a_waiting_job_names_are_kept(on_store, tmp_path) -> None:
         named, older, free = [await ended(store) for _ in range(3)]
         user, _ = await store.submit(small_spec(), owner="ann", uses={named.id})
         path = f"{older.run_dir}/checkpoints/step-1"
-        before, _ = await store.submit(
-            small_spec(model={"path": path}), owner="ann"
-        )  # as version 0.1 stored it: without `uses`
+        before, _ = await store.submit(small_spec(model={"path": path}), owner="ann")
+        async with store._database.write() as connection:  # as version 0.1 stored it
+            await connection.execute(update(jobs).where(jobs.c.id == before.id).values(uses=None))
         assert await remove_old_jobs(store, runs, soon()) == 1
         assert not Path(free.run_dir).exists()
         for job, who in ((named, user), (older, before)):

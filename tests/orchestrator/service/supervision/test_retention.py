@@ -10,7 +10,7 @@ from support.postgres import small_spec
 from orchestrator.schemas.job_state import JobState
 from orchestrator.service.store.database import sqlite_url
 from orchestrator.service.store.store import JobNotFoundError, Store
-from orchestrator.service.supervision.retention import remove_old_jobs
+from orchestrator.service.supervision.retention import remove_job, remove_old_jobs
 
 
 def test_old_jobs_are_removed_with_their_run_directories(tmp_path: Path) -> None:
@@ -30,4 +30,26 @@ def test_old_jobs_are_removed_with_their_run_directories(tmp_path: Path) -> None
             assert (await store.get(waiting.id)).state is JobState.QUEUED
             assert Path(waiting.run_dir).exists()
 
+    asyncio.run(body())
+
+
+def test_a_run_that_another_removal_has_renamed_meanwhile_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, rename = tmp_path / "runs", Path.rename
+
+    def rename_twice(path: Path, target: Path) -> Path:
+        rename(path, target)
+        return rename(path, target)
+
+    async def body() -> None:
+        async with Store(sqlite_url(tmp_path / "earshot.db"), runs) as store:
+            job, _ = await store.submit(small_spec(), owner="ann")
+            (Path(job.run_dir) / "checkpoints").mkdir(parents=True)
+            await remove_job(store, runs, await store.request_cancel(job.id, "x"))
+            assert [path for path in runs.rglob("*") if path.name == job.id] == []
+            with pytest.raises(JobNotFoundError):
+                await store.get(job.id)
+
+    monkeypatch.setattr(Path, "rename", rename_twice)
     asyncio.run(body())

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -177,6 +178,22 @@ async def test_commands_of_a_job_that_is_cancelled_in_the_queue_fail(tmp_path: P
         assert not failed(run)
         assert (await client.post(f"/v1/jobs/{job.id}/cancel")).json()["state"] == "cancelled"
         assert failed(run) == {sent: "the job was cancelled before it carried this out"}
+
+
+async def test_a_job_whose_files_hang_can_be_cancelled_in_the_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(commands, "settle_run", lambda *_: answered.wait(20))
+    async with service(tmp_path, file_seconds=0.2) as made:
+        job, _ = await made.running()
+        await made.store.transition(job.id, JobState.RUNNING, JobState.QUEUED)
+        try:
+            async with asyncio.timeout(10):
+                response = await made.client().post(f"/v1/jobs/{job.id}/cancel")
+        finally:
+            answered.set()
+        assert response.json()["state"] == "cancelled"
 
 
 async def test_a_paused_job_can_be_asked_for_a_checkpoint(tmp_path: Path) -> None:

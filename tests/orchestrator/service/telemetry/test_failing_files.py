@@ -230,6 +230,42 @@ async def test_a_stale_handle_is_opened_again(tmp_path, failures, works):
             await FileThreads().run(tmp_path, read)
 
 
+async def test_nothing_is_kept_of_a_read_whose_caller_left(tmp_path):
+    files, begun, go_on = FileThreads(), threading.Event(), threading.Event()
+
+    def read():
+        begun.set()
+        go_on.wait(10)
+
+    caller = asyncio.create_task(files.run(tmp_path, read))
+    await asyncio.to_thread(begun.wait, 10)
+    caller.cancel()
+    await asyncio.wait([caller])
+    assert tmp_path in files._slots
+    go_on.set()
+    async with asyncio.timeout(10):
+        while files._slots:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_file_that_is_opened_after_its_caller_left_is_closed(tmp_path):
+    files, go_on = FileThreads(seconds=0.05), threading.Event()
+    (tmp_path / "clip").touch()
+    opened = []
+
+    def open_late():
+        go_on.wait(10)
+        opened.append((tmp_path / "clip").open("rb"))
+        return opened[0]
+
+    with pytest.raises(FilesUnavailableError):
+        await files.run(tmp_path, open_late)
+    go_on.set()
+    async with asyncio.timeout(10):
+        while not opened or not opened[0].closed:
+            await asyncio.sleep(0.01)
+
+
 async def test_a_sweep_leaves_out_what_hangs_and_finds_it_again(tmp_path):
     answered, asked = threading.Event(), []
 

@@ -76,3 +76,14 @@ async def test_what_a_description_says_is_escaped():
     page = reference_page({"paths": {"/<a>": {"get": operation}}, "info": info, "components": {"schemas": {}}})
     assert not re.search(r"<(script|img|i|u|b|a href=\"<|p onclick)>", page)
     assert "<code>&lt;i&gt;</code>" in page
+
+
+async def test_every_form_of_a_body_and_a_response_is_named(tmp_path):
+    async with service(tmp_path) as made:
+        text = re.sub("<[^>]+>", "", (await made.client().get("/docs")).text)
+        for words in (
+            "JobSpec as application/json or application/yaml",
+            "object as text/event-stream",
+            "string (binary) as audio/* or multipart/byteranges",
+        ):
+            assert words in " ".join(text.split()), words
