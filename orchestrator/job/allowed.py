@@ -33,7 +33,7 @@ def is_built_in(path: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Everything that a job may name. Paths are absolute, as the service got them: their links are followed each time."""
+    """Everything that a job may name. Paths are absolute, as the service got them; links are followed each time."""
 
     roots: tuple[str, ...] = ()
     """Folders that may be read; besides them, built-in models and questions."""

@@ -3,7 +3,6 @@
 This state is not stored: a restarted service requests another checkpoint.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from orchestrator.run.history import RunHistory
 from orchestrator.run.mailbox import send
 from orchestrator.schemas.job_state import JobState
 from orchestrator.service.store.records import JobRecord
+from orchestrator.service.telemetry.file_threads import FileThreads
 
 _DEADLINE_SECONDS = 600.0
 """Longest wait for the checkpoint; after it the job resumes from an older one."""
@@ -23,12 +23,13 @@ _DEADLINE_SECONDS = 600.0
 class Preemption:
     """The preemptions in progress."""
 
-    def __init__(self, stop: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(self, stop: Callable[[str], Awaitable[None]], files: FileThreads) -> None:
         """
         Args:
             stop: stops a driver by its submission id.
+            files: reads and writes run directories.
         """
-        self._stop = stop
+        self._stop, self._files = stop, files
         self._commands: dict[str, str] = {}
         """Id of the checkpoint command, by submission."""
 
@@ -41,7 +42,7 @@ class Preemption:
         if late or job.state not in (JobState.RUNNING, JobState.PAUSED):
             await self._stop(job.submission_id)
         elif job.submission_id not in self._commands:
-            self._commands[job.submission_id] = await asyncio.to_thread(_request_checkpoint, job)
+            self._commands[job.submission_id] = await self._files.within(Path(job.run_dir), _request_checkpoint, job)
         elif self._commands[job.submission_id] in history.saved | history.failed:
             await self._stop(job.submission_id)
 

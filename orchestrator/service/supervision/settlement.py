@@ -4,7 +4,6 @@ Invariant: a command that the API answered with 202 leads to an event of the run
 settled once their state is stored; a sender that finds the job ended after it has sent settles the command itself.
 """
 
-import asyncio
 import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from orchestrator.run.mailbox import settle
 from orchestrator.run.records import RunDirectoryError
 from orchestrator.schemas.job_state import JobState
 from orchestrator.service.store.records import JobRecord
+from orchestrator.service.telemetry.file_threads import FilesUnavailableError, FileThreads
 
 _REASONS: Mapping[JobState, str] = {
     JobState.SUCCEEDED: "the job had ended before it carried this out",
@@ -29,7 +29,9 @@ _log = logging.getLogger(__name__)
 class Settlement:
     """Settles jobs; those whose run directory cannot be written yet are tried again."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: FileThreads) -> None:
+        """`files` writes run directories."""
+        self._files = files
         self._left: dict[str, tuple[Path, JobState, int]] = {}
         """By job: its run directory, its last state, and the attempts so far."""
 
@@ -49,8 +51,8 @@ class Settlement:
     async def _try(self, job: str) -> None:
         run_dir, state, attempts = self._left.pop(job)
         try:
-            await asyncio.to_thread(settle_run, run_dir, state)
-        except (RunDirectoryError, OSError) as error:
+            await self._files.within(run_dir, settle_run, run_dir, state)
+        except (RunDirectoryError, FilesUnavailableError, OSError) as error:
             # A driver that the cluster has lost track of may hold the lock for some seconds more.
             if attempts + 1 < _MOST_ATTEMPTS:
                 self._left[job] = (run_dir, state, attempts + 1)

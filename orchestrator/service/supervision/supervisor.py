@@ -39,9 +39,12 @@ from orchestrator.service.supervision.runner import Driver, DriverState, Runner
 from orchestrator.service.supervision.schedule import JobSchedule, schedule_of
 from orchestrator.service.supervision.settlement import Settlement
 from orchestrator.service.supervision.waiting import Situation
+from orchestrator.service.telemetry.file_threads import FilesUnavailableError, FileThreads
 
 _ROUND_SECONDS = 0.5
 _CAPACITY_SECONDS = 5.0
+_FILE_SECONDS = 5.0
+"""Longest wait for the files of one run: a mount that hangs must not delay the other jobs."""
 _FOLLOWED = {state.value: state for state in (JobState.RUNNING, JobState.PAUSED, JobState.RECOVERING)}
 """States that a driver reports."""
 
@@ -70,8 +73,9 @@ class Supervisor:
         """
         self._store, self._runner, self._limits, self._preempts = store, runner, limits, preemption
         self._storage, self._allowed = storage, allowed
-        self._preemption = Preemption(runner.stop)
-        self._settlement = Settlement()
+        self._files = FileThreads(_FILE_SECONDS)
+        self._preemption = Preemption(runner.stop, self._files)
+        self._settlement = Settlement(self._files)
         self._watches: dict[str, RunWatch] = {}
         self.capacity: Capacity | None = None
         """Total resources of the cluster; None before its first answer."""
@@ -120,6 +124,9 @@ class Supervisor:
             raise
         except (StaleStateError, LimitReachedError) as error:
             _log.info("job %s was changed concurrently: %s", job.id, error)
+        except FilesUnavailableError as error:
+            counters.LOOP_FAILURES.labels("job").inc()
+            _log.warning("job %s is supervised once its files can be read: %s", job.id, error)
         except Exception:
             counters.LOOP_FAILURES.labels("job").inc()
             _log.exception("job %s could not be supervised", job.id)
@@ -131,7 +138,7 @@ class Supervisor:
         assert job.submission_id is not None
         watch = self._watches.setdefault(job.id, RunWatch(Path(job.run_dir)))
         driver = await self._runner.status(job.submission_id)
-        history = await _history_of(watch, job)
+        history = await _history_of(self._files, watch, job)
         if driver.state is DriverState.UNKNOWN and history.submission_id == job.submission_id:
             # Lost with its cluster, or started between the two queries: the cluster knows by now.
             driver = await self._runner.status(job.submission_id)
@@ -160,7 +167,7 @@ class Supervisor:
     async def _launch(self, job: JobRecord) -> None:
         assert job.submission_id is not None
         try:
-            await asyncio.to_thread(_make_run_directory, job, self._storage, self._allowed)
+            await self._files.within(Path(job.run_dir), _make_run_directory, job, self._storage, self._allowed)
         except (OSError, ValidationError) as error:
             why = "its specification is no longer valid" if isinstance(error, ValueError) else error.strerror
             cause = f"its run directory {job.run_dir} cannot be created: {why}"
@@ -187,7 +194,7 @@ class Supervisor:
         """Settle a job whose driver has ended."""
         assert job.submission_id is not None
         own = history if history.submission_id == job.submission_id else RunHistory()
-        last_lines = await asyncio.to_thread(watch.last_lines)
+        last_lines = await self._files.within(Path(job.run_dir), watch.last_lines)
         ending = ending_of(job, driver, own, last_lines, datetime.now(UTC))
         ended = ending.to in ENDED
         if ended:
@@ -239,9 +246,10 @@ class Supervisor:
             _log.warning("the %s is unavailable; jobs are supervised once it is back: %s", away, error)
 
 
-async def _history_of(watch: RunWatch, job: JobRecord) -> RunHistory:
+async def _history_of(files: FileThreads, watch: RunWatch, job: JobRecord) -> RunHistory:
+    """Return a run's history; an empty one while it is damaged. Raises FilesUnavailableError."""
     try:
-        return await asyncio.to_thread(watch.read)
+        return await files.within(Path(job.run_dir), watch.read)
     except RunDirectoryError as error:
         counters.LOOP_FAILURES.labels("job").inc()
         _log.error("job %s: %s", job.id, error)

@@ -1,4 +1,4 @@
-"""What commands about a job say when it does not have what was asked for, or has more than fits in one page."""
+"""Commands about a job that does not have what was asked for, or has more than fits in one page."""
 
 import pytest
 from support.service import Threaded, sample

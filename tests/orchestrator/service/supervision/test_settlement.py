@@ -18,6 +18,7 @@ from orchestrator.schemas.job_state import JobState
 from orchestrator.service.api.routes import commands
 from orchestrator.service.supervision.limits import Limits
 from orchestrator.service.supervision.settlement import Settlement
+from orchestrator.service.telemetry.file_threads import FileThreads
 
 __all__ = ["runner", "serve"]
 
@@ -122,7 +123,7 @@ def test_a_paused_job_is_preempted_without_another_step_and_stays_paused(serve, 
 async def test_a_run_that_cannot_be_written_yet_is_settled_later(tmp_path: Path) -> None:
     async with service(tmp_path) as made:
         job, run = await made.running()
-        sent, settlement = send(run, CommandKind.PAUSE), Settlement()
+        sent, settlement = send(run, CommandKind.PAUSE), Settlement(FileThreads())
         with run.lock():
             await settlement.add(job, JobState.FAILED)
             await settlement.advance()
@@ -151,7 +152,7 @@ async def test_a_job_that_ends_while_a_command_is_sent_answers_409(
 
         async def end() -> None:
             await made.store.transition(job.id, JobState.RUNNING, JobState.SUCCEEDED)
-            await Settlement().add(job, JobState.SUCCEEDED)
+            await Settlement(FileThreads()).add(job, JobState.SUCCEEDED)
 
         def slow(*arguments):
             if settled:
