@@ -7,7 +7,6 @@ import pytest
 from support.service import listening, service
 
 from orchestrator.schemas.job_state import JobState
-from orchestrator.service.api.app import create_app
 from orchestrator.service.observability.tracing import Tracing, TracingError, tracing_of_environment
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -22,9 +21,8 @@ def exporter():
 @pytest.mark.anyio
 async def test_a_request_is_a_span_of_its_callers_trace(tmp_path, exporter):
     tracing = Tracing(exporter)
-    async with service(tmp_path) as made:
+    async with service(tmp_path, tracing=tracing) as made:
         job = await made.job()
-        made.app = create_app(made.store, made.settings, tracing=tracing)
         response = await made.client().get(f"/v1/jobs/{job.id}", headers=HEADERS)
         await made.client().get("/nowhere")
     tracing.stop()
