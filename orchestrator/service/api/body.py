@@ -20,6 +20,8 @@ _LARGE_BYTES = 16 * 1024
 """Larger bodies would delay other requests while they are parsed."""
 _MOST_VALUES = 5_000
 """A job has far fewer. Each costs time, in YAML twenty times as much as in JSON."""
+_MOST_BRACKETS = 1_000
+"""Opening ones, in text too. The measuring of the depth of more would hold the interpreter for a tenth of a second."""
 # One at a time: several threads that compute would delay the event loop more than one.
 _parser = ThreadPoolExecutor(1, "parser")
 YAML_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"})
@@ -41,6 +43,8 @@ async def _read_object(request: Request, settings: ApiSettings) -> dict[str, Any
             f"{shown(kind)} is not supported; send application/json or application/yaml",
         )
     body = await request.body()
+    if body.count(b"[") + body.count(b"{") > _MOST_BRACKETS:
+        raise ProblemError(ProblemCode.BODY_TOO_LARGE, f"the body may have at most {_MOST_BRACKETS} opening brackets")
     if kind in YAML_TYPES:
         if len(body) > settings.max_yaml_bytes:
             raise ProblemError(
