@@ -193,3 +193,14 @@ def test_memory_of_a_rank():
         learner = yaml.safe_load(settings.strip("`"))["learner"] | {"dtype": "bfloat16"}
         job = JobSpec.model_validate({"model": {"path": "m"}, "data": {"train": "t"}, "steps": 1, "learner": learner})
         assert_rounded(numbers(shown), [learner_bytes(job, sizes) / GIB], settings)
+
+
+def test_service_hostile():
+    found = details("service_hostile")
+    kinds = ("quiet_milliseconds", "all_milliseconds")
+    expected = [[found[kind][name] for name in ("median", "p99", "longest")] for kind in kinds]
+    assert_table(PERFORMANCE, "## `service_hostile`", slice(1, None), expected)
+    said = PERFORMANCE.read_text(encoding="utf-8").partition("## `service_hostile`")[2].partition("\n## ")[0]
+    for name in ("before", "most", "most_of_processes_that_check_jobs"):
+        assert f"{found['memory_mib'][name]:.0f} MiB" in said
+    assert f"{found['requests']:,} hostile requests, {found['hostile_per_second']:.0f} per second" in said
