@@ -62,7 +62,7 @@ def check_run(run: RunDirectory) -> None:
     draws = [sample["draw"] for sample in run.samples()]
     assert len(draws) == len(set(draws)) * GROUP
     summary = run.summary()
-    assert summary is not None
+    assert summary is not None, run.events()[-12:]
     counts = {name: count for name, count in summary["questions"].items() if isinstance(count, int)}
     assert counts.pop("drawn") == sum(counts.values()), counts
 

@@ -143,6 +143,9 @@ async def scale(
     async with _scaling.setdefault(job.id, asyncio.Lock()):
         try:
             return await _send_command(context, principal, job, CommandKind.SCALE, key, body.count, reserve)
+        except FilesUnavailableError:
+            # The command may still be written: its GPUs stay counted.
+            raise
         except Exception:
             if before:
                 await context.store.release_gpus(job.id, gpus, before[0])
