@@ -6,7 +6,8 @@ from typing import Any, get_args
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
-_WHOLE = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+from orchestrator.schemas.whole_number import DIGITS
+
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", re.ASCII)
 
 
@@ -51,7 +52,7 @@ def _check_text(parameter: TyperOption | TyperArgument, kind: type[int] | type[f
     """Have the parameter compare its text with the form of a number before typer converts it."""
     convert = parameter.process_value
     pattern, wanted = (
-        (_WHOLE, "a whole number in digits, such as 5") if kind is int else (_DECIMAL, "a number, such as 0.5")
+        (DIGITS, "a whole number in digits, such as 5") if kind is int else (_DECIMAL, "a number, such as 0.5")
     )
 
     def process_value(ctx: Any, value: Any) -> Any:

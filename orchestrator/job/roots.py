@@ -13,8 +13,8 @@ from pathlib import Path
 
 from audio_qa.errors import InputError, shown
 from orchestrator.job.spec_file import absolute
+from orchestrator.schemas.job_id import JOB_ID
 
-_RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PARENT = re.compile(r"/+\.\.(?=/|$)")
 _SYSTEM = ("/proc", "/sys")
 """Folders whose files are the kernel's: some never end, others show the environment of processes."""
@@ -177,7 +177,7 @@ class Roots:
         if self._runs is None or not _is_under(closed, self._runs):
             return False
         name, _, rest = closed[len(self._runs) + 1 :].partition("/")
-        if not rest or rest.partition("/")[0] in self._private.files_of_run or not _RUN_ID.fullmatch(name):
+        if not rest or rest.partition("/")[0] in self._private.files_of_run or not re.fullmatch(JOB_ID, name):
             return False
         if name not in self._owned:
             self._owned[name] = self._owns(name)

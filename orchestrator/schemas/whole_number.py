@@ -5,12 +5,12 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-_DIGITS = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+DIGITS = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 
 
 def check_digits(value: Any) -> Any:
     """Return the value of a parameter. Raises ValueError for text that is not a number in decimal digits."""
-    if isinstance(value, str) and not _DIGITS.fullmatch(value):
+    if isinstance(value, str) and not DIGITS.fullmatch(value):
         raise ValueError("write a whole number in decimal digits, at most 18 of them, such as 50")
     return value
 

@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from orchestrator.run.records import json_text
+from orchestrator.schemas.job_id import JOB_ID
 
 _context: ContextVar[dict[str, str]] = ContextVar("log_context", default={})  # noqa: B039  # replaced, never mutated
-_JOB_PATH = re.compile(r"^/v1/jobs/([A-Za-z0-9_-]{1,64})(?:/|$)")
+_JOB_PATH = re.compile(rf"^/v1/jobs/({JOB_ID})(?:/|$)")
 _TOKEN = re.compile(r"earshot_[A-Za-z0-9_-]{8,}|(?i:bearer)\s+[^\s\"\\]+")
 _URL_PASSWORD = re.compile(r"(://[^:/@\s\"]+):[^@/\s\"]+@")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}

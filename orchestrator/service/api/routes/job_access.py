@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from audio_qa.errors import shown
 from orchestrator.job.spec import JobSpec
+from orchestrator.schemas.job_id import JOB_ID
 from orchestrator.schemas.job_state import ACTIVE, ENDED, JobState
 from orchestrator.schemas.problem_code import ProblemCode
 from orchestrator.service.api.principal import CurrentPrincipal, Principal, require
@@ -20,11 +21,10 @@ from orchestrator.service.store.access import Role
 from orchestrator.service.store.records import JobRecord
 from orchestrator.service.store.store import JobNotFoundError
 
-_PATTERN = "^[A-Za-z0-9_-]{1,64}$"
-_ID = re.compile(_PATTERN)
+_ID = re.compile(JOB_ID)
 # The pattern is for clients: to a user, text that is not an id is the name of a job that does not exist.
 JobId = Annotated[
-    str, Path(description="Job id.", examples=["5f0c2a9e7b1d4c38"], json_schema_extra={"pattern": _PATTERN})
+    str, Path(description="Job id.", examples=["5f0c2a9e7b1d4c38"], json_schema_extra={"pattern": f"^{JOB_ID}$"})
 ]
 Context = Annotated[ApiContext, Depends(api_context)]
 
