@@ -297,6 +297,8 @@ def test_jobs_give_way_and_outlive_ray(service: Service, job: dict[str, Any]) ->
     assert resumed["step"] >= 2
     service.cancel(low)
     service.until(low, "cancelled", seconds=60)
+    # It ended in order, and was not killed once Ray's patience was over.
+    assert service.run(low).summary()["state"] == service.run(low).events()[-1]["state"] == "cancelled"
     service.wait(lambda: not service.get("/cluster")["nodes"][0]["uses"], 30)
     assert service.stop() == 0
     assert service.processes() == []

@@ -20,6 +20,26 @@ def ignoring_sigint():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture
+def blocking_sigint():
+    """Block SIGINT, as Ray does for the processes that it starts and all their descendants."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    yield
+    # One that is still pending is dropped.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_both_signals_end_a_driver_that_ray_started(blocking_sigint, sent):
+    with pytest.raises(SystemExit) as ended, exit_codes(), at_work():
+        os.kill(os.getpid(), sent)
+        time.sleep(5)
+    assert ended.value.code == 130
+    assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_both_signals_end_a_command_that_was_started_in_the_background(ignoring_sigint, sent):
     with pytest.raises(SystemExit) as ended, exit_codes(), at_work():
