@@ -1,11 +1,10 @@
 """Whole numbers in paths and queries, where pydantic would read "1_0" as 10, and "+5", " 5" and "5.0" as 5."""
 
-import re
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-DIGITS = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+from orchestrator.schemas.digits import DIGITS
 
 
 def check_digits(value: Any) -> Any:
