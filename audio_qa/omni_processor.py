@@ -1,22 +1,23 @@
-"""Qwen2.5-Omni's processor without video, which needs no torchvision.
+"""The processors of Qwen2.5-Omni and Qwen3-Omni without video, which need no torchvision.
 
-The class of transformers requires a video processor, which needs torchvision.
+The classes of transformers require a video processor, which needs torchvision.
 """
 
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, Self
 
-from transformers import ProcessorMixin, Qwen2_5OmniProcessor
+import numpy as np
+from transformers import ProcessorMixin, Qwen2_5OmniProcessor, Qwen3OmniMoeProcessor
 
 
-class OmniProcessor(Qwen2_5OmniProcessor):  # type: ignore[misc]  # transformers is untyped here
-    """Like the class of transformers for text, sound and images, which can load what this class saves."""
+class _WithoutVideo(ProcessorMixin):  # type: ignore[misc]  # transformers is untyped here
+    """A processor of text, sound and images; the class of transformers can load what it saves."""
 
     def __init__(
         self, image_processor: Any, feature_extractor: Any, tokenizer: Any, chat_template: str | None = None
     ) -> None:
-        # Skip the constructor of the base class, which requires the video processor.
+        # Skip the constructor of the class of transformers, which requires the video processor.
         ProcessorMixin.__init__(self, image_processor, feature_extractor, tokenizer, chat_template=chat_template)
         for name in ("image", "audio", "video", "vision_bos", "vision_eos", "audio_bos", "audio_eos"):
             setattr(self, f"{name}_token", getattr(tokenizer, f"{name}_token"))
@@ -25,7 +26,7 @@ class OmniProcessor(Qwen2_5OmniProcessor):  # type: ignore[misc]  # transformers
             "video_processor_type": "Qwen2VLVideoProcessor",
         }
         """Settings of the video processor of transformers."""
-        # The base class reads these even without video.
+        # The class of transformers reads these even without video.
         self.video_processor = SimpleNamespace(merge_size=image_processor.merge_size, model_input_names=[])
 
     @classmethod
@@ -39,5 +40,23 @@ class OmniProcessor(Qwen2_5OmniProcessor):  # type: ignore[misc]  # transformers
         return {**super().to_dict(), "video_processor": dict(self.video_settings)}
 
 
-# The name that is saved in checkpoints, which others load with the class of transformers.
+class OmniProcessor(_WithoutVideo, Qwen2_5OmniProcessor):  # type: ignore[misc]
+    """Qwen2.5-Omni's processor."""
+
+
+class Omni3Processor(_WithoutVideo, Qwen3OmniMoeProcessor):  # type: ignore[misc]
+    """Qwen3-Omni's processor, which also fills up a clip's last mel frame with silence, as vLLM does.
+
+    The feature extractor pads no clip here, and drops an incomplete frame.
+    """
+
+    def __call__(self, *args: Any, audio: Any = None, **kwargs: Any) -> Any:
+        hop = self.feature_extractor.hop_length
+        if isinstance(audio, Sequence):
+            audio = [np.pad(clip, (0, -len(clip) % hop)) if isinstance(clip, np.ndarray) else clip for clip in audio]
+        return super().__call__(*args, audio=audio, **kwargs)
+
+
+# The names that are saved in checkpoints, which others load with the classes of transformers.
 OmniProcessor.__name__ = Qwen2_5OmniProcessor.__name__
+Omni3Processor.__name__ = Qwen3OmniMoeProcessor.__name__

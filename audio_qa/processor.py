@@ -20,10 +20,14 @@ def load_processor(folder: str) -> Any:
     from transformers import AutoConfig, AutoProcessor, GenerationConfig  # noqa: PLC0415
 
     kind = AutoProcessor
-    if facts_of(folder).model_type == "qwen2_5_omni":
-        from audio_qa.omni_processor import OmniProcessor  # noqa: PLC0415
+    if facts_of(folder).model_type in ("qwen2_5_omni", "qwen3_omni_moe"):
+        from audio_qa.omni_processor import Omni3Processor, OmniProcessor  # noqa: PLC0415
 
-        kind = OmniProcessor
+        kind = OmniProcessor if facts_of(folder).model_type == "qwen2_5_omni" else Omni3Processor
+    if facts_of(folder).model_type == "granite_speech":
+        from audio_qa.granite_processor import GraniteProcessor  # noqa: PLC0415
+
+        kind = GraniteProcessor
     what = "config.json"
     try:
         AutoConfig.from_pretrained(folder)

@@ -43,7 +43,8 @@ A job file is YAML or JSON. `earshot run JOB.yaml --dry-run` checks it and print
 - `top_p`, `top_k` and `min_p` are refused: the learner computes log-probabilities over the whole softmax, so sampling
   has to use it, too.
 - `rollout.gpus` decides for the learner as well: with 0 everything runs on CPUs; above 0 each rollout worker has that
-  many GPUs, and each learner rank one more, or with `weight_sync: cuda_ipc` the rest of a worker's GPU.
+  many GPUs, and each learner rank one more, or with `weight_sync: cuda_ipc` the rest of a worker's GPU: then there is
+  one worker for each rank at most. With more than 1, `rollout.tensor_parallel` is the same number.
 
 The smallest job file:
 

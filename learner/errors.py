@@ -16,6 +16,10 @@ class CheckpointTrialError(EarshotError):
     """The checkpoint that is tried before the first step cannot be written, or read again; the message says why."""
 
 
+class TransferAbortedError(EarshotError):
+    """A transfer of weights to the engines was given up before its end."""
+
+
 class LearnerError(EarshotError):
     """A rank failed; the message names the call and the cause. A restart would fail in the same way."""
 

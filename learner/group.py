@@ -1,30 +1,40 @@
-"""The group of learner ranks: the controller loop's handle to the learner."""
+"""The group of learner ranks: the controller loop's handle to the learner.
+
+Invariant: the ranks have one call at a time, and no call waits longer than its deadline after its turn has come. A call
+that was given up and does not end makes the learner lost: nothing waits for it.
+"""
 
 import asyncio
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from audio_qa.audio import TooLong
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
-from learner.actor import LearnerActor
-from learner.errors import BatchTooLargeError, LearnerError, LearnerLostError, LearnerMemoryError
+from learner.actor import BESIDE, Call, LearnerActor, end_of, failure_of, result_of
+from learner.errors import LearnerError, LearnerLostError
 from learner.messages import BatchCounts, NumberedBucket, PhaseSettings, StepStats
 from learner.metrics import step_metrics
 from learner.settings import LearnerSettings
 from protocol.training import Learned, SupervisedExample, TrainingGroup
 from protocol.weights import Bucket, Carrier, WeightUpdate
 
-START_SECONDS = 300.0
 STOP_SECONDS = 3.0
 CPUS_PER_RANK = 1
 """CPUs that a rank reserves on the cluster, beside its GPUs."""
 _SECONDS_TO_DIE = 5.0
 """Seconds to wait, after a rank failed, for others to turn out dead: a dead rank is then the cause."""
+_SECONDS_TO_ABORT = 10.0
+"""Seconds that ranks have to leave a transfer that is aborted; then they count as lost."""
+_ROUND_TRIP_SECONDS = 1.0
+"""Least time to wait for a call that may have ended: its result has to arrive."""
+_QUICK_SECONDS = 300.0
+"""Deadline of calls that neither compute nor write: only a rank that hangs takes as long."""
+_TRANSFERS = ("meet", "broadcast", "next_piece")
 
 
 class LearnerGroup:
@@ -56,7 +66,7 @@ class LearnerGroup:
             "OMP_WAIT_POLICY": "PASSIVE",
             "DS_ACCELERATOR": "cuda" if gpus_per_rank else "cpu",
         }
-        actor = ray.remote(LearnerActor)
+        actor = ray.remote(concurrency_groups={BESIDE: 1})(LearnerActor)
         self._ranks = [
             actor.options(
                 num_cpus=CPUS_PER_RANK,
@@ -69,14 +79,26 @@ class LearnerGroup:
             for rank in range(settings.ranks)
         ]
         self.weight_version = 0
+        self._quick_seconds = min(_QUICK_SECONDS, settings.timeout_seconds)
+        self._turn = asyncio.Lock()
+        """Held by the call that the ranks have."""
+        self._running: Call | None = None
+        self._given_up: Call | None = None
+        """The last call, if its caller does not wait any more and it had not ended."""
 
     async def start(self) -> None:
-        """Connect the ranks with torch.distributed."""
-        await self._call("join", *(await self.address()), seconds=START_SECONDS)
+        """Connect the ranks with torch.distributed, once all have a process.
+
+        However long the cluster needs for their processes, it does not count as the ranks' time.
+        """
+        async with self._turn:
+            await self._wait(Call("start", [rank.__ray_ready__.remote() for rank in self._ranks], math.inf))
+        await self._call("join", *(await self.address()), seconds=self._settings.start_seconds)
 
     async def check_file_visible(self, file: str) -> None:
         """Raise LearnerError unless every rank can read a file of the run, where it writes its share of checkpoints."""
-        hosts = sorted({host for visible, host in await self._call("file_visible", file) if not visible})
+        answers = await self._call("file_visible", file, seconds=self._quick_seconds)
+        hosts = sorted({host for visible, host in answers if not visible})
         if hosts:
             raise LearnerError(
                 f"{file} does not exist on {', '.join(hosts)}, where a learner rank runs: put the run directory on a "
@@ -85,12 +107,12 @@ class LearnerGroup:
 
     async def address(self) -> tuple[str, int]:
         """Return the first rank's host and a port that is currently free there."""
-        ((host, port),) = await self._wait([self._ranks[0].call.remote("address")], "address", START_SECONDS)
-        return host, port
+        addresses: list[tuple[str, int]] = await self._call("address", seconds=self._settings.start_seconds)
+        return addresses[0]
 
     async def start_phase(self, folder: str, phase: PhaseSettings, resume: str | None = None) -> None:
         """Start a phase from the checkpoint in `folder`, or resume it from the training state in `resume`."""
-        await self._call("start_phase", folder, phase, resume, seconds=START_SECONDS)
+        await self._call("start_phase", folder, phase, resume, seconds=self._settings.start_seconds)
 
     async def prepare(self, prompts: Sequence[tuple[Question, PromptTemplate]]) -> dict[int, str]:
         """Make the ranks read a batch's clips. Return the reason per index of `prompts` that any rank cannot read."""
@@ -102,16 +124,20 @@ class LearnerGroup:
     async def learn(self, groups: Sequence[TrainingGroup], counts: BatchCounts) -> Learned:
         """Make the updates of one batch. Without groups only the schedule advances, and the version stays."""
         if not groups:
-            await self._call("skip", self._settings.loss.updates_per_batch)
+            await self._call("skip", self._settings.loss.updates_per_batch, seconds=self._quick_seconds)
             return Learned(self.weight_version, {})
         return self._learned(await self._call("learn", ray.put(list(groups)), counts))
 
     async def supervise(self, examples: Sequence[SupervisedExample]) -> Learned:
         """Take one supervised step on the batch. Without examples only the schedule advances."""
         if not examples:
-            await self._call("skip", 1)
+            await self._call("skip", 1, seconds=self._quick_seconds)
             return Learned(self.weight_version, {})
         return self._learned(await self._call("supervise", ray.put(list(examples))))
+
+    async def give_memory_back(self) -> int:
+        """Make the ranks return unused GPU memory to the GPUs' other processes. Return their bytes: 0 on CPUs."""
+        return sum(await self._call("give_memory_back"))
 
     async def score(self, groups: Sequence[TrainingGroup]) -> list[tuple[float, ...]]:
         """Return the log-probability of every token of every completion."""
@@ -140,9 +166,40 @@ class LearnerGroup:
         """Broadcast the trained weights to the group, from GPU to GPU."""
         await self._call("broadcast")
 
+    async def transferred(self) -> int:
+        """Return the number of parameters that the first rank has sent in broadcasts so far, during one as well.
+
+        It has no deadline of its own: a rank that is dead or hangs may never answer.
+        """
+        return await result_of(self._ranks[0].beside.remote("transferred")) or 0
+
+    async def abort_transfer(self) -> None:
+        """Make the ranks leave a transfer of weights that does not get on: its call raises, if it is still running.
+
+        Returns within `_SECONDS_TO_ABORT`. If a rank is still in the call then, the learner is lost: the next call
+        raises LearnerLostError, instead of waiting for it.
+        """
+        call = self._running
+        if call is None or call.method not in _TRANSFERS:
+            return
+        requests = [rank.beside.remote("abort_transfer") for rank in self._ranks]
+        ends = [asyncio.ensure_future(end_of(one)) for one in (*requests, *call.references)]
+        try:
+            await asyncio.wait(ends, timeout=_SECONDS_TO_ABORT)
+        finally:
+            for end in ends:
+                end.cancel()
+            call.deadline = min(call.deadline, _now())
+
     async def next_piece(self) -> Mapping[str, Any] | None:
         """Return the next piece of trained weights in the ranks' GPUs, valid until the next call; None at the end."""
-        shares: list[Mapping[str, Any]] = [share for share in await self._call("next_piece") if share is not None]
+        try:
+            pieces = await self._call("next_piece")
+        except LearnerError:
+            # The other ranks hold theirs, and under ZeRO-3 what they gathered for it.
+            await self._call("describe", False)
+            raise
+        shares: list[Mapping[str, Any]] = [share for share in pieces if share is not None]
         return {**shares[0], "handles": [h for share in shares for h in share["handles"]]} if shares else None
 
     async def save(self, folder: str, *, state: bool) -> None:
@@ -154,7 +211,7 @@ class LearnerGroup:
 
     async def is_saving(self) -> bool:
         """Return whether a checkpoint is still being written. Raises LearnerError if writing failed."""
-        return any(await self._call("is_saving"))
+        return any(await self._call("is_saving", seconds=self._quick_seconds))
 
     async def wait_saved(self) -> None:
         """Wait until the checkpoint is on disk. Raises LearnerError if writing failed."""
@@ -166,7 +223,7 @@ class LearnerGroup:
 
     async def stop(self) -> None:
         """Stop the ranks' processes: first by a request to close, then by force."""
-        closing = [asyncio.ensure_future(_future(rank.call.remote("close"))) for rank in self._ranks]
+        closing = [asyncio.ensure_future(result_of(rank.call.remote("close"))) for rank in self._ranks]
         try:
             await asyncio.wait(closing, timeout=STOP_SECONDS)
         finally:
@@ -179,41 +236,54 @@ class LearnerGroup:
         return Learned(self.weight_version, step_metrics(stats))
 
     async def _call(self, method: str, *arguments: object, seconds: float | None = None) -> list[Any]:
-        calls = [rank.call.remote(method, *arguments) for rank in self._ranks]
-        return await self._wait(calls, method, seconds or self._settings.timeout_seconds)
+        """Call a method of all ranks once earlier calls have ended; return the results by rank.
 
-    async def _wait(self, calls: Sequence[Any], method: str, seconds: float) -> list[Any]:
-        """Return the results of all ranks, or raise the first failure: ranks that wait for a failed one would hang."""
-        futures = [asyncio.ensure_future(_future(call)) for call in calls]
+        `seconds` is the deadline from then on; default: that of a learner step.
+        """
+        async with self._turn:
+            await self._let_earlier_end()
+            deadline = _now() + (self._settings.timeout_seconds if seconds is None else seconds)
+            calls = [rank.call.remote(method, *arguments) for rank in self._ranks]
+            return await self._wait(Call(method, calls, deadline))
+
+    async def _let_earlier_end(self) -> None:
+        """Wait for a call that was given up, until its deadline. Raises LearnerLostError if it does not end."""
+        call = self._given_up
+        if call is None:
+            return
+        ends = [asyncio.ensure_future(end_of(one)) for one in call.references]
         try:
-            _, pending = await asyncio.wait(futures, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+            _, pending = await asyncio.wait(ends, timeout=max(_ROUND_TRIP_SECONDS, call.deadline - _now()))
+        finally:
+            for end in ends:
+                end.cancel()
+        if pending:
+            raise LearnerLostError(f"{len(pending)} learner ranks do not come back from '{call.method}'")
+        self._given_up = None
+
+    async def _wait(self, call: Call) -> list[Any]:
+        """Return the results of all ranks, or raise the first failure: ranks that wait for a failed one would hang."""
+        futures = [asyncio.ensure_future(result_of(one)) for one in call.references]
+        began, self._running = _now(), call
+        try:
+            left = None if call.deadline == math.inf else call.deadline - began
+            _, pending = await asyncio.wait(futures, timeout=left, return_when=asyncio.FIRST_EXCEPTION)
             if any(f.done() and f.exception() is not None for f in futures):
                 # A rank that loses its connection to a dead one fails as well, and often reports first.
                 await asyncio.wait(futures, timeout=_SECONDS_TO_DIE if pending else 0)
-                raise _combined([e for f in futures if f.done() and (e := f.exception()) is not None], method)
+                call.deadline = min(call.deadline, _now())
+                raise failure_of([e for f in futures if f.done() and (e := f.exception()) is not None], call.method)
             if pending:
-                raise LearnerLostError(f"{len(pending)} learner ranks did not finish '{method}' within {seconds:.0f} s")
+                took = f"within {_now() - began:.0f} s"
+                raise LearnerLostError(f"{len(pending)} learner ranks did not finish '{call.method}' {took}")
             return [future.result() for future in futures]
         finally:
+            self._running = None
+            if not all(future.done() for future in futures):
+                self._given_up = call
             for future in futures:
                 future.cancel()
 
 
-def _combined(errors: Sequence[BaseException], method: str) -> BaseException:
-    """Return the one error that describes the failures of several ranks."""
-    for error in errors:
-        if isinstance(error, RayActorError):
-            return LearnerLostError(f"a learner rank died in '{method}': {error}")
-    for error in errors:
-        if isinstance(error, RayTaskError):
-            cause = error.cause
-            text = f"a learner rank failed in '{method}': {type(cause).__name__}: {cause}"
-            too_large = isinstance(cause, BatchTooLargeError)
-            return LearnerMemoryError(text, cause.tokens) if too_large else LearnerError(text)
-        if isinstance(error, RayError):
-            return LearnerLostError(f"a learner rank was lost in '{method}': {error}")
-    return errors[0]
-
-
-async def _future(call: Any) -> Any:
-    return await call
+def _now() -> float:
+    return asyncio.get_running_loop().time()

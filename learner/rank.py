@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
-from transformers import PreTrainedModel
 
 from audio_qa.audio import AudioError, TooLong
 from audio_qa.chat import banned_token_ids, stop_token_ids
@@ -24,7 +23,7 @@ from learner.checkpoint.source import SourceFiles
 from learner.families.family import Part
 from learner.families.registry import family_of
 from learner.messages import BatchCounts, NumberedBucket, PhaseSettings, StepStats
-from learner.model.audio_cache import AudioCache, tower_digest
+from learner.model.audio_cache import AudioCache
 from learner.model.flops import DecoderFlops
 from learner.model.loading import compile_layers, load_model, load_processor
 from learner.model.lora import add_adapters, freeze, is_trainable
@@ -32,7 +31,7 @@ from learner.model.packing import EncodedPrompt
 from learner.model.policy import Policy
 from learner.model.prompts import PromptEncoder, PromptMismatchError
 from learner.settings import LearnerSettings
-from learner.training.engine import TrainingEngine, join, shut_down
+from learner.training.engine import TrainingEngine, join, release_cached_memory, shut_down
 from learner.training.trainer import Trainer
 from learner.weight_sync.publish import changes_audio, publish, trainable_weights
 from learner.weight_sync.shared_memory import SharedMemoryPublisher, gather
@@ -67,7 +66,9 @@ class LearnerRank:
 
     def join(self, address: str, port: int) -> None:
         """Join the other ranks. Returns once all have joined."""
-        join(self._rank, self._ranks, address, port, self._settings.timeout_seconds)
+        settings = self._settings
+        # A rank also waits in collectives for one that reads a model or a checkpoint more slowly.
+        join(self._rank, self._ranks, address, port, max(settings.timeout_seconds, settings.start_seconds))
 
     def start_phase(self, folder: str, phase: PhaseSettings, resume: str | None = None) -> None:
         """Load the checkpoint in `folder` and start a phase from it.
@@ -79,10 +80,7 @@ class LearnerRank:
             ModelError: the checkpoint is incomplete.
             CheckpointError: the training state does not match the job.
         """
-        if self._engine is not None:
-            self._engine.close()
-        # The sender holds the old model's weights: its group has to be joined again.
-        self._sender = None
+        self._end_phase()
         settings = self._settings
         self._family, self._processor = family_of(folder), load_processor(folder)
         self._prompts = PromptEncoder(self._family, self._processor, too_long=self._too_long)
@@ -100,7 +98,6 @@ class LearnerRank:
         if resume is not None:
             saved = SavedState(Path(resume))
             saved.check(self._model)
-            saved.restore_parameters(self._model)
         if settings.compile:
             compile_layers(self._family, self._model)
         cost = DecoderFlops.of(self._family.decoder(self._model))
@@ -109,7 +106,9 @@ class LearnerRank:
         banned = banned_token_ids(self._processor.tokenizer, vocabulary, self._stops)
         audio_cache = None
         if not is_trainable(settings.train, Part.AUDIO_TOWER):
-            audio_cache = self._make_audio_cache(self._model, synchronized=settings.zero_stage == 3 and self._ranks > 1)
+            in_step = settings.zero_stage == 3 and self._ranks > 1
+            tower = self._family.tower(self._model)
+            audio_cache = AudioCache.of_tower(tower, settings.audio_cache, synchronized=in_step)
         policy = Policy(
             self._family, self._model, banned=banned, temperature=phase.temperature, audio_cache=audio_cache
         )
@@ -119,22 +118,25 @@ class LearnerRank:
             if settings.compile:
                 compile_layers(self._family, frozen)
             # Policy and reference have the same frozen tower, so they share the cache.
-            shared = audio_cache or self._make_audio_cache(frozen, synchronized=False)
+            tower = self._family.tower(frozen)
+            shared = audio_cache or AudioCache.of_tower(tower, settings.audio_cache, synchronized=False)
             device = "cuda" if torch.cuda.is_available() else "cpu"
             reference = Policy(self._family, frozen, banned=banned, temperature=phase.temperature, audio_cache=shared)
             reference = reference.to(device)
         self._engine = TrainingEngine(policy, settings, phase.optimizer, phase.total_steps)
         if saved is not None:
-            saved.restore_optimizer(self._engine, self._model)
+            saved.restore(self._engine, self._model)
         self._trainer = Trainer(policy, reference, self._engine, settings, phase, cost)
 
-    def _make_audio_cache(self, model: PreTrainedModel, *, synchronized: bool) -> AudioCache:
-        """Create a cache for the outputs of a model's frozen audio tower."""
-        settings = self._settings.audio_cache
-        folder = None
-        if settings.folder is not None:
-            folder = Path(settings.folder) / tower_digest(self._family.tower(model))
-        return AudioCache(limit_bytes=int(settings.memory_gib * 2**30), folder=folder, synchronized=synchronized)
+    def _end_phase(self) -> None:
+        """Free the memory of a phase's model and optimizer for the next phase."""
+        # The sender holds the old model's weights: its group has to be joined again.
+        self._close_sender()
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+            del self._model, self._trainer
+            release_cached_memory()
 
     @property
     def engine(self) -> TrainingEngine:
@@ -169,6 +171,10 @@ class LearnerRank:
             BatchTooLargeError: a micro-batch does not fit into memory.
         """
         return self._trainer.reinforce(self._checked_prompts(groups), groups, counts)
+
+    def give_memory_back(self) -> int:
+        """Return GPU memory that this rank does not use at the moment to the GPU's other processes: their bytes."""
+        return release_cached_memory()
 
     def skip(self, steps: int) -> None:
         """Advance the schedule by steps without an update."""
@@ -219,6 +225,20 @@ class LearnerRank:
         """Return the next piece of trained weights, in this rank's GPU; None after the last."""
         return self._weight_sender.next_piece()
 
+    def transferred(self) -> int:
+        """Return the number of parameters that were broadcast so far. For other threads than the rank's own."""
+        return 0 if self._sender is None else self._sender.transferred
+
+    def abort_transfer(self) -> None:
+        """Make `meet` or `broadcast` raise, if it is running. For other threads than the rank's own."""
+        if self._sender is not None:
+            self._sender.abort()
+
+    def _close_sender(self) -> None:
+        if self._sender is not None:
+            self._sender.close()
+            self._sender = None
+
     @property
     def _weight_sender(self) -> "WeightSender":
         if self._sender is None:
@@ -257,9 +277,7 @@ class LearnerRank:
         if self._shared is not None:
             self._shared.close()
             self._shared = None
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
+        self._end_phase()
         shut_down()
 
     def _encoded(self, question: Question, template: PromptTemplate) -> EncodedPrompt:

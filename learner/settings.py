@@ -40,7 +40,7 @@ class TrainSettings(Settings):
     projector: bool = True
     """Train the projector from the audio tower's output to the language model's embeddings."""
     language_model: bool = True
-    """Train the language model, its head included."""
+    """Train the language model, its head included; experts and their routers stay as they are."""
 
     @model_validator(mode="after")
     def _check_something_trains(self) -> Self:
@@ -118,6 +118,9 @@ class LearnerSettings(Settings):
     """CPU threads per rank; 0 divides the machine's cores among the ranks."""
     timeout_seconds: Annotated[float, Resume.FREE] = Field(default=1800.0, gt=0)
     """Timeout of a learner step, in seconds; after it the learner counts as hung."""
+    start_seconds: Annotated[float, Resume.FREE] = Field(default=1800.0, gt=0)
+    """Timeout of a start, in seconds, from when the ranks' processes run: they connect, load the model and, on resume,
+    the training state. Waiting for room on the cluster does not count."""
     max_restarts: Annotated[int, Resume.FREE] = Field(default=3, ge=0)
     """Maximum number of restarts of ranks that crashed or hung, from the last checkpoint, before the job fails."""
     max_nonfinite_steps: Annotated[int, Resume.FREE] = Field(default=3, ge=1)

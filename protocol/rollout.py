@@ -1,11 +1,12 @@
 """Messages between the driver and the rollout workers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
 from audio_qa.prompt import PromptTemplate
 from audio_qa.question import Question
+from protocol.engine import EngineOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,10 @@ class WorkerSettings:
     cpu_kv_gib: int = 1
     """Key-value cache on the CPU, in GiB."""
     gpu_memory_fraction: float = 0.85
+    shares_gpu: bool = False
+    """The learner has a rank on the engine's GPU: the engine can give its memory up (`sleep`)."""
+    group_size: int = 8
+    """Completions per question, from which the number of different clips in the engine follows."""
     tensor_parallel: int = 1
     threads: int = 1
     """CPU threads of the engine."""
@@ -132,6 +137,8 @@ class WorkerSettings:
     """Pass a whole batch to the engine at once, so that its batches do not depend on timing (deterministic jobs).
 
     Weight updates then wait for running batches to end. Otherwise they pause the requests in flight."""
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    """Further arguments of the engine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,16 @@ class ElsewhereError(WeightsUnavailableError):
     """An update is out of the worker's reach: in another machine's memory, or in GPUs of a group it is not in."""
 
 
+class MemoryNotFreedError(EarshotError):
+    """An engine that was put to sleep has not freed its GPU memory, which the learner needs."""
+
+
 class WorkerLostError(EarshotError):
     """A worker is dead or does not answer: it is replaced, and its requests are sent again."""
+
+
+class UpdateInterruptedError(WorkerLostError):
+    """A worker does not have its weight update because another one failed: it is replaced, and not to blame."""
 
 
 class WorkerFailedError(EarshotError):

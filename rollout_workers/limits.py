@@ -33,6 +33,8 @@ class RolloutLimits(Settings):
     lag_seconds: float = Field(default=60.0, gt=0)
     """Time that the first worker with new weights waits for the others, in seconds. Then the job continues without the
     late workers, which rejoin once they have the weights."""
+    stall_seconds: float = Field(default=30.0, gt=0)
+    """Time without progress after which a weight update between GPUs is given up, in seconds."""
     silent_seconds: float = Field(default=60.0, gt=0)
     """Heartbeat timeout, in seconds: a worker without a sign of life for this long counts as hung, and is replaced."""
     drain_seconds: float = Field(default=60.0, ge=0)

@@ -89,8 +89,9 @@ class SimulatedWorker(PackedWorker):
         node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
         return WorkerStatus(self._name, os.getpid(), node, version, self._tokens_generated, self._requests_finished)
 
-    async def sleep(self) -> None:
-        """Do nothing: it has no GPU."""
+    async def sleep(self) -> int:
+        """Return 0: it has no GPU."""
+        return 0
 
     async def wake(self) -> None:
         """Do nothing: it never sleeps."""
@@ -181,8 +182,8 @@ class SimulatedHandle:
     async def heartbeat(self) -> WorkerStatus:
         return await self._call(self.worker.heartbeat)
 
-    async def sleep(self) -> None:
-        await self._call(self.worker.sleep)
+    async def sleep(self) -> int:
+        return await self._call(self.worker.sleep)
 
     async def wake(self) -> None:
         await self._call(self.worker.wake)

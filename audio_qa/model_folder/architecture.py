@@ -6,76 +6,18 @@ numbers. A number that config.json leaves to a default is taken from the first w
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from audio_qa.errors import shown
 from audio_qa.families import FamilyFacts
 from audio_qa.model_folder.documents import AGAIN, ModelError, Section
-from audio_qa.model_folder.weights import StoredWeight, conversion
+from audio_qa.model_folder.layouts import LAYOUTS, Layout
+from audio_qa.model_folder.query_former import query_former_weights
+from audio_qa.model_folder.weights import StoredWeight, conversion, stored_weights
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _MOST_LAYERS = 1000
-
-# Shapes, a letter for each axis. Decoder: H hidden size, I inner size, V vocabulary, Q and K rows of queries and keys.
-# Encoder: D width, F inner size, M mel bins, P positions.
-_DECODER = {"embed_tokens.weight": "VH", "norm.weight": "H"}
-_DECODER_LAYER = {
-    "input_layernorm.weight": "H",
-    "post_attention_layernorm.weight": "H",
-    **{f"self_attn.{name}_proj.weight": f"{rows}H" for name, rows in (("q", "Q"), ("k", "K"), ("v", "K"))},
-    **{f"self_attn.{name}_proj.bias": rows for name, rows in (("q", "Q"), ("k", "K"), ("v", "K"))},
-    "self_attn.o_proj.weight": "HQ",
-    "mlp.gate_proj.weight": "IH",
-    "mlp.up_proj.weight": "IH",
-    "mlp.down_proj.weight": "HI",
-}
-_ENCODER = {"conv1.weight": "DM3", "conv1.bias": "D", "conv2.weight": "DD3", "conv2.bias": "D"}
-_ENCODER_LAYER = {
-    **{f"{norm}.{kind}": "D" for norm in ("self_attn_layer_norm", "final_layer_norm") for kind in ("weight", "bias")},
-    **{f"self_attn.{name}_proj.weight": "DD" for name in ("q", "k", "v", "out")},
-    **{f"self_attn.{name}_proj.bias": "D" for name in ("q", "v", "out")},
-    "fc1.weight": "FD",
-    "fc1.bias": "F",
-    "fc2.weight": "DF",
-    "fc2.bias": "D",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """The names of the weights in a family's checkpoint, and the shapes of those that differ between families."""
-
-    projector: Mapping[str, str]
-    """Shape of each linear layer by name."""
-    decoder: str = "language_model.model."
-    """Prefix of the language model's names."""
-    head: str = "language_model.lm_head.weight"
-    tower: str = "audio_tower."
-    """Prefix of the audio tower's names."""
-    other_parts: bool = False
-    """The checkpoint has weights that audio questions do not use, such as a vision tower's."""
-    can_tie: bool = False
-    """The head may be the embedding: learner and rollout workers agree on it."""
-    tower_ends: Mapping[str, str] = field(
-        default_factory=lambda: {"embed_positions.weight": "PD", "layer_norm.weight": "D", "layer_norm.bias": "D"}
-    )
-
-
-LAYOUTS = {
-    "qwen2_audio": Layout({"multi_modal_projector.linear": "HD"}),
-    "qwen2_5_omni": Layout(
-        {"thinker.audio_tower.proj": "HD"},
-        decoder="thinker.model.",
-        head="thinker.lm_head.weight",
-        tower="thinker.audio_tower.",
-        other_parts=True,
-        can_tie=True,
-        tower_ends={"ln_post.weight": "D", "ln_post.bias": "D"},
-    ),
-    "audioflamingo3": Layout({"multi_modal_projector.linear_1": "HD", "multi_modal_projector.linear_2": "HH"}),
-}
-"""By the `model_type` of config.json."""
+_MOST_EXPERTS = 1000
 
 
 def needed_weights(facts: FamilyFacts, config: Section, stored: Mapping[str, StoredWeight]) -> dict[str, str]:
@@ -88,27 +30,53 @@ def needed_weights(facts: FamilyFacts, config: Section, stored: Mapping[str, Sto
     """
     layout = LAYOUTS[facts.model_type]
     needed: dict[str, str] = {}
+    decoder_layer = {**layout.decoder_layer, **_experts(layout, config.section(*facts.text_config), stored)}
     for part, own, each in (
-        (layout.decoder, _DECODER, _DECODER_LAYER),
-        (layout.tower, {**_ENCODER, **layout.tower_ends}, _ENCODER_LAYER),
+        (layout.decoder, layout.decoder_ends, decoder_layer),
+        (layout.tower, {**layout.tower_start, **layout.tower_ends}, layout.tower_layer),
     ):
         needed |= {part + name: shape for name, shape in own.items()}
         layers = min(_configured_layers(facts, config, part) or _stored_layers(part, stored), _MOST_LAYERS)
         needed |= {f"{part}layers.{i}.{name}": shape for i in range(layers) for name, shape in each.items()}
-    # transformers ties by the setting of the whole model, vLLM by that of the language model.
-    levels = [config.section(*keys) for keys in (facts.text_config[:-1], facts.text_config)]
-    if layout.head in stored or not (layout.can_tie and all(lv.values.get("tie_word_embeddings") for lv in levels)):
+    # One setting suffices: both sides are told whether a head is stored (`stores_head`).
+    keys = (facts.text_config,) if layout.ties_by_text else (facts.text_config[:-1], facts.text_config)
+    levels = [config.section(*level) for level in keys]
+    if layout.head in stored or not (layout.can_tie and any(lv.values.get("tie_word_embeddings") for lv in levels)):
         needed[layout.head] = "VH"
+    if layout.query_former:
+        needed |= query_former_weights(config, layout.query_former)
     for name, shape in layout.projector.items():
         needed[f"{name}.weight"] = shape
         if config.values.get("projector_bias", True):
-            needed[f"{name}.bias"] = "H"
+            needed[f"{name}.bias"] = shape[0]
     return needed
+
+
+def stores_head(folder: Path, facts: FamilyFacts) -> bool:
+    """Return whether the weights have a head of their own, apart from the embedding. Raises ModelError."""
+    return LAYOUTS[facts.model_type].head in stored_weights(folder)
+
+
+def _experts(layout: Layout, text: Section, stored: Mapping[str, StoredWeight]) -> dict[str, str]:
+    """Return the shapes of a decoder layer's experts by name; none in a dense decoder."""
+    if not layout.expert:
+        return {}
+    named = re.compile(re.escape(layout.decoder) + r"layers\.0\.mlp\.experts\.(\d{1,6})\.")
+    experts = text.number("num_experts") or max((int(m[1]) + 1 for n in stored if (m := named.match(n))), default=1)
+    return {
+        f"mlp.experts.{i}.{name}": shape
+        for i in range(min(experts, _MOST_EXPERTS))
+        for name, shape in layout.expert.items()
+    }
 
 
 def check_architecture(folder: Path, facts: FamilyFacts, config: Section, stored: Mapping[str, StoredWeight]) -> None:
     """Raise ModelError for a missing or quantized weight, and for a shape or number of layers other than configured."""
     where = repr(str(folder))
+    for (name, key), only in LAYOUTS[facts.model_type].only.items():
+        section = config.section(*facts.text_config[:-1], name)
+        if (value := section.values.get(key)) not in (None, only):
+            raise ModelError(f"{section.where}: {key} is {shown(value)}, and only {only} can be trained; {AGAIN}")
     needed = needed_weights(facts, config, stored)
     missing = [name for name in needed if name not in stored]
     if missing:
@@ -116,7 +84,8 @@ def check_architecture(folder: Path, facts: FamilyFacts, config: Section, stored
             f"{where}: its safetensors files lack {len(missing)} weights of the {facts.name} model that config.json "
             f"describes, such as {missing[0]}; {conversion(folder) or f'{AGAIN}, or save the whole model in it'}"
         )
-    quantized = next((name for name in needed if stored[name].dtype not in _FLOATS), None)
+    # The only shape without axes is a count, of the batches that a normalisation saw.
+    quantized = next((name for name, shape in needed.items() if shape and stored[name].dtype not in _FLOATS), None)
     if quantized is not None:
         raise ModelError(
             f"{where}: {quantized} is stored as {stored[quantized].dtype}; quantized weights cannot be trained: name "
@@ -165,7 +134,7 @@ def _check_others(where: str, facts: FamilyFacts, config: Section, others: list[
 def _configured_layers(facts: FamilyFacts, config: Section, part: str) -> int | None:
     if part == LAYOUTS[facts.model_type].decoder:
         return config.section(*facts.text_config).number("num_hidden_layers")
-    return audio_config(facts, config).number("encoder_layers", "num_hidden_layers")
+    return audio_config(facts, config).number("encoder_layers", "num_hidden_layers", "num_layers")
 
 
 def _stored_layers(part: str, stored: Mapping[str, StoredWeight]) -> int:
@@ -176,7 +145,7 @@ def _stored_layers(part: str, stored: Mapping[str, StoredWeight]) -> int:
 
 def audio_config(facts: FamilyFacts, config: Section) -> Section:
     """Return the section of config.json about the audio tower. Raises ModelError."""
-    return config.section(*facts.text_config[:-1], "audio_config")
+    return config.section(*facts.text_config[:-1], facts.audio_config)
 
 
 def _dimensions(facts: FamilyFacts, config: Section) -> dict[str, int]:
@@ -191,9 +160,13 @@ def _dimensions(facts: FamilyFacts, config: Section) -> dict[str, int]:
         "V": text.number("vocab_size"),
         "Q": heads * head if heads and head else None,
         "K": groups * head if groups and head else None,
-        "D": audio.number("d_model", "hidden_size"),
+        "D": audio.number("d_model", "hidden_size", "hidden_dim"),
         "F": audio.number("encoder_ffn_dim", "intermediate_size"),
-        "M": audio.number("num_mel_bins"),
+        "M": audio.number("num_mel_bins", "input_dim"),
         "P": audio.number("max_source_positions"),
+        "A": head,
+        "E": text.number("num_experts"),
+        "X": text.number("moe_intermediate_size"),
+        "C": audio.number("downsample_hidden_size"),
     }
     return {axis: size for axis, size in found.items() if size is not None}

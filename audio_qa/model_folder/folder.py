@@ -9,7 +9,7 @@ import msgspec
 
 from audio_qa.errors import shown
 from audio_qa.families import FamilyFacts, facts_of
-from audio_qa.model_folder.architecture import LAYOUTS, audio_config, check_architecture
+from audio_qa.model_folder.architecture import audio_config, check_architecture
 from audio_qa.model_folder.documents import (
     AGAIN,
     ModelError,
@@ -19,6 +19,7 @@ from audio_qa.model_folder.documents import (
     end_token_ids,
     read_bytes,
 )
+from audio_qa.model_folder.layouts import LAYOUTS
 from audio_qa.model_folder.references import check_references
 from audio_qa.model_folder.weights import pickled_weights, stored_weights, weight_files
 
@@ -80,8 +81,9 @@ def feature_extractor(folder: Path) -> Section:
     for name in _PROCESSOR:
         if (folder / name).is_file():
             settings = document(folder / name)
-            if "feature_extractor" in settings.values:
-                return settings.section("feature_extractor")
+            for key in ("feature_extractor", "audio_processor"):
+                if key in settings.values:
+                    return settings.section(key)
             if "feature_size" in settings.values or "chunk_length" in settings.values:
                 return settings
     return Section(f"{str(folder)!r}: {_PROCESSOR[-1]}", {})

@@ -23,8 +23,13 @@ class Result:
 
     def publish(self) -> None:
         """Write results/NAME.json and print the same object as the last line of stdout."""
+        self.publish_to(RESULTS / f"{self.name}.json")
+
+    def publish_to(self, file: Path | None) -> None:
+        """Write the result to a file, if one is named, and print the same object as the last line of stdout."""
         machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
         document = {**asdict(self), "measured_on": machine}
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{self.name}.json").write_text(json.dumps(document, indent=2) + "\n")
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(document, indent=2) + "\n")
         print(json.dumps(document), flush=True)

@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import distributed, nn
 from transformers import PreTrainedModel
 
 from audio_qa.errors import InputError
 from audio_qa.whole_file import to_disk
 from learner.checkpoint.export import write_index, write_shard
+from learner.checkpoint.slices import TensorSlices
 from learner.checkpoint.source import SourceFiles
 from learner.families.family import Family
 from learner.model.tensor_file import write_tensors
@@ -32,8 +32,8 @@ from learner.training.optimizer_state import (
     create_state,
     link_state,
     read_state,
-    write_state,
 )
+from learner.training.own_state import own_range, refresh_parameters, write_own_state
 from protocol.checkpoint import LEARNER_FILE, RANK_FILES, STATE_FOLDER, rank_file
 
 _BUCKET_BYTES = 64 * 2**20
@@ -171,14 +171,17 @@ class SavedState:
         except (OSError, ValueError, TypeError) as error:
             raise CheckpointError(f"{checkpoint}: its training state cannot be read: {error}") from error
         self._files: dict[str, Path] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
         for path in sorted(self._home.glob(RANK_FILES)):
-            with safe_open(path, framework="pt") as file:
-                self._files |= dict.fromkeys(file.keys(), path)
+            with TensorSlices(path) as file:
+                self._shapes |= file.shapes()
+                self._files |= dict.fromkeys(file.shapes(), path)
 
     def check(self, model: nn.Module) -> None:
         """Raise CheckpointError unless the state is that of exactly the parameters that train."""
         saved = {name.removeprefix(f"{MASTER}/") for name in self._files if name.startswith(f"{MASTER}/")}
-        expected = {name for name, _ in trained_parameters(model)}
+        shapes = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in trained_parameters(model)}
+        expected = set(shapes)
         if saved != expected:
             missing, extra = sorted(expected - saved), sorted(saved - expected)
             example = (missing or extra)[0]
@@ -186,26 +189,32 @@ class SavedState:
                 f"{self._home.parent}: it was saved with other trainable parameters: {len(missing)} are missing and "
                 f"{len(extra)} are too many, for example {example!r}; set learner.train and learner.lora as before"
             )
+        for name, shape in shapes.items():
+            if self._shapes[f"{MASTER}/{name}"] != shape:
+                raise CheckpointError(
+                    f"{self._home.parent}: {name} has the shape {self._shapes[f'{MASTER}/{name}']} there, and {shape} "
+                    "in the job: set model and learner.lora as before"
+                )
 
-    @torch.no_grad()
-    def restore_parameters(self, model: nn.Module) -> None:
-        """Restore the parameters of a freshly loaded model."""
-        for name, parameter in trained_parameters(model):
-            parameter.copy_(self._tensor(f"{MASTER}/{name}"))
+    def restore(self, engine: TrainingEngine, model: nn.Module) -> None:
+        """Restore parameters, master copies, moments and counters of a new engine, and this process's random state.
 
-    def restore_optimizer(self, engine: TrainingEngine, model: nn.Module) -> None:
-        """Restore master copies, moments and counters of a new optimizer, and this process's random state."""
+        All ranks must call it together, after `check`. Each reads its own share of the files.
+        """
         engine.step_count = self.counters.schedule_step
         if self.counters.adam_steps:
             create_state(engine, self.counters.adam_steps)
         kinds = (MASTER, *MOMENTS) if self.counters.adam_steps else (MASTER,)
-        for name, parameter in trained_parameters(model):
-            write_state(engine, parameter, {kind: self._tensor(f"{kind}/{name}") for kind in kinds})
         random = self._home / rank_file(distributed.get_rank())
-        if random.is_file():
-            with safe_open(random, framework="pt") as file:
-                torch.set_rng_state(file.get_tensor("random/torch"))
+        with contextlib.ExitStack() as stack:
+            files = {path: stack.enter_context(TensorSlices(path)) for path in set(self._files.values())}
 
-    def _tensor(self, name: str) -> torch.Tensor:
-        with safe_open(self._files[name], framework="pt") as file:
-            return file.get_tensor(name)  # type: ignore[no-any-return]
+            def read(name: str, start: int, stop: int) -> torch.Tensor:
+                return files[self._files[name]].read(name, start, stop)
+
+            for name, parameter in trained_parameters(model):
+                start, stop = own_range(engine, parameter)
+                write_own_state(engine, parameter, {kind: read(f"{kind}/{name}", start, stop) for kind in kinds})
+            if random in files:
+                torch.set_rng_state(files[random].read("random/torch"))
+        refresh_parameters(engine)

@@ -22,7 +22,7 @@ from protocol.checkpoint import GENERATION_CONFIG
 
 _Tensors = dict[str, tuple[tuple[int, ...], str]]
 """Shape of each tensor, and its type in the notation of safetensors."""
-_TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+_TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}
 
 
 def check_checkpoint(

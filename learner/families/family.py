@@ -1,7 +1,7 @@
 """The interface of a model family: what the learner needs to know to train it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -23,6 +23,10 @@ class Part(StrEnum):
     """Never trained: sinusoidal positions, and modules that audio questions do not use."""
 
 
+Slice = tuple[int | slice, ...]
+"""The part of a parameter that is one tensor of a checkpoint; empty for the whole."""
+
+
 class Family(ABC):
     """One architecture of transformers. A family is stateless: the model is always an argument."""
 
@@ -35,13 +39,19 @@ class Family(ABC):
     parts: ClassVar[Mapping[str, Part]]
     """Part by prefix of the name in a checkpoint; the first match wins."""
 
-    def load(self, folder: str, dtype: torch.dtype) -> tuple[PreTrainedModel, list[str]]:
+    def load(self, folder: str, dtype: torch.dtype, **settings: Any) -> tuple[PreTrainedModel, list[str]]:
         """Return the model of a checkpoint, on the CPU, and in words what of its weights is not the model's.
 
-        Weights outside `facts.weights`, such as a talker's, are left out. Only safetensors are read.
+        Weights outside `facts.weights`, such as a talker's, are left out. Only safetensors are read. `settings` replace
+        those of config.json.
         """
         model, report = self.model_class.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **settings,
         )
         for name, parameter in self.named_parameters(model):
             if self.part(name) is Part.FIXED:
@@ -83,6 +93,10 @@ class Family(ABC):
     def head(self, model: PreTrainedModel) -> nn.Module:
         """Return the module that maps hidden states, shape (N, H), to logits, shape (N, V)."""
 
+    def logits_scaling(self, model: PreTrainedModel) -> float:
+        """Return the divisor of the head's output that gives the model's logits."""
+        return 1.0
+
     @abstractmethod
     def tower(self, model: PreTrainedModel) -> nn.Module:
         """Return the module of the audio tower."""
@@ -95,7 +109,22 @@ class Family(ABC):
     def encode(
         self, model: PreTrainedModel, mels: Sequence[torch.Tensor], valid_frames: Sequence[int]
     ) -> list[torch.Tensor]:
-        """Return the audio tower's output for each clip, shape (A, E), before the projector."""
+        """Return the audio tower's output for each clip, shape (A, E), before the projector.
+
+        It is called for clips of one pass, and calls each of the tower's modules exactly once, whatever the number of
+        clips: under ZeRO-3 a call gathers the module's parameters on all ranks.
+
+        Args:
+            mels: features of clips with equal `pass_key`.
+            valid_frames: number of valid frames of each.
+        """
+
+    def pass_key(self, mel: torch.Tensor, valid_frames: int) -> Hashable:
+        """Return a key of a clip: the tower encodes clips with equal keys in one pass. By default all clips have one.
+
+        It depends on the shape of the features only.
+        """
+        return None
 
     @abstractmethod
     def project(self, model: PreTrainedModel, encoded: torch.Tensor) -> torch.Tensor:
@@ -111,6 +140,10 @@ class Family(ABC):
             if module_name.startswith(module_prefix):
                 return canonical_prefix + module_name.removeprefix(module_prefix)
         raise ValueError(f"parameter {module_name!r} has no known name in a {self.facts.model_type} checkpoint")
+
+    def stored(self, canonical: str, shape: Sequence[int]) -> list[tuple[str, Slice]]:
+        """Return the checkpoint's tensors of a parameter by name, each with its part of the parameter."""
+        return [(canonical, ())]
 
     def part(self, canonical: str) -> Part:
         """Return the part that a parameter belongs to."""

@@ -1,6 +1,6 @@
 """Families that combine a Whisper encoder, a projector and a Qwen language model in one module."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -53,7 +53,11 @@ class WhisperProjectorFamily(Family):
     def encode(
         self, model: PreTrainedModel, mels: Sequence[torch.Tensor], valid_frames: Sequence[int]
     ) -> list[torch.Tensor]:
-        return encode_clips(model.model.audio_tower, mels, valid_frames)
+        return encode_clips(model.model.audio_tower, mels, valid_frames[0])
+
+    def pass_key(self, mel: torch.Tensor, valid_frames: int) -> Hashable:
+        """Return the clip's length: clips of equal length are encoded together, without any mask."""
+        return mel.shape[1], valid_frames
 
     def project(self, model: PreTrainedModel, encoded: torch.Tensor) -> torch.Tensor:
         projected: torch.Tensor = model.model.multi_modal_projector(encoded)

@@ -8,6 +8,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors.torch import load_file
@@ -15,9 +16,13 @@ from torch import distributed, nn
 
 from learner.model.packing import EncodedPrompt
 from learner.model.tensor_file import write_tensors
+from learner.settings import AudioCacheSettings
 
-Encode = Callable[[Sequence[EncodedPrompt]], list[torch.Tensor]]
-"""The tower's output for each prompt's clip, shape (A, E)."""
+Encode = Callable[[Sequence[EncodedPrompt], int], list[torch.Tensor]]
+"""The tower's output for each prompt's clip, shape (A, E), after at least so many passes of the tower."""
+
+PassesNeeded = Callable[[Sequence[EncodedPrompt]], int]
+"""The number of passes of the tower that the prompts' clips need."""
 
 
 def tower_digest(tower: nn.Module) -> str:
@@ -45,7 +50,7 @@ class AudioCache:
         Args:
             limit_bytes: size of the cache in CPU memory.
             folder: outputs are also stored there, across runs.
-            synchronized: every rank runs the tower whenever one of them does, as ZeRO-3 requires of a forward.
+            synchronized: every rank runs the tower as often as any of them has to, as ZeRO-3 requires of a forward.
         """
         self._limit, self._folder, self._in_step = limit_bytes, folder, synchronized
         self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
@@ -55,26 +60,38 @@ class AudioCache:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
+    @classmethod
+    def of_tower(cls, tower: nn.Module, settings: AudioCacheSettings, *, synchronized: bool) -> Self:
+        """Return a cache for the outputs of a frozen tower, by a job's settings."""
+        folder = None if settings.folder is None else Path(settings.folder) / tower_digest(tower)
+        return cls(limit_bytes=int(settings.memory_gib * 2**30), folder=folder, synchronized=synchronized)
+
     @torch.no_grad()
-    def get(self, prompts: Sequence[EncodedPrompt], encode: Encode) -> list[torch.Tensor]:
+    def get(self, prompts: Sequence[EncodedPrompt], encode: Encode, passes_needed: PassesNeeded) -> list[torch.Tensor]:
         """Return the tower's output for each prompt's clip, without gradient."""
         found = {prompt.clip: cached for prompt in prompts if (cached := self._find(prompt.clip)) is not None}
         missing = list({p.clip: p for p in prompts if p.clip not in found}.values())
-        for prompt, encoded in zip(missing, self._encode(missing, prompts[0], encode), strict=True):
+        for prompt, encoded in zip(missing, self._encode(missing, prompts, encode, passes_needed), strict=True):
             found[prompt.clip] = encoded
             self._store(prompt.clip, encoded.cpu().contiguous())
         return [found[prompt.clip] for prompt in prompts]
 
     def _encode(
-        self, missing: Sequence[EncodedPrompt], any_prompt: EncodedPrompt, encode: Encode
+        self,
+        missing: Sequence[EncodedPrompt],
+        prompts: Sequence[EncodedPrompt],
+        encode: Encode,
+        passes_needed: PassesNeeded,
     ) -> list[torch.Tensor]:
         self.encoded_clips += len(missing)
+        passes = passes_needed(missing)
         if self._in_step:
-            most_missing = torch.tensor(float(len(missing)), device="cuda" if torch.cuda.is_available() else "cpu")
-            distributed.all_reduce(most_missing, op=distributed.ReduceOp.MAX)
-            if most_missing.item() and not missing:
-                encode([any_prompt])
-        return encode(missing) if missing else []
+            most = torch.tensor(float(passes), device="cuda" if torch.cuda.is_available() else "cpu")
+            distributed.all_reduce(most, op=distributed.ReduceOp.MAX)
+            passes = int(most.item())
+            if passes and not missing:
+                encode([min(prompts, key=lambda prompt: prompt.valid_frames)], passes)
+        return encode(missing, passes) if missing else []
 
     def _find(self, clip: str) -> torch.Tensor | None:
         if clip in self._kept:

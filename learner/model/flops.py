@@ -31,6 +31,10 @@ class DecoderFlops:
                 # Under ZeRO-3 a weight's storage is empty; DeepSpeed records the full size in an attribute.
                 weights += int(getattr(module.weight, "ds_numel", module.weight.numel()))
         config = decoder.config
+        for parameter in decoder.parameters():
+            shape = getattr(parameter, "ds_shape", parameter.shape)
+            if len(shape) == 3:  # a matrix for each expert, of which a token takes a few
+                weights += config.num_experts_per_tok * shape[1] * shape[2]
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(2.0 * weights, 4.0 * config.num_hidden_layers * config.num_attention_heads * head)
 

@@ -16,6 +16,7 @@ def score_tokens(
     *,
     allowed: torch.Tensor,
     temperature: float,
+    at_least: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the natural log-probability of each target and the entropy (nats) of its distribution.
 
@@ -28,20 +29,28 @@ def score_tokens(
         targets: target tokens, int64, shape (N,).
         allowed: tokens that can be sampled, bool, shape (V,).
         temperature: divisor of the logits.
+        at_least: minimum number of chunks, empty ones if there are too few targets. The head is called once for each.
     """
 
     def score(states: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return _score(head(states), tokens, allowed, temperature)
 
-    size = max(1, CHUNK_ELEMENTS // len(allowed))
-    if len(targets) <= size:
+    count = max(chunk_count(len(targets), len(allowed)), at_least)
+    if count == 1:
         return score(hidden, targets)
+    each, larger = divmod(len(targets), count)
+    sizes = [each + (i < larger) for i in range(count)]
     # The logits of a chunk are recomputed in the backward pass instead of being kept for it.
     chunks = [
-        checkpoint(score, hidden[at : at + size], targets[at : at + size], use_reentrant=False)
-        for at in range(0, len(targets), size)
+        checkpoint(score, states, tokens, use_reentrant=False)
+        for states, tokens in zip(torch.split(hidden, sizes), torch.split(targets, sizes), strict=True)
     ]
     return torch.cat([c[0] for c in chunks]), torch.cat([c[1] for c in chunks])
+
+
+def chunk_count(targets: int, vocabulary: int) -> int:
+    """Return the number of chunks that so many target tokens need, at least 1."""
+    return max(1, -(-targets // max(1, CHUNK_ELEMENTS // vocabulary)))
 
 
 def _score(

@@ -45,7 +45,7 @@ def attend_by_rows(family: Family, model: PreTrainedModel) -> None:
     Raises ModelError for a decoder with sliding windows, which row attention does not implement.
     """
     config = family.decoder(model).config
-    if set(config.layer_types) != {"full_attention"}:
+    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
         raise ModelError(
             f"{config.model_type}: layers with a sliding window cannot be trained; use_sliding_window is set"
         )
@@ -56,7 +56,12 @@ def compile_layers(family: Family, model: PreTrainedModel, backend: str = "induc
     """Compile the decoder's layers at their next use, once for all layers and for batches of any length.
 
     There are separate compilations with and without gradients, with and without adapters, and for batches below 128
-    tokens.
+    tokens. Raises ModelError for experts in float32: torch compiles their grouped products in bfloat16 only.
     """
+    if model.dtype == torch.float32 and getattr(family.decoder(model).config, "num_experts", 0):
+        raise ModelError(
+            f"{family.facts.name}: its experts are compiled in bfloat16 only; set learner.dtype to bfloat16, or "
+            "learner.compile to false"
+        )
     for layer in family.decoder(model).layers:
         layer.compile(dynamic=True, backend=backend)

@@ -61,6 +61,22 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Calls:
+    """Minimum number of calls of the modules that a micro-batch calls as often as its content needs.
+
+    Under ZeRO-3 a call gathers a module's parameters on all ranks, so ranks whose contents differ agree on the numbers.
+    """
+
+    tower: int = 0
+    """Passes of the audio tower, if it trains."""
+    head: int = 0
+    """Chunks of the head."""
+
+
+AS_NEEDED = Calls()
+
+
+@dataclass(frozen=True, slots=True)
 class MicroBatch:
     """B rows of T tokens in total, and the N positions that predict a token of a completion."""
 
@@ -80,6 +96,7 @@ class MicroBatch:
     """Tokens to predict, int64, shape (N,)."""
     sequence_ids: torch.Tensor
     """Index of the caller's completion that each token belongs to, int64, shape (N,)."""
+    calls: Calls
 
     @property
     def tokens(self) -> int:
@@ -119,7 +136,7 @@ def split_rows(rows: Sequence[Row], token_budget: int) -> list[list[Row]]:
     return batches
 
 
-def pack(rows: Sequence[Row], audio_token_id: int) -> MicroBatch:
+def pack(rows: Sequence[Row], audio_token_id: int, calls: Calls = AS_NEEDED) -> MicroBatch:
     """Concatenate rows into one micro-batch."""
     token_ids: list[int] = []
     position_ids: list[int] = []
@@ -153,4 +170,5 @@ def pack(rows: Sequence[Row], audio_token_id: int) -> MicroBatch:
         torch.tensor(predictors, dtype=torch.long),
         torch.tensor(targets, dtype=torch.long),
         torch.tensor(sequence_ids, dtype=torch.long),
+        calls,
     )

@@ -1,16 +1,17 @@
 """The policy: log-probabilities of the completions' tokens under the distribution that they were sampled from."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from learner.families.audio_tower import divide_into_passes
 from learner.families.family import Family
 from learner.model.attention import RowLayout
 from learner.model.audio_cache import AudioCache
-from learner.model.head import score_tokens
-from learner.model.packing import EncodedPrompt, MicroBatch
+from learner.model.head import chunk_count, score_tokens
+from learner.model.packing import Calls, EncodedPrompt, MicroBatch, Row
 
 
 class Policy(nn.Module):
@@ -47,20 +48,27 @@ class Policy(nn.Module):
             self._hidden(batch),
             batch.targets.to(self.allowed.device),
             allowed=self.allowed,
-            temperature=self.temperature,
+            temperature=self.temperature * self.family.logits_scaling(self.model),
+            at_least=batch.calls.head,
         )
+
+    def calls_needed(self, rows: Sequence[Row]) -> Calls:
+        """Return how often a micro-batch of these rows has to call the modules."""
+        tokens = sum(len(completion) for row in rows for completion in row.completions)
+        clips = list({id(row.prompt): row.prompt for row in rows}.values())
+        return Calls(tower=self._passes_needed(clips), head=chunk_count(tokens, len(self.allowed)))
 
     def logits(self, batch: MicroBatch) -> torch.Tensor:
         """Return raw logits, shape (N, V), of every predicting position: no banned tokens, temperature 1."""
         logits: torch.Tensor = self.family.head(self.model)(self._hidden(batch))
-        return logits
+        return logits / self.family.logits_scaling(self.model)
 
     def _hidden(self, batch: MicroBatch) -> torch.Tensor:
         """Return the decoder's last hidden states at the predicting positions, shape (N, H)."""
         device = self.allowed.device
         decoder = self.family.decoder(self.model)
         embeddings = decoder.embed_tokens(batch.token_ids.to(device))
-        audio = self._audio(batch.prompts).to(embeddings.dtype)
+        audio = self._audio(batch.prompts, batch.calls.tower).to(embeddings.dtype)
         hidden = decoder(
             inputs_embeds=embeddings.masked_scatter(batch.audio_mask.to(device)[..., None], audio),
             position_ids=self.family.position_ids(batch.position_ids.to(device)),
@@ -71,13 +79,37 @@ class Policy(nn.Module):
         ).last_hidden_state
         return hidden[0, batch.predictors.to(device)]  # type: ignore[no-any-return]
 
-    def _audio(self, prompts: Sequence[EncodedPrompt]) -> torch.Tensor:
+    def _audio(self, prompts: Sequence[EncodedPrompt], passes: int) -> torch.Tensor:
         """Return the concatenated embeddings of the prompts' clips, shape (ΣA, H). Rows of a prompt share its clip."""
         unique = {id(prompt): prompt for prompt in prompts}
         clips = list(unique.values())
-        encoded = self._encode(clips) if self.audio_cache is None else self.audio_cache.get(clips, self._encode)
+        if self.audio_cache is None:
+            encoded = self._encode(clips, passes)
+        else:
+            encoded = self.audio_cache.get(clips, self._encode, self._passes_needed)
         by_prompt = dict(zip(unique, encoded, strict=True))
         return self.family.project(self.model, torch.cat([by_prompt[id(p)].to(self.allowed.device) for p in prompts]))
 
-    def _encode(self, prompts: Sequence[EncodedPrompt]) -> list[torch.Tensor]:
-        return self.family.encode(self.model, [p.mel for p in prompts], [p.valid_frames for p in prompts])
+    def _pass_keys(self, prompts: Sequence[EncodedPrompt]) -> list[Hashable]:
+        return [self.family.pass_key(p.mel, p.valid_frames) for p in prompts]
+
+    def _passes_needed(self, prompts: Sequence[EncodedPrompt]) -> int:
+        return len(set(self._pass_keys(prompts)))
+
+    def _encode(self, prompts: Sequence[EncodedPrompt], at_least: int) -> list[torch.Tensor]:
+        """Return the tower's output for each prompt's clip, after `at_least` so many passes of the tower."""
+        passes = divide_into_passes(self._pass_keys(prompts), at_least)
+        encoded = {i: one for indices in passes for i, one in self._encode_pass(prompts, indices)}
+        shortest = min(range(len(prompts)), key=lambda i: prompts[i].valid_frames)
+        for _ in range(at_least - len(passes)):
+            ((_, extra),) = self._encode_pass(prompts, [shortest])
+            # With weight 0 the pass changes no value and no gradient, but has a backward pass.
+            encoded[0] = encoded[0] + 0.0 * extra.sum()
+        return [encoded[i] for i in range(len(prompts))]
+
+    def _encode_pass(
+        self, prompts: Sequence[EncodedPrompt], indices: Sequence[int]
+    ) -> Iterable[tuple[int, torch.Tensor]]:
+        chosen = [prompts[i] for i in indices]
+        encoded = self.family.encode(self.model, [p.mel for p in chosen], [p.valid_frames for p in chosen])
+        return zip(indices, encoded, strict=True)

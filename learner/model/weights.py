@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from math import prod
+from typing import Any, cast
 
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 
-from learner.families.family import Family
+from learner.families.family import Family, Slice
 from learner.model.lora import ADAPTER
 
 
@@ -28,6 +29,8 @@ class Weight:
     """Parameters to gather in order to compute it: the parameter, or those of base layer, lora_A and lora_B."""
     scaling: float = 0.0
     """Factor of the adapter's product."""
+    part: Slice = ()
+    """The part of the first parameter that this tensor is."""
 
     @property
     def trainable(self) -> bool:
@@ -37,23 +40,25 @@ class Weight:
     def shape(self) -> tuple[int, ...]:
         """Shape of the full tensor, also if it is sharded."""
         base = self.parameters[0]
-        return tuple(getattr(base, "ds_shape", base.shape))
+        full: Sequence[int] = getattr(base, "ds_shape", base.shape)
+        kept = [len(range(*at.indices(n))) for n, at in zip(full, self.part, strict=False) if isinstance(at, slice)]
+        return (*kept, *full[len(self.part) :])
 
     @property
     def nbytes(self) -> int:
-        return numel(self.parameters[0]) * self.parameters[0].element_size()
+        return prod(self.shape) * self.parameters[0].element_size()
 
     def value(self) -> torch.Tensor:
         """Return the tensor, detached, on its device. Its parameters must be gathered."""
         base, *adapter = (p.detach() for p in self.parameters)
         if not adapter:
-            return base
+            return base[self.part] if self.part else base
         down, up = adapter
         return (base.float() + self.scaling * (up.float() @ down.float())).to(base.dtype)
 
 
 def weights_of(family: Family, model: PreTrainedModel) -> list[Weight]:
-    """Return every weight of a model, in the module's order."""
+    """Return every weight of a model: its parameters in the module's order, then its buffers."""
     adapted: dict[str, nn.Module] = {
         f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, LoraLayer)
     }
@@ -65,20 +70,34 @@ def weights_of(family: Family, model: PreTrainedModel) -> list[Weight]:
         layer = adapted.get(plain)
         canonical = family.canonical_name(plain)
         if layer is None:
-            found.append(Weight(canonical, (parameter,)))
+            stored = family.stored(canonical, getattr(parameter, "ds_shape", parameter.shape))
+            found += [Weight(name, (parameter,), part=part) for name, part in stored]
         else:
             factors = (layer.get_parameter(f"lora_{side}.{ADAPTER}.weight") for side in "AB")
             scaling: Any = layer.scaling
             found.append(Weight(canonical, (parameter, *factors), scaling[ADAPTER]))
-    return found
+    # Statistics of batch normalisations, which a checkpoint has and training does not change.
+    return [*found, *(Weight(family.canonical_name(name), (cast(nn.Parameter, b),)) for name, b in _buffers(model))]
+
+
+def _buffers(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the buffers that belong to the model's state."""
+    for prefix, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                yield f"{prefix}.{name}", buffer
 
 
 def in_buckets(weights: Sequence[Weight], limit_bytes: int) -> Iterator[list[Weight]]:
-    """Yield the weights in order, in buckets of at most `limit_bytes` (at least one weight each)."""
+    """Yield the weights in order, in buckets of at most `limit_bytes`, or of one parameter if that is larger.
+
+    Weights that are parts of one parameter stay together, since any of them needs the whole parameter to be gathered.
+    """
     bucket: list[Weight] = []
     size = 0
     for weight in weights:
-        if bucket and size + weight.nbytes > limit_bytes:
+        together = bucket and bucket[-1].parameters[0] is weight.parameters[0]
+        if bucket and not together and size + weight.nbytes > limit_bytes:
             yield bucket
             bucket, size = [], 0
         bucket.append(weight)

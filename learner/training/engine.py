@@ -4,6 +4,7 @@ Invariant: a step in which any loss or gradient of any rank is not finite change
 on any rank.
 """
 
+import gc
 import math
 import os
 import socket
@@ -18,6 +19,8 @@ import torch
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
 import deepspeed
+from deepspeed.runtime.zero import parameter_offload
+from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 from torch import distributed, nn
 from torch._C._distributed_c10d import TCPStore
 
@@ -26,6 +29,9 @@ from learner.settings import LearnerSettings, OptimizerSettings
 
 # DeepSpeed would compile its shared-memory collectives at the first start, which takes minutes; gloo needs no compiler.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+PERSISTENT_ELEMENTS = 100_000
+"""Largest parameter that ZeRO-3 keeps whole on every rank: DeepSpeed's default."""
 
 
 def join(rank: int, ranks: int, address: str, port: int, timeout_seconds: float) -> None:
@@ -75,7 +81,10 @@ def zero_stage(settings: LearnerSettings) -> int:
 
 def configuration(settings: LearnerSettings, max_grad_norm: float) -> dict[str, Any]:
     """Return DeepSpeed's configuration."""
-    zero: dict[str, Any] = {"stage": zero_stage(settings)}
+    zero: dict[str, Any] = {
+        "stage": zero_stage(settings),
+        "stage3_param_persistence_threshold": PERSISTENT_ELEMENTS,
+    }
     if settings.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if settings.offload_parameters:
@@ -92,6 +101,20 @@ def configuration(settings: LearnerSettings, max_grad_norm: float) -> dict[str, 
         "data_types": {"grad_accum_dtype": "fp32"},
         "steps_per_print": 2**31,
     }
+
+
+def release_cached_memory() -> int:
+    """Return this process's unused GPU memory to the GPU's other processes. Return its size in bytes, 0 on a CPU.
+
+    torch keeps freed memory for itself, so an engine on the same GPU would not find it.
+    """
+    if not torch.cuda.is_available():
+        return 0
+    # Cycles hold tensors until Python's collector runs.
+    gc.collect()
+    reserved = torch.cuda.memory_reserved()
+    torch.cuda.empty_cache()
+    return reserved - torch.cuda.memory_reserved()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +148,8 @@ class TrainingEngine:
             lr=optimizer.learning_rate,
             betas=(optimizer.adam_beta1, optimizer.adam_beta2),
             eps=optimizer.adam_epsilon,
+            # One pass over a parameter's state instead of one for each operation, and no temporaries of its size.
+            fused=True,
         )
         self.deepspeed, *_ = deepspeed.initialize(
             model=policy, optimizer=adam, config=configuration(settings, optimizer.max_grad_norm)
@@ -189,8 +214,17 @@ class TrainingEngine:
         if self.zero_stage < 3:
             yield
             return
-        with deepspeed.zero.GatheredParameters(list(parameters)):
+        # Several weights of a checkpoint may be parts of one parameter.
+        with deepspeed.zero.GatheredParameters(list(dict.fromkeys(parameters))):
             yield
 
     def close(self) -> None:
+        """Take DeepSpeed apart, so that model and optimizer are freed with their last reference outside of it."""
+        module = self.deepspeed.module
         self.deepspeed.destroy()
+        # For as long as the process lives, DeepSpeed keeps every ZeRO-3 engine through a cache and a list.
+        cached: Any = PartitionedParameterCoordinator._PartitionedParameterCoordinator__params_to_release
+        for cell in cached.__closure__:
+            if hasattr(cell.cell_contents, "cache_clear"):
+                cell.cell_contents.cache_clear()
+        parameter_offload.FWD_MODULE_STACK[:] = [m for m in parameter_offload.FWD_MODULE_STACK if m is not module]

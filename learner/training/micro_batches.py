@@ -1,10 +1,10 @@
 """Distribute the rows of a batch over ranks and micro-batches."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from learner.model.flops import DecoderFlops
-from learner.model.packing import EncodedPrompt, Row, make_rows, split_rows
+from learner.model.packing import AS_NEEDED, Calls, EncodedPrompt, Row, make_rows, split_rows
 from learner.settings import SharePrefix
 
 
@@ -14,6 +14,8 @@ class MicroBatchPlan:
 
     rows: tuple[Row, ...]
     counts: bool = True
+    calls: Calls = AS_NEEDED
+    """Agreed with the other ranks."""
 
 
 def choose_sharing(
@@ -56,3 +58,18 @@ def distribute_rows(rows: Sequence[Row], ranks: int, token_budget: int) -> list[
     longest = max(len(plan) for plan in plans)
     filler = MicroBatchPlan((ordered[-1],), counts=False)
     return [plan + [filler] * (longest - len(plan)) for plan in plans]
+
+
+def agree_on_calls(
+    plans: Sequence[Sequence[MicroBatchPlan]], calls_needed: Callable[[Sequence[Row]], Calls]
+) -> list[list[MicroBatchPlan]]:
+    """Return all ranks' plans with equal `calls` in their i-th micro-batches: the most that any rank needs.
+
+    Every rank computes it from the whole batch, without communication.
+    """
+    agreed = []
+    for step in zip(*plans, strict=True):
+        needed = [calls_needed(plan.rows) for plan in step]
+        calls = Calls(tower=max(n.tower for n in needed), head=max(n.head for n in needed))
+        agreed.append([replace(plan, calls=calls) for plan in step])
+    return [list(plan) for plan in zip(*agreed, strict=True)]

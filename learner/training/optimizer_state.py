@@ -1,4 +1,4 @@
-"""Read and write the full float32 master copy and AdamW moments of a parameter, under any ZeRO stage.
+"""Read the full float32 master copy and AdamW moments of a parameter, under any ZeRO stage.
 
 Checkpoints store these values, so they do not depend on the number of ranks.
 """
@@ -9,12 +9,8 @@ import torch
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
-    safe_set_full_fp32_param,
-    safe_set_full_optimizer_state,
-    safe_set_local_fp32_param,
-    safe_set_local_optimizer_state,
 )
-from torch import distributed, nn
+from torch import nn
 
 from learner.training.engine import TrainingEngine
 
@@ -24,7 +20,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 def adam_steps(engine: TrainingEngine) -> int:
     """Return the number of updates of AdamW, which its bias correction depends on."""
-    steps = [int(state["step"]) for state in _adam(engine).state.values() if "step" in state]
+    steps = [int(state["step"]) for state in adam_of(engine).state.values() if "step" in state]
     return max(steps, default=0)
 
 
@@ -35,7 +31,7 @@ def read_state(engine: TrainingEngine, parameter: nn.Parameter) -> dict[str, tor
     """
     names = MOMENTS if adam_steps(engine) else ()
     if engine.zero_stage == 0:
-        state = _adam(engine).state.get(parameter, {})
+        state = adam_of(engine).state.get(parameter, {})
         return {MASTER: parameter.detach(), **{name: state[name] for name in names}}
     found = {MASTER: safe_get_full_fp32_param(parameter)}
     return found | {name: safe_get_full_optimizer_state(parameter, name) for name in names}
@@ -43,10 +39,11 @@ def read_state(engine: TrainingEngine, parameter: nn.Parameter) -> dict[str, tor
 
 def create_state(engine: TrainingEngine, steps: int) -> None:
     """Create the state of a new AdamW as after `steps` updates, with zero moments to write to."""
-    adam = _adam(engine)
+    adam = adam_of(engine)
     for flat in _flat_parameters(engine):
         adam.state[flat] = {
-            "step": torch.tensor(float(steps), dtype=torch.float32),
+            # The fused AdamW counts on the device of the parameter.
+            "step": torch.tensor(float(steps), dtype=torch.float32, device=flat.device),
             **{name: torch.zeros_like(flat, memory_format=torch.preserve_format) for name in MOMENTS},
         }
     link_state(engine)
@@ -62,34 +59,8 @@ def link_state(engine: TrainingEngine) -> None:
         engine.deepspeed.optimizer._lazy_init_hp_params_optimizer_state()
 
 
-@torch.no_grad()
-def write_state(engine: TrainingEngine, parameter: nn.Parameter, state: dict[str, torch.Tensor]) -> None:
-    """Restore the result of `read_state`. The parameter itself must already have its value."""
-    for name, value in state.items():
-        if engine.zero_stage == 0:
-            if name != MASTER:
-                _adam(engine).state[parameter][name].copy_(value)
-        elif engine.zero_stage == 3:
-            own = _own_partition(parameter, value)
-            if name == MASTER:
-                safe_set_local_fp32_param(parameter, own)
-            else:
-                safe_set_local_optimizer_state(parameter, own, name)
-        elif name == MASTER:
-            safe_set_full_fp32_param(parameter, value)
-        else:
-            safe_set_full_optimizer_state(parameter, value, name)
-
-
-def _own_partition(parameter: nn.Parameter, value: torch.Tensor) -> torch.Tensor:
-    """Return this rank's partition of a full value under ZeRO-3; the last partition is padded with zeros."""
-    size = int(parameter.ds_tensor.numel())  # type: ignore[attr-defined]  # DeepSpeed's
-    padded = torch.zeros(size * distributed.get_world_size(), dtype=value.dtype)
-    padded[: value.numel()] = value.flatten()
-    return padded.narrow(0, size * distributed.get_rank(), size)
-
-
-def _adam(engine: TrainingEngine) -> torch.optim.Optimizer:
+def adam_of(engine: TrainingEngine) -> torch.optim.Optimizer:
+    """Return the AdamW around which DeepSpeed has put its own optimizer, if any."""
     outer = engine.deepspeed.optimizer
     adam: torch.optim.Optimizer = outer if isinstance(outer, torch.optim.Optimizer) else outer.optimizer
     return adam

@@ -23,14 +23,14 @@ from learner.model.packing import EncodedPrompt, MicroBatch, Row, make_rows, pac
 from learner.model.policy import Policy
 from learner.settings import LearnerSettings
 from learner.training.engine import TrainingEngine
-from learner.training.micro_batches import MicroBatchPlan, choose_sharing, distribute_rows
+from learner.training.micro_batches import MicroBatchPlan, agree_on_calls, choose_sharing, distribute_rows
 from protocol.training import TrainingGroup
 
 
 class MicroBatchLoss(Protocol):
-    """A function that returns the loss of one micro-batch, and adds its statistics to `sums`."""
+    """A function that returns the loss of the i-th micro-batch of a step, and adds its statistics to `sums`."""
 
-    def __call__(self, plan: MicroBatchPlan, engine: nn.Module, sums: StepStats) -> torch.Tensor: ...
+    def __call__(self, i: int, plan: MicroBatchPlan, engine: nn.Module, sums: StepStats) -> torch.Tensor: ...
 
 
 class Trainer:
@@ -61,23 +61,26 @@ class Trainer:
         lengths = torch.tensor([len(c.token_ids) if c.counts else 0 for c in completions])
         advantages = torch.tensor([c.advantage for c in completions])
         sampled = [torch.tensor(c.logprobs) for c in completions]
-        # Computed on a batch's first update and kept for the following ones, by the sequence ids of a micro-batch.
-        old: dict[tuple[int, ...], torch.Tensor] = {}
-        reference: dict[tuple[int, ...], torch.Tensor] = {}
+        # Computed on a batch's first update and kept for the following ones, by the micro-batch's number and sequence
+        # ids. By the ids alone, a rank that repeats a row would compute one reference less than the other ranks.
+        old: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
+        reference: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
 
-        def loss_of(plan: MicroBatchPlan, engine: nn.Module, sums: StepStats) -> torch.Tensor:
-            batch, key = self._pack(plan.rows), tuple(i for row in plan.rows for i in row.sequence_ids)
-            logprobs, entropy = engine(batch)
-            device, ids = logprobs.device, batch.sequence_ids
+        def loss_of(i: int, plan: MicroBatchPlan, engine: nn.Module, sums: StepStats) -> torch.Tensor:
+            batch, sequences = self._pack(plan), [i for row in plan.rows for i in row.sequence_ids]
+            key = i, tuple(sequences)
+            # Before the policy's forward: in between, it would spoil what DeepSpeed keeps of that for the backward.
             if key not in reference and self._phase.beta > 0:
                 reference[key] = self._reference_logprobs(batch)
+            logprobs, entropy = engine(batch)
+            device, ids = logprobs.device, batch.sequence_ids
             weights = token_weights(
                 loss_settings.choices.aggregate, ids, lengths, counts.sequences, counts.tokens, self._phase.max_tokens
             )
             tokens = Tokens(
                 logprobs,
                 old.setdefault(key, logprobs.detach()),
-                torch.cat([sampled[i] for i in key]).to(device),
+                torch.cat([sampled[i] for i in sequences]).to(device),
                 advantages[ids].to(device),
                 weights.to(device),
                 ids.to(device),
@@ -97,8 +100,8 @@ class Trainer:
         rows, stats = self._rows(prompts, [[target] for target in targets])
         tokens = sum(len(target) for target in targets)
 
-        def loss_of(plan: MicroBatchPlan, engine: nn.Module, sums: StepStats) -> torch.Tensor:
-            logprobs, entropy = engine(self._pack(plan.rows))
+        def loss_of(i: int, plan: MicroBatchPlan, engine: nn.Module, sums: StepStats) -> torch.Tensor:
+            logprobs, entropy = engine(self._pack(plan))
             loss = supervised(logprobs, tokens)
             if not plan.counts:
                 return loss * 0.0
@@ -118,7 +121,7 @@ class Trainer:
         rows, _ = self._rows(prompts, completions)
         scores: list[list[float]] = [[] for group in completions for _ in group]
         for row in rows:
-            batch = self._pack((row,))
+            batch = self._pack(MicroBatchPlan((row,)))
             for i, logprob in zip(batch.sequence_ids.tolist(), self.policy(batch)[0].tolist(), strict=True):
                 scores[i].append(logprob)
         return [tuple(s) for s in scores]
@@ -141,16 +144,16 @@ class Trainer:
             with without_adapters(self.policy):
                 return self.policy(batch)[0]  # type: ignore[no-any-return]
 
-    def _pack(self, rows: Sequence[Row]) -> MicroBatch:
-        return pack(rows, self.policy.family.audio_token_id(self.policy.model))
+    def _pack(self, plan: MicroBatchPlan) -> MicroBatch:
+        return pack(plan.rows, self.policy.family.audio_token_id(self.policy.model), plan.calls)
 
     def _step(self, rows: Sequence[Row], loss_of: MicroBatchLoss, stats: StepStats, *, first: bool) -> None:
         """Take one optimizer step. If its batch does not fit into memory, retry once with smaller micro-batches."""
         for attempt in (1, 2):
-            plans = distribute_rows(rows, self._ranks, self.micro_batch_tokens)[self._rank]
+            plans = self._plans(rows)
             sums = StepStats()
             try:
-                outcome = self.engine.step([partial(loss_of, plan, sums=sums) for plan in plans])
+                outcome = self.engine.step([partial(loss_of, i, plan, sums=sums) for i, plan in enumerate(plans)])
                 break
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
@@ -168,6 +171,13 @@ class Trainer:
             sums.micro_batches = len(plans)
             sums.tokens_computed = sum(len(row) for plan in plans for row in plan.rows if plan.counts)
         stats.add(sums)
+
+    def _plans(self, rows: Sequence[Row]) -> list[MicroBatchPlan]:
+        """Return this rank's micro-batches."""
+        plans = distribute_rows(rows, self._ranks, self.micro_batch_tokens)
+        if self._ranks > 1 and self.engine.zero_stage == 3:
+            plans = agree_on_calls(plans, self.policy.calls_needed)
+        return plans[self._rank]
 
     def _sizes(self, plans: Sequence[MicroBatchPlan], largest: int) -> str:
         rows = [row for plan in plans for row in plan.rows]

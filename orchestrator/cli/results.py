@@ -48,8 +48,14 @@ def show_plan(planned: dict[str, Any], console: Console) -> None:
         version = f"{source['format']} {source['version']}".strip()
         table.add(f"{split} file", f"{version}; left out: {left_out}" if left_out else version)
     for part, gib in planned["memory_gib"].items():
-        more = " and activations" if part == "learner_rank" else ""
+        own = planned["memory_parts_gib"]["activations"]
+        more = f", {own} of them for activations" if part == "learner_rank" and gib else ""
         table.add(f"memory of a {part.replace('_', ' ')}", f"{gib} GiB{more}")
+    for part, gib in planned["cpu_memory_gib"].items():
+        if gib:
+            table.add(f"CPU memory of a {part.replace('_', ' ')}", f"{gib} GiB")
+    if (update := planned["weight_update"]) is not None:
+        table.add("a weight update", f"{update['gib']} GiB {update['way']}")
     room = planned["checkpoint_gib"]
     if room["most"]:
         table.add("checkpoints", f"at most {room['most']} of {room['each']} GiB, {room['total']} GiB in all")
@@ -59,7 +65,7 @@ def show_plan(planned: dict[str, Any], console: Console) -> None:
         print_parts(console, f"To be filled in: {key}, {name}. The plan uses the published figures.")
     for warning in planned["memory_warnings"]:
         print_parts(console, f"Does not fit: {warning}.")
-    for warning in [*planned["disk_warnings"], *planned["device_warnings"]]:
+    for warning in [*planned["disk_warnings"], *planned["device_warnings"], *planned["precision_warnings"]]:
         print_parts(console, f"Warning: {warning}.")
     for assumption in (planned["time"] or {}).get("assumptions", ()):
         print_parts(console, f"Time: {assumption}.")

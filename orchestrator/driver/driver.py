@@ -8,7 +8,7 @@ replaced, and the job resumes from its last checkpoint (`orchestrator.driver.rec
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.display.progress import Progress
@@ -19,6 +19,7 @@ from orchestrator.driver.reward_handle import RewardHandle
 from orchestrator.driver.room import Room
 from orchestrator.driver.session import failing_after_start, ray_session, stop_all, worker_settings
 from orchestrator.driver.summary import summarise
+from orchestrator.job.demand import cpus_per_worker, gpus_per_worker, most_workers
 from orchestrator.job.spec import Method
 from orchestrator.preflight.inputs import inputs_of, write_inputs
 from orchestrator.preflight.prepare import Prepared
@@ -41,17 +42,23 @@ async def _run(
 ) -> None:
     """`earlier` is the run as an earlier driver of the same job left it: what was requested then holds."""
     spec = prepared.spec
+
+    def place_worker(slot: int, others: Sequence[int]) -> Any:
+        return room.place_worker(slot, others)
+
     pool = RolloutPool(
         worker_settings(prepared),
         spec.rollout.limits,
-        # A Ray of the job's own starts any number of workers: they share the CPUs.
-        cpus_per_worker=0 if spec.cluster.address is None else 1,
-        gpus_per_worker=spec.rollout.gpus,
+        cpus_per_worker=cpus_per_worker(spec),
+        gpus_per_worker=gpus_per_worker(spec),
         on_event=run.append_event,
+        place=place_worker,
     )
     room = Room(pool, run.append_event)
     reward = RewardHandle(spec, run.append_event, room=room) if spec.method is Method.REINFORCE else None
     control = Control(run, earlier)
+    if (most := most_workers(spec)) is not None:
+        control.limit_workers(most)
     supervisor = None
     if spec.method is Method.EVALUATE:
         control.refuse(CommandKind.CHECKPOINT, "a job that only evaluates writes no checkpoints")

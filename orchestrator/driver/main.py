@@ -25,6 +25,7 @@ from orchestrator.driver.resume import check_inputs, resume
 from orchestrator.driver.session import ClusterUnreachableError
 from orchestrator.driver.summary import summarise
 from orchestrator.job.allowed import check_names, load
+from orchestrator.job.memory.fit import check_memory
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import read_spec
 from orchestrator.preflight.plan import model_sizes
@@ -91,7 +92,10 @@ def _run(run: RunDirectory, progress: Progress, *, first: bool) -> int:
     started = time.perf_counter()
     spec = read_spec(run.job_file)
     guard = _guard_of(run, spec)
-    check_room(spec, model_sizes(spec), run.path)
+    sizes = model_sizes(spec)
+    if first:
+        check_memory(spec, sizes)
+    check_room(spec, sizes, run.path)
     prepared = prepare(spec, reporter(progress), guard)
     state = RunState()
     if not first:

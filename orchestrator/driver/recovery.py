@@ -5,14 +5,16 @@ is lost or trained on twice, and a deterministic job ends with the same paramete
 """
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Coroutine, Mapping
 from typing import Any
 
 from learner.errors import LearnerError, LearnerLostError, LearnerMemoryError
-from learner.group import CPUS_PER_RANK, START_SECONDS, LearnerGroup
-from orchestrator.cluster.reservation import Reservation
+from learner.group import LearnerGroup
+from orchestrator.cluster.placement import learner_bundles
+from orchestrator.cluster.reservation import Reservation, ReservationState
 from orchestrator.display.progress import Progress
 from orchestrator.driver.room import Room
+from orchestrator.job.demand import gpus_per_rank, ranks_of, shares_gpus
 from orchestrator.job.sections.rollout import RolloutSection
 from orchestrator.job.spec import Method
 from orchestrator.preflight.inputs import TRAIN
@@ -31,7 +33,7 @@ from orchestrator.training.supervised import SupervisedLoop, warm_start
 from orchestrator.training.trial import CheckpointTrial
 from protocol.back_off import back_off
 from protocol.calls import ScoreGroups
-from protocol.weights import Carrier
+from protocol.weights import Carrier, WeightUpdate
 from rollout_workers.pool.pool import RolloutPool
 from rollout_workers.weight_sync.cuda_ipc import CudaIpcSync
 from rollout_workers.weight_sync.nccl import NcclSync
@@ -40,6 +42,8 @@ from rollout_workers.weight_sync.sync import ObjectStoreSync, WeightSync
 
 _FIRST_BACK_OFF_SECONDS = 1.0
 _STOP_SECONDS = 10.0
+_NODES_SECONDS = 300.0
+"""Seconds within which a cluster has to have the resources of the ranks, used or not: nodes may still join."""
 _PART = "learner"
 
 
@@ -72,8 +76,11 @@ class LearnerSupervisor:
         self._restarts = 0
         self._failed_at: list[int] = []
         """For each earlier attempt, the step of the checkpoint it could be resumed from."""
-        self._reservation: Reservation
-        self.learner = self._new_learner()
+        self._reservation = self._reserve()
+        self._ranks_lost = asyncio.Event()
+        self._found_lost: LearnerLostError | None = None
+        self.learner: LearnerGroup | None = None
+        """None until the first ranks have their room."""
 
     async def run(self, workers: Awaitable[None]) -> None:
         """Run the job to its end.
@@ -86,11 +93,12 @@ class LearnerSupervisor:
         """
         while True:
             try:
-                if not await self._room.wait(_PART, self._reservation, START_SECONDS):
-                    raise LearnerLostError(
-                        f"the cluster had no room for the {self._settings.ranks} learner ranks within "
-                        f"{START_SECONDS:.0f} s"
-                    )
+                await self._wait_for_room()
+                self.learner = self._new_learner()
+                if shares_gpus(self._spec):
+                    # An engine that starts measures the free memory: before the ranks have any, or not beside them.
+                    await workers
+                    await self._pool.memory.sleep()
                 await self.learner.start()
                 await self._run_attempt(workers)
                 return
@@ -101,12 +109,23 @@ class LearnerSupervisor:
         """Remove what a trial left that was interrupted. The ranks must have ended: they might still write to it."""
         self._checkpoints.remove_trial()
 
+    async def _wait_for_room(self) -> None:
+        """Wait for the ranks' room as long as others use it. Raises LearnerLostError if no nodes have as much."""
+        if not await self._room.wait(_PART, self._reservation, _NODES_SECONDS, while_others_use_it=True):
+            raise LearnerLostError(
+                f"the cluster has no room for the learner after {_NODES_SECONDS:.0f} s: it needs "
+                f"{self._reservation.needs}, and the nodes do not have as much"
+            )
+        nodes = await self._reservation.nodes()
+        self._run_dir.append_event(EventKind.LEARNER_PLACED, nodes=nodes[: ranks_of(self._spec)])
+
     async def _run_attempt(self, workers: Awaitable[None]) -> None:
         """Run the job from its current state to its end, unless the learner is lost."""
         loop, state, run_dir = self._make_loop(), self._state, self._run_dir
-        await self.learner.check_file_visible(str(run_dir.job_file))
+        learner = self._ranks
+        await learner.check_file_visible(str(run_dir.job_file))
         folder = self._prepared.model_folder
-        self.learner.weight_version = state.weight_version
+        learner.weight_version = state.weight_version
         warm = self._spec.warm_start
         if warm is not None:
             # The engines load during the warm start; they get its weights once both are done.
@@ -125,13 +144,27 @@ class LearnerSupervisor:
                 await loop.sync_weights()
             run_dir.append_event(EventKind.STATE, state=JobState.RUNNING)
 
-        await loop.run(folder, resume, workers_ready)
+        await self._while_not_lost(loop.run(folder, resume, workers_ready))
+
+    async def _while_not_lost(self, run: Coroutine[Any, Any, None]) -> None:
+        """Run the loop; raise LearnerLostError once a worker that needed weights has found the ranks lost."""
+        running, lost = asyncio.ensure_future(run), asyncio.ensure_future(self._ranks_lost.wait())
+        try:
+            await asyncio.wait([running, lost], return_when=asyncio.FIRST_COMPLETED)
+            if not running.done() and self._found_lost is not None:
+                raise self._found_lost
+        finally:
+            lost.cancel()
+            running.cancel()
+            await asyncio.gather(running, lost, return_exceptions=True)
+        await running
 
     async def _save_warm_start(self) -> None:
         """Save the model after the warm start: reinforcement learning starts from it, and it is the reference model."""
-        self._state.weight_version = self.learner.weight_version
-        await self.learner.save(str(self._checkpoints.begin(0)), state=False)
-        await self.learner.wait_saved()
+        learner = self._ranks
+        self._state.weight_version = learner.weight_version
+        await learner.save(str(self._checkpoints.begin(0)), state=False)
+        await learner.wait_saved()
         path = str(self._checkpoints.commit(0, self._state.to_dict()))
         self._run_dir.append_event(EventKind.CHECKPOINT, step=0, path=path, commands=[])
 
@@ -150,32 +183,57 @@ class LearnerSupervisor:
         self._progress.message(f"recovering ({self._restarts} of {self._spec.learner.max_restarts}): {error}")
         # From now on: a node may have been lost, and workers must not take the last room before the new ranks.
         self._room.hold(_PART)
-        async with asyncio.timeout(_STOP_SECONDS):
-            await self.learner.stop()
-        self._reservation.cancel()
+        if self.learner is not None:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await self.learner.stop()
+        # Workers in the learner's room keep their engines, unless a node is gone.
+        kept = self._reservation.bundles.workers and await self._reservation.state() is ReservationState.GRANTED
+        if not kept:
+            self._room.give_back(self._reservation)
         roll_back_to_checkpoint(self._run_dir, self._checkpoints, self._state)
         # Repeated failures after the same checkpoint get more time between attempts.
         delay = back_off(self._failed_at.count(self._state.step), _FIRST_BACK_OFF_SECONDS)
         self._failed_at.append(self._state.step)
         await asyncio.sleep(delay)
         self._run_dir.append_event(EventKind.RESUMED, step=self._state.step, questions=self._state.position)
-        self.learner = self._new_learner()
+        if not kept:
+            self._reservation = self._reserve()
+
+    def _reserve(self) -> Reservation:
+        """Request room for the ranks, before anything else that waits for room."""
+        return self._room.reserve(_PART, learner_bundles(self._spec))
+
+    @property
+    def _ranks(self) -> LearnerGroup:
+        if self.learner is None:
+            raise RuntimeError("the learner has no ranks yet")
+        return self.learner
 
     def _new_learner(self) -> LearnerGroup:
-        """Start new ranks, and have the pool take its weights from them."""
+        """Start ranks in the room that they have, and have the pool take its weights from them."""
         rollout = self._spec.rollout
-        gpus = (1 - rollout.gpus if rollout.weight_sync is Carrier.CUDA_IPC else 1) if rollout.gpus else 0
-        ranks = self._settings.ranks
-        needed = {"CPU": CPUS_PER_RANK} | ({"GPU": gpus} if gpus else {})
-        self._reservation = self._room.reserve(_PART, [needed] * ranks)
+        self._ranks_lost, self._found_lost = asyncio.Event(), None
         learner = LearnerGroup(
             self._settings,
             too_long=self._spec.model.too_long,
-            gpus_per_rank=gpus,
+            gpus_per_rank=gpus_per_rank(self._spec),
             checksums=rollout.weight_checksums,
-            places=[self._reservation.place(rank) for rank in range(ranks)],
+            places=[self._reservation.place(rank) for rank in range(self._settings.ranks)],
         )
-        self._pool.use_weight_sync(_weight_sync(rollout, learner), lambda: learner.publish(Carrier.OBJECT_STORE))
+
+        async def republish() -> WeightUpdate:
+            try:
+                update = await learner.publish(Carrier.OBJECT_STORE)
+                if shares_gpus(self._spec):
+                    await learner.give_memory_back()
+            except LearnerLostError as error:
+                # The loop may wait for this very worker, and would not call the ranks before it answers.
+                self._found_lost = error
+                self._ranks_lost.set()
+                raise
+            return update
+
+        self._pool.use_weight_sync(_weight_sync(rollout, learner), republish)
         return learner
 
     def _make_loop(self) -> TrainingLoop:
@@ -185,7 +243,7 @@ class LearnerSupervisor:
             train=prepared.train,
             held_out=prepared.held_out,
             pool=self._pool,
-            learner=self.learner,
+            learner=self._ranks,
             run_dir=self._run_dir,
             checkpoints=self._checkpoints,
             trial=self._trial,
@@ -202,16 +260,15 @@ class LearnerSupervisor:
 
 def _weight_sync(rollout: RolloutSection, learner: LearnerGroup) -> WeightSync:
     """Return the carrier that the job names, for the weights of one learner."""
-    seconds = rollout.limits.update_seconds
     match rollout.weight_sync:
         case Carrier.SHARED_MEMORY:
             return SharedMemorySync(learner)
         case Carrier.OBJECT_STORE:
             return ObjectStoreSync()
         case Carrier.NCCL:
-            return NcclSync(learner, ranks_each=1, seconds=seconds)
+            return NcclSync(learner, ranks_each=rollout.tensor_parallel, limits=rollout.limits)
         case Carrier.CUDA_IPC:
-            return CudaIpcSync(learner, seconds=seconds)
+            return CudaIpcSync(learner, limits=rollout.limits)
 
 
 def roll_back_to_checkpoint(run: RunDirectory, checkpoints: Checkpoints, state: RunState) -> None:

@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from audio_qa.errors import EarshotError
+from orchestrator.cluster.placement import Bundles
 from orchestrator.cluster.reservation import Reservation
 from orchestrator.driver.room import Room
 from orchestrator.job.spec import JobSpec
@@ -135,7 +136,7 @@ class RewardHandle:
     def _new_actor(self) -> Any:
         options: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0}
         if self._room is not None:
-            self._reservation = self._room.reserve(_PART, [{"CPU": 1}])
+            self._reservation = self._room.reserve(_PART, Bundles(({"CPU": 1},)))
             options["scheduling_strategy"] = self._reservation.place(0)
         actor = ray.remote(RewardActor).options(**options)
         return actor.remote(self._spec.reward, self._spec.rollout.max_tokens)

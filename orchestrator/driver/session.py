@@ -13,6 +13,8 @@ import ray
 
 from audio_qa.errors import EarshotError, InputError, cause_of, shown
 from orchestrator.cluster.ray_start import starting_on_loopback
+from orchestrator.job.demand import shares_gpus
+from orchestrator.job.sections.engine import engine_dtype
 from orchestrator.job.spec import JobSpec
 from orchestrator.preflight.prepare import Prepared
 from protocol.rollout import WorkerSettings
@@ -47,12 +49,16 @@ def worker_settings(prepared: Prepared) -> WorkerSettings:
         model=prepared.model_folder,
         max_context=spec.model.max_context,
         max_concurrent=rollout.max_concurrent,
-        dtype="auto" if rollout.gpus else spec.learner.dtype,
+        dtype=engine_dtype(rollout, spec.learner.dtype),
         cpu_kv_gib=rollout.cpu_kv_gib,
         gpu_memory_fraction=rollout.gpu_memory_fraction,
+        shares_gpu=shares_gpus(spec),
+        group_size=rollout.group_size,
+        tensor_parallel=rollout.tensor_parallel,
         threads=rollout.threads or max(1, (os.cpu_count() or 1) // rollout.workers),
         too_long=spec.model.too_long,
         whole_batches=spec.deterministic,
+        engine=rollout.engine,
     )
 
 

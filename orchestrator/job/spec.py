@@ -9,6 +9,7 @@ from learner.losses.settings import CorrectionLevel
 from learner.settings import LearnerSettings
 from orchestrator.job.gpu import Gpu
 from orchestrator.job.sections.data import DataSection
+from orchestrator.job.sections.engine import engine_problem
 from orchestrator.job.sections.evaluation import AudioControl, EvaluationSection
 from orchestrator.job.sections.model import ModelSection
 from orchestrator.job.sections.rollout import RolloutSection
@@ -46,13 +47,29 @@ class CheckpointSection(Settings):
     """Always keep the checkpoint with the best accuracy on held-out questions."""
 
 
+class Placement(StrEnum):
+    """Nodes of the cluster on which a job's rollout workers run."""
+
+    ANYWHERE = "anywhere"
+    """Wherever there is room. New weights reach workers on other nodes than the learner's over the network."""
+    ONE_NODE = "one_node"
+    """On the learner's node: its room, and that of `rollout.workers` workers, is reserved together on one node."""
+
+
 class ClusterSection(Settings):
     """The Ray cluster that runs the job."""
 
     address: Annotated[str | None, Names.CLUSTER] = None
     """Address of a Ray cluster; by default a local Ray is started for the job and stopped when it ends."""
     gpu: Gpu = Gpu.A100
-    """GPU type of the cluster; used by the estimate of `--dry-run` only."""
+    """GPU type of the cluster, for the estimates of memory and time."""
+    check_memory: bool = True
+    """Refuse a job whose estimated memory does not fit the GPUs that `gpu` names; false starts it all the same."""
+    placement: Placement = Placement.ANYWHERE
+    """`anywhere`: rollout workers run wherever there is room, and new weights reach those on other nodes (in
+    Kubernetes: in other pods) than the learner's over the network. `one_node`: the room of the learner and of
+    `rollout.workers` workers is reserved together on one node, and the job waits for one that has as much; workers
+    beyond that number run anywhere. With `rollout.weight_sync: cuda_ipc` workers are on the learner's GPUs anyway."""
 
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
@@ -145,8 +162,27 @@ class JobSpec(Settings):
                 "rollout.max_staleness above 0 needs rollouts and learner to run at the same time, and with "
                 "weight_sync cuda_ipc they take turns on one GPU: set it to 0, or give the rollout workers whole GPUs"
             )
+        if self.rollout.weight_sync is Carrier.CUDA_IPC and self.method is not Method.EVALUATE:
+            scaler = self.rollout.autoscale
+            workers, key = max(
+                (self.rollout.workers, "rollout.workers"), (scaler.max if scaler else 0, "rollout.autoscale.max")
+            )
+            if workers > self.learner.ranks:
+                raise ValueError(
+                    f"{key} ({workers}) is greater than learner.ranks ({self.learner.ranks}), and with weight_sync "
+                    "cuda_ipc each worker shares the GPU of one rank: lower the first, raise the second, or give the "
+                    "rollout workers GPUs of their own"
+                )
         if self.learner.compile and not self.rollout.gpus:
             raise ValueError("learner.compile needs GPUs, and with rollout.gpus 0 the learner has none: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> "JobSpec":
+        trains = self.method is Method.REINFORCE
+        correction = self.learner.loss.correction.level if trains else None
+        if problem := engine_problem(self.rollout, self.model.max_context, correction):
+            raise ValueError(problem)
         return self
 
     @model_validator(mode="after")

@@ -51,7 +51,7 @@ PUBLISHED_LENGTHS = ClipLengths(
 def clip_lengths(model: str) -> ClipLengths:
     """Return the lengths of clips that a job's model takes. Raises SpecError or ModelError for a folder without one."""
     if model in TINY_MODELS:
-        return ClipLengths(_TINY_SECONDS, PUBLISHED_LENGTHS.least_samples)
+        return ClipLengths(_TINY_SECONDS, FACTS["qwen2_audio"].least_samples(_HOP_LENGTH))
     if model.startswith(PLACEHOLDER_PREFIX):
         return PUBLISHED_LENGTHS
     check_model_folder(model)

@@ -1,19 +1,21 @@
-"""Memory and time of a job, computed and not measured.
+"""Time of a job and size of its weight updates, computed and not measured. Memory is in `orchestrator.job.memory`.
 
-Memory is the accounting of Rajbhandari et al., 2020, "ZeRO", section 3.1. Time is a roofline (Williams et al., 2009):
-operations as in Kaplan et al., 2020, "Scaling Laws for Neural Language Models", section 2.1, two for each weight and
-token in a forward pass, at a share of the GPU's peak rate; bytes at a share of its bandwidth. Attention is omitted: for
-prompts of about a thousand tokens on a model of billions of parameters it is a few percent.
+Time is a roofline (Williams et al., 2009): operations as in Kaplan et al., 2020, "Scaling Laws for Neural Language
+Models", section 2.1, two for each weight and token in a forward pass, at a share of the GPU's peak rate; bytes at a
+share of its bandwidth. Attention is omitted: for prompts of about a thousand tokens on a model of billions of
+parameters it is a few percent. So is what GPUs tell one another under tensor parallelism.
 """
 
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from orchestrator.job.demand import ranks_of
+from orchestrator.job.demand import on_one_node, ranks_of, shares_gpus
 from orchestrator.job.gpu import DATA_SHEETS, DataSheet
+from orchestrator.job.memory.parameters import BYTES, has_reference, published_parameters
+from orchestrator.job.memory.rank import GIB
+from orchestrator.job.memory.sizes import Sizes
 from orchestrator.job.spec import JobSpec, Method
-from orchestrator.preflight.sizes import Sizes
 from protocol.weights import Carrier
 
 LEARNER_EFFICIENCY = 0.4
@@ -35,8 +37,6 @@ _TEXT_TOKENS = 100
 _TOKENS_PER_SECOND = 25
 _TOWER_FRAMES = 1500
 """Frames that an engine's audio tower encodes for any clip: it is padded to 30 s."""
-BYTES = {"float32": 4, "bfloat16": 2}
-"""Bytes of a number by type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,66 +53,6 @@ class Lengths:
     @property
     def prompt_tokens(self) -> int:
         return _TEXT_TOKENS + self.audio_tokens
-
-
-def trained_parameters(spec: JobSpec, sizes: Sizes) -> int:
-    """Return the number of parameters with a gradient: of the parts that train, or of their adapters."""
-    train, lora = spec.learner.train, spec.learner.lora
-    parts = (
-        (train.audio_tower, sizes.audio_tower, sizes.audio_tower_width),
-        (train.projector, sizes.projector, sizes.projector_width),
-        (train.language_model, sizes.language_model, sizes.decoder_width),
-    )
-    return sum(lora.rank * width if lora else parameters for trains, parameters, width in parts if trains)
-
-
-def has_reference(spec: JobSpec) -> bool:
-    """Return whether ranks compute log-probabilities of the reference model."""
-    return spec.method is Method.REINFORCE and spec.learner.beta > 0
-
-
-def learner_bytes(spec: JobSpec, sizes: Sizes) -> int:
-    """Return the bytes of model, gradients and AdamW state of one rank under its ZeRO stage, without activations.
-
-    0 for a job that only evaluates: it has no ranks.
-    """
-    if spec.method is Method.EVALUATE:
-        return 0
-    learner = spec.learner
-    width, ranks, stage = BYTES[learner.dtype], learner.ranks, learner.zero_stage
-    master = 0 if learner.dtype == "float32" else 4
-    trained = trained_parameters(spec, sizes)
-    parameters = sizes.total + (trained if learner.lora else 0)
-    weights = parameters * width // (ranks if stage == 3 else 1)
-    gradients = trained * width // (ranks if stage >= 2 else 1)
-    optimizer = 0 if learner.offload_optimizer else trained * (8 + master) // (ranks if stage >= 1 else 1)
-    # With adapters, the reference is the model without them.
-    reference = sizes.total * width if has_reference(spec) and not learner.lora else 0
-    return weights + gradients + optimizer + reference
-
-
-def rollout_bytes(spec: JobSpec, sizes: Sizes) -> int:
-    """Return the bytes of one engine: weights and KV cache on the CPU, or its share of a GPU's memory."""
-    if spec.rollout.gpus:
-        return int(DATA_SHEETS[spec.cluster.gpu].memory_gib * spec.rollout.gpu_memory_fraction * 2**30)
-    return sizes.total * BYTES[spec.learner.dtype] + spec.rollout.cpu_kv_gib * 2**30
-
-
-def memory_warnings(spec: JobSpec, sizes: Sizes) -> list[str]:
-    """Return a warning for each part that does not fit the GPUs that the job names."""
-    if not spec.rollout.gpus:
-        return []
-    gpu = DATA_SHEETS[spec.cluster.gpu]
-    rank = learner_bytes(spec, sizes) / 2**30
-    weights, share = 2 * sizes.total / 2**30, gpu.memory_gib * spec.rollout.gpu_memory_fraction
-    found = []
-    if rank > gpu.memory_gib:
-        found.append(
-            f"a learner rank needs {rank:.0f} GiB before activations; {spec.cluster.gpu} has {gpu.memory_gib:g}"
-        )
-    if weights > share:
-        found.append(f"an engine's weights need {weights:.0f} GiB; its share of {spec.cluster.gpu} is {share:.0f}")
-    return found
 
 
 def device_warnings(spec: JobSpec, sizes: Sizes) -> list[str]:
@@ -177,7 +117,7 @@ def step_seconds(spec: JobSpec, sizes: Sizes, gpu: DataSheet, lengths: Lengths) 
         return learn
     rollout = spec.rollout
     generate = generation_seconds(spec, sizes, gpu, lengths, rollout.questions_per_step, rollout.group_size)
-    sync = 2 * sizes.total / SYNC_BYTES_PER_SECOND[rollout.weight_sync]
+    sync = update_bytes(spec, sizes) / SYNC_BYTES_PER_SECOND[rollout.weight_sync]
     return max(generate, learn + sync) if rollout.max_staleness else generate + learn + sync
 
 
@@ -190,7 +130,7 @@ def learner_seconds(spec: JobSpec, sizes: Sizes, gpu: DataSheet, lengths: Length
         questions, group = spec.rollout.questions_per_step, spec.rollout.group_size
         updates = learner.loss.updates_per_batch
     completions = group * lengths.completion_tokens
-    decoder = 2 * sizes.decoder * (lengths.prompt_tokens + completions) + 2 * sizes.vocabulary * completions
+    decoder = 2 * sizes.used_decoder * (lengths.prompt_tokens + completions) + 2 * sizes.vocabulary * completions
     # The tower has two positions for each audio token.
     tower = 2 * sizes.audio_tower * 2 * lengths.audio_tokens + 2 * sizes.projector * lengths.audio_tokens
     # A backward pass costs two forward passes, or one if the weights under adapters need no gradient.
@@ -206,11 +146,42 @@ def generation_seconds(
 ) -> float:
     """Return the seconds to generate on all rollout workers: each prefills its prompts once, then decodes a batch."""
     rollout = spec.rollout
-    rate, bandwidth = gpu.operations_per_second * LEARNER_EFFICIENCY, gpu.bytes_per_second * DECODING_EFFICIENCY
+    rate = rollout.tensor_parallel * gpu.operations_per_second * LEARNER_EFFICIENCY
+    bandwidth = rollout.tensor_parallel * gpu.bytes_per_second * DECODING_EFFICIENCY
     per_worker = ceil(questions / rollout.workers)
-    prefill = per_worker * (2 * sizes.decoder * lengths.prompt_tokens + 2 * sizes.audio_tower * _TOWER_FRAMES) / rate
+    read = 2 * sizes.used_decoder * lengths.prompt_tokens + 2 * sizes.audio_tower * _TOWER_FRAMES
     sequences = per_worker * group
     together = min(sequences, rollout.max_concurrent)
-    weights = sizes.decoder + sizes.vocabulary
-    token = max(2 * weights / bandwidth, 2 * weights * together / rate)
-    return prefill + ceil(sequences / rollout.max_concurrent) * lengths.completion_tokens * token
+    used = sizes.used_decoder + sizes.vocabulary
+    # Some token of a large batch uses each expert, whose weights are then read.
+    experts_read = sizes.experts * (1 - (1 - sizes.expert_share) ** together)
+    weights = sizes.decoder + sizes.vocabulary + experts_read
+    token = max(2 * weights / bandwidth, 2 * used * together / rate)
+    return per_worker * read / rate + ceil(sequences / rollout.max_concurrent) * lengths.completion_tokens * token
+
+
+def update_bytes(spec: JobSpec, sizes: Sizes) -> int:
+    """Return the bytes of one weight update; 0 for a job whose rollout workers get none."""
+    return published_parameters(spec, sizes) * BYTES[spec.learner.dtype] if ranks_of(spec) else 0
+
+
+def weight_update(spec: JobSpec, sizes: Sizes) -> dict[str, Any] | None:
+    """Return the size of a weight update, and how it travels; None without a learner."""
+    size = update_bytes(spec, sizes)
+    if not size:
+        return None
+    carrier = spec.rollout.weight_sync
+    return {"gib": round(size / GIB, 2), "carrier": carrier.value, "way": _way(spec, carrier)}
+
+
+def _way(spec: JobSpec, carrier: Carrier) -> str:
+    if shares_gpus(spec):
+        return "within each GPU, which a rank shares with an engine"
+    if carrier is Carrier.NCCL:
+        return "from the first rank's GPU to all engines' GPUs: between nodes as fast as their network"
+    here = (
+        "through the memory of the learner's node" if carrier is Carrier.SHARED_MEMORY else "through Ray's object store"
+    )
+    if on_one_node(spec):
+        return f"{here}, where all workers are"
+    return f"{here}; once over the network, by TCP, to each other node (or pod) with workers"

@@ -11,7 +11,7 @@ from audio_qa.families import facts_of
 from audio_qa.files.remote import is_url
 from audio_qa.model_folder.documents import ModelError, Section, document
 from audio_qa.model_folder.folder import check_folder
-from orchestrator.job.sections.model import TINY_CONTEXT, TINY_MODELS
+from orchestrator.job.sections.model import TINY_CONTEXT, TINY_HEADS, TINY_MODELS
 from orchestrator.job.spec import PLACEHOLDER_PREFIX, JobSpec, Method
 from orchestrator.job.spec_file import SpecError
 
@@ -94,6 +94,29 @@ def check_attention(spec: JobSpec) -> None:
         raise SpecError(
             f"model.path: {spec.model.path!r}: layers with a sliding window cannot be trained; set use_sliding_window "
             "to false in config.json if the model was trained without, or name another model"
+        )
+
+
+def check_tensor_parallel(spec: JobSpec) -> None:
+    """Raise SpecError if the processes of an engine cannot share the heads of the job's model equally.
+
+    As vLLM shares them: attention heads, and heads of keys and values, or copies of those if there are fewer.
+    """
+    parts, path = spec.rollout.tensor_parallel, spec.model.path
+    if parts == 1 or path.startswith(PLACEHOLDER_PREFIX):
+        return
+    if path in TINY_MODELS:
+        heads = keys = TINY_HEADS
+    else:
+        with naming_the_key():
+            text = _decoder(path)
+            heads = text.number("num_attention_heads") or 1
+            keys = text.number("num_key_value_heads") or heads
+    if heads % parts or (keys % parts and parts % keys):
+        fits = [str(n) for n in range(2, heads + 1) if not heads % n and (not keys % n or not n % keys)]
+        raise SpecError(
+            f"rollout.tensor_parallel: {parts} processes cannot share the {heads} attention heads ({keys} of keys and "
+            f"values) of {path!r} equally: set it, and rollout.gpus, to {' or '.join(fits) or '1'}"
         )
 
 

@@ -5,28 +5,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from audio_qa.families import facts_of
 from audio_qa.files.clips import QUICK, ClipCheck
 from audio_qa.question import Question
 from orchestrator.job.demand import gpus, ranks_of
+from orchestrator.job.gpu import DATA_SHEETS
 from orchestrator.job.marked import marked_values
+from orchestrator.job.memory.fit import engine_gib, learner_gib, misfits
+from orchestrator.job.memory.parameters import has_reference
+from orchestrator.job.memory.published import PUBLISHED, TINY_SIZES
+from orchestrator.job.memory.rank import GIB, engine_memory, rank_memory
+from orchestrator.job.memory.sizes import Sizes, sizes_of
 from orchestrator.job.sections.data import SYNTHETIC
 from orchestrator.job.sections.model import TINY_MODELS
 from orchestrator.job.spec import PLACEHOLDER_PREFIX, JobSpec, Method
 from orchestrator.job.spec_file import SpecError
 from orchestrator.preflight.clip_lengths import clip_lengths, refuse_lengths
-from orchestrator.preflight.estimate import (
-    device_warnings,
-    has_reference,
-    learner_bytes,
-    memory_warnings,
-    rollout_bytes,
-    time_estimate,
+from orchestrator.preflight.estimate import device_warnings, time_estimate, weight_update
+from orchestrator.preflight.model_folder import (
+    check_attention,
+    check_context,
+    check_model_folder,
+    check_tensor_parallel,
 )
-from orchestrator.preflight.model_folder import check_attention, check_context, check_model_folder
+from orchestrator.preflight.precision import precision_warnings
 from orchestrator.preflight.prepare import by_solve_rate
 from orchestrator.preflight.room import checkpoint_room, disk_warnings
-from orchestrator.preflight.sizes import PUBLISHED, TINY_SIZES, Sizes, sizes_of
 from orchestrator.questions.held_out import check_held_out
 from orchestrator.questions.solve_rates import check_measured
 from orchestrator.questions.splits import Split, described, read_split, refuse_overlap
@@ -69,18 +72,17 @@ def plan(spec: JobSpec, run: Path | None = None, clip_check: ClipCheck = QUICK) 
         "learner_ranks": ranks_of(spec),
         "reference_model": has_reference(spec),
         "gpus": gpus(spec),
-        "memory_gib": {
-            "learner_rank": round(learner_bytes(spec, sizes) / 2**30, 2),
-            "rollout_worker": round(rollout_bytes(spec, sizes) / 2**30, 2),
-        },
+        **memory(spec, sizes),
+        "weight_update": weight_update(spec, sizes),
         "checkpoint_gib": {
             "each": round(room.each / 2**30, 2),
             "most": room.most,
             "total": round(room.total / 2**30, 2),
         },
-        "memory_warnings": memory_warnings(spec, sizes),
+        "memory_warnings": misfits(spec, sizes),
         "disk_warnings": disk_warnings(spec, sizes, run or Path("runs") / spec.name),
         "device_warnings": device_warnings(spec, sizes),
+        "precision_warnings": precision_warnings(spec),
         "time": time_estimate(spec, sizes, held_out),
         "job": json.loads(spec.model_dump_json()),
     }
@@ -91,6 +93,7 @@ def model_sizes(spec: JobSpec) -> Sizes:
     path = spec.model.path
     if path in TINY_MODELS:
         check_context(spec)
+        check_tensor_parallel(spec)
         return TINY_SIZES
     if path.startswith(PLACEHOLDER_PREFIX):
         name = path.removeprefix(PLACEHOLDER_PREFIX)
@@ -100,7 +103,33 @@ def model_sizes(spec: JobSpec) -> Sizes:
     check_model_folder(path)
     check_context(spec)
     check_attention(spec)
-    return sizes_of(Path(path), facts_of(path).weights)
+    check_tensor_parallel(spec)
+    return sizes_of(Path(path))
+
+
+def memory(spec: JobSpec, sizes: Sizes) -> dict[str, dict[str, float]]:
+    """Return the GiB that a learner rank and a rollout worker take on each of their GPUs, and in CPU memory.
+
+    Without GPUs all of it is CPU memory: the first figures then say how much.
+    """
+    rank, engine = rank_memory(spec, sizes), engine_memory(spec, sizes)
+    if spec.rollout.gpus:
+        learner = learner_gib(spec, rank) if ranks_of(spec) else 0.0
+        worker = DATA_SHEETS[spec.cluster.gpu].memory_gib * spec.rollout.gpu_memory_fraction
+    else:
+        learner, worker = (rank.most + rank.cpu) / GIB, engine.weights / GIB + spec.rollout.cpu_kv_gib
+    found = {
+        "memory_gib": {"learner_rank": learner, "rollout_worker": worker},
+        "memory_parts_gib": {
+            "model_and_optimizer": rank.states / GIB,
+            "activations": rank.activations / GIB,
+            "between_steps": rank.between_steps / GIB,
+            "engine_weights": engine.weights / GIB,
+            "engine_least": engine_gib(engine),
+        },
+        "cpu_memory_gib": {"learner_rank": rank.cpu / GIB, "rollout_worker": engine.cpu / GIB},
+    }
+    return {key: {part: round(gib, 2) for part, gib in parts.items()} for key, parts in found.items()}
 
 
 def to_fill_in(spec: JobSpec) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from audio_qa.audio import AudioError, AudioInfo, clip_samples
 from audio_qa.chat import ChatError, render
-from audio_qa.families import facts_of, mel_frames
+from audio_qa.families import facts_of
 from audio_qa.files.clips import ClipCheck, clip_memory, probe_all
 from audio_qa.files.guard import Guard
 from audio_qa.formats.question_set import QuestionSet, summary
@@ -24,7 +24,13 @@ from orchestrator.job.spec import JobSpec, Method
 from orchestrator.job.spec_file import SpecError
 from orchestrator.places import cache_directory
 from orchestrator.preflight.clip_lengths import ClipLengths
-from orchestrator.preflight.model_folder import check_attention, check_context, check_model_folder, naming_the_key
+from orchestrator.preflight.model_folder import (
+    check_attention,
+    check_context,
+    check_model_folder,
+    check_tensor_parallel,
+    naming_the_key,
+)
 from orchestrator.questions.curriculum import within
 from orchestrator.questions.held_out import asked_set, check_held_out, synthetic_set
 from orchestrator.questions.solve_rates import SolveRate, measured_rates
@@ -79,6 +85,7 @@ def prepare(spec: JobSpec, report: OnProgress, guard: Guard | None = None) -> Pr
         check_model_folder(spec.model.path)
     check_context(spec)
     check_attention(spec)
+    check_tensor_parallel(spec)
     train, held_out_set, data = job_questions(spec, report, guard)
     held_out = () if held_out_set is None else held_out_set.questions
     in_file = len(train)
@@ -199,7 +206,7 @@ def check_prompts(
         for question, text in zip(part, _token_counts(processor, part, template, problems), strict=True):
             samples = clip_samples(min(seconds[question.audio], lengths.longest_seconds))
             # The single placeholder in the text is replaced by the audio tokens.
-            length = text - 1 + facts.audio_tokens(mel_frames(samples, extractor.hop_length))
+            length = text - 1 + facts.clip_tokens(samples, extractor.hop_length)
             if text and length > room:
                 problems.append(
                     f"question {question.key}: its prompt has {length} tokens, {room} fit with the longest completion; "

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
+from orchestrator.job.memory.parameters import BYTES, trained_parameters
+from orchestrator.job.memory.sizes import Sizes
 from orchestrator.job.spec import JobSpec, Method
 from orchestrator.job.spec_file import SpecError
-from orchestrator.preflight.estimate import BYTES, trained_parameters
-from orchestrator.preflight.sizes import Sizes
 from orchestrator.run.checkpoints import checkpoints_of
 from orchestrator.run.copies import all_files
 from orchestrator.run.directory import RunDirectory

@@ -15,12 +15,18 @@ from orchestrator.display.progress import Progress, reporter
 from orchestrator.driver.driver import run_job
 from orchestrator.driver.resume import check_inputs, check_resumable, resume
 from orchestrator.job.marked import marked_names, replace_marked
+from orchestrator.job.memory.fit import check_memory
 from orchestrator.job.sections.data import SYNTHETIC
 from orchestrator.job.sections.model import TINY_MODELS
 from orchestrator.job.spec import JobSpec, Method
 from orchestrator.job.spec_file import SpecError, absolute, dump_spec, read_spec, resolve_path, resolve_paths
 from orchestrator.preflight.inputs import InputDigest, differences, file_inputs, recorded_inputs
-from orchestrator.preflight.model_folder import check_attention, check_context, check_model_folder
+from orchestrator.preflight.model_folder import (
+    check_attention,
+    check_context,
+    check_model_folder,
+    check_tensor_parallel,
+)
 from orchestrator.preflight.plan import model_sizes, to_fill_in
 from orchestrator.preflight.prepare import by_solve_rate, job_questions, prepare
 from orchestrator.preflight.room import check_room
@@ -129,8 +135,11 @@ def check(runs: Sequence[RowRun]) -> None:
         data = run.spec.data
         check_context(run.spec)
         check_attention(run.spec)
+        check_tensor_parallel(run.spec)
         if not run.done:
-            check_room(run.spec, model_sizes(run.spec), run.path)
+            sizes = model_sizes(run.spec)
+            check_memory(run.spec, sizes)
+            check_room(run.spec, sizes, run.path)
         read = {"train": data.train} if run.spec.method is not Method.EVALUATE else {}
         for split, source in {**read, "evaluation": data.evaluation}.items():
             if source not in (None, SYNTHETIC) and (split, source) not in checked:

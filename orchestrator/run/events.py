@@ -187,8 +187,9 @@ class EventKind(StrEnum):
     ROOM_PENDING = (
         "room_pending",
         "The learner's ranks or the reward actor wait for resources of the cluster, which rollout workers give up.",
-        {"part": "`learner` or `reward`", "seconds": "seconds waited so far"},
+        {"part": "`learner` or `reward`", "needs": "the resources in words", "seconds": "seconds waited so far"},
     )
+    LEARNER_PLACED = ("learner_placed", "The learner has its room on the cluster.", {"nodes": "id of each rank's node"})
     SCALED = (
         "scaled",
         "The target number of rollout workers changed.",

@@ -49,6 +49,7 @@ class Control:
         """Ids of those whose checkpoint is being written."""
         self.requested_workers = earlier.requested_workers
         """Rollout workers requested by the last command; None before the first."""
+        self._most_workers: int | None = None
 
     def pause(self) -> None:
         """Pause a running job after the current step. Raises CommandRefusedError."""
@@ -74,6 +75,21 @@ class Control:
     def refuse(self, kind: CommandKind, reason: str) -> None:
         """Fail commands of a kind from now on; `reason` is a sentence."""
         self._refused[kind] = reason
+
+    def limit_workers(self, most: int) -> None:
+        """Fail commands for more rollout workers than one for each GPU that they share with the learner."""
+        self._most_workers = most
+        if self.requested_workers is not None:
+            self.requested_workers = min(self.requested_workers, most)
+
+    def request_workers(self, count: int) -> None:
+        """Note a number of rollout workers. Raises CommandRefusedError."""
+        if self._most_workers is not None and count > self._most_workers:
+            raise CommandRefusedError(
+                f"{count} rollout workers are too many: with rollout.weight_sync cuda_ipc each shares the GPU of one "
+                f"learner rank, and the job has {self._most_workers}"
+            )
+        self.requested_workers = count
 
     async def wait_while_paused(self, save: Callable[[], Awaitable[None]] | None = None) -> None:
         """Return once the job is not paused; a pause is recorded in its events.
@@ -175,8 +191,13 @@ class CommandRunner:
         match command.kind:
             case CommandKind.SCALE:
                 assert command.count is not None
-                self._pool.scale(command.count, f"requested{' by ' + command.by if command.by else ''}")
-                self._control.requested_workers = command.count
+                before = self._control.requested_workers
+                self._control.request_workers(command.count)
+                try:
+                    self._pool.scale(command.count, f"requested{' by ' + command.by if command.by else ''}")
+                except Exception:
+                    self._control.requested_workers = before
+                    raise
             case CommandKind.PAUSE:
                 self._control.pause()
             case CommandKind.RESUME:

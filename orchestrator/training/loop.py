@@ -4,8 +4,7 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from learner.group import LearnerGroup
 from learner.messages import PhaseSettings
 from orchestrator.display.progress import Progress
 from orchestrator.evaluation.evaluate import evaluate_held_out
+from orchestrator.job.demand import shares_gpus
 from orchestrator.job.spec import JobSpec
 from orchestrator.questions.ledger import Draw
 from orchestrator.questions.solve_rates import SolveRate
@@ -26,10 +26,10 @@ from orchestrator.run.directory import RunDirectory
 from orchestrator.run.events import EventKind
 from orchestrator.training.control import Control
 from orchestrator.training.evaluation_record import record_evaluation
+from orchestrator.training.shared_gpus import SharedGpus
 from orchestrator.training.state import RunState
 from orchestrator.training.trial import CheckpointTrial
 from protocol.training import Learned
-from protocol.weights import Carrier
 from rollout_workers.pool.pool import RolloutPool
 
 NONFINITE_DETAIL = "the update was skipped: a loss or gradient was not finite"
@@ -66,6 +66,7 @@ class TrainingLoop(ABC):
     def __init__(self, parts: Parts) -> None:
         self.spec, self.train, self.held_out = parts.spec, parts.train, parts.held_out
         self.pool, self.learner = parts.pool, parts.learner
+        self.gpus = SharedGpus(parts.pool.memory if shares_gpus(parts.spec) else None, parts.learner)
         self.run_dir, self.checkpoints, self.progress = parts.run_dir, parts.checkpoints, parts.progress
         self.state, self.control, self._trial = parts.state, parts.control, parts.trial
         self._being_saved: tuple[int, dict[str, Any], tuple[str, ...]] | None = None
@@ -100,6 +101,7 @@ class TrainingLoop(ABC):
         """
         spec, state = self.spec, self.state
         self.control.repeat_checkpoints()
+        await self.gpus.learning()
         await self.learner.start_phase(folder, self.phase(), resume)
         # Meanwhile the rollout workers start.
         await self.try_checkpoint()
@@ -136,19 +138,8 @@ class TrainingLoop(ABC):
 
     async def sync_weights(self) -> None:
         """Publish the learner's weights and give them to the rollout workers; workers that fail are replaced."""
-        await self.pool.update(await self.learner.publish(self.pool.carrier))
-
-    @asynccontextmanager
-    async def gpu_for_learner(self) -> AsyncIterator[None]:
-        """Free the GPU memory of rollout workers that share a GPU with the learner, inside the block."""
-        if self.spec.rollout.weight_sync is not Carrier.CUDA_IPC:
-            yield
-            return
-        await self.pool.sleep()
-        try:
-            yield
-        finally:
-            await self.pool.wake()
+        async with self.gpus.updating():
+            await self.pool.update(await self.learner.publish(self.pool.carrier))
 
     async def evaluate(self, step: int) -> dict[str, float | None]:
         """Evaluate the weights that the rollout workers have; return the figures for the step's metrics.
@@ -159,6 +150,7 @@ class TrainingLoop(ABC):
         if not self.held_out:
             return {}
         self.progress.phase("evaluating")
+        await self.gpus.generating()
         result = await evaluate_held_out(self.pool.generate, self.spec, self.held_out)
         record_evaluation(self.run_dir, self.progress, step, result)
         if step == 0:
@@ -239,6 +231,8 @@ class TrainingLoop(ABC):
         """Start to write the checkpoint of a step, which takes until some steps later."""
         await self.finish_saving()
         self.progress.phase("saving")
+        # The ranks gather parameters on their GPUs.
+        await self.gpus.learning()
         await self.learner.save(str(self.checkpoints.begin(step)), state=True)
         self.state.offsets = self.run_dir.offsets()
         self._being_saved = (step, self.state.to_dict(), self.control.begin_checkpoint())

@@ -62,6 +62,7 @@ class ReinforceLoop(TrainingLoop):
         watch = Stopwatch()
         # Draw, generate, reward, judge: for this step, and for the steps that may start ahead.
         self.progress.phase("generating")
+        await self.gpus.generating()
         with watch.phase("learner_wait"):
             batch = await self.rollouts.batch(step)
         self._record_failures(batch)
@@ -72,8 +73,8 @@ class ReinforceLoop(TrainingLoop):
             version = self.learner.weight_version
             groups = await self._usable_groups(batch, version)
             trained = [g.training_group() for g in groups if g.verdict is Verdict.TRAIN]
-            async with self.gpu_for_learner():
-                learned = await self.learner.learn(trained, batch_counts(groups, self.spec.learner))
+            await self.gpus.learning()
+            learned = await self.learner.learn(trained, batch_counts(groups, self.spec.learner))
 
         # Publish. Without a trained group the weights are those that the workers have.
         self.progress.phase("syncing")

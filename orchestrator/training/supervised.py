@@ -78,12 +78,14 @@ async def learn_answers(loop: TrainingLoop, questions: Sequence[Question]) -> tu
         for i, q in enumerate(questions)
         if i not in unreadable
     ]
+    await loop.gpus.learning()
     return await loop.learner.supervise(examples), unreadable
 
 
 async def warm_start(loop: TrainingLoop, folder: str, warm: WarmStartSection) -> None:
     """Run supervised steps on a few training questions, starting from the checkpoint in `folder`."""
     spec = loop.spec
+    await loop.gpus.learning()
     await loop.learner.start_phase(folder, PhaseSettings(warm.optimizer, warm.steps))
     await loop.try_checkpoint()
     chosen = QuestionSource(loop.train, seed=spec.seed + 1, shuffle=spec.data.shuffle).draw(

@@ -31,12 +31,19 @@ from protocol.announcement import PlacedTensor
 from protocol.rollout import Completion, Sampling, StopReason, WorkerSettings
 from protocol.weights import Carrier, TensorSlot
 from rollout_workers.engine.config import engine_args, engine_environment
+from rollout_workers.engine.gpu_memory import METHOD, GpuMemory, freed_bytes
 from rollout_workers.engine.models import adapt
 from rollout_workers.engine.segment import Arrays, shared
-from rollout_workers.errors import ClipTooShortError, NonFiniteOutputError, PromptTooLongError, UnusableOutputError
+from rollout_workers.errors import (
+    ClipTooShortError,
+    MemoryNotFreedError,
+    NonFiniteOutputError,
+    PromptTooLongError,
+    UnusableOutputError,
+)
 
 _SHUTDOWN_SECONDS = 10.0
-_CHECK_SAMPLES = 1600
+_CHECK_SAMPLES = 3200
 """Length of the clip that a new engine is checked with: two or more audio tokens in every family."""
 
 
@@ -59,6 +66,7 @@ class Engine:
         self.stop_token_ids = stop_token_ids(settings.model, processor.tokenizer)
         self._llm, self._facts = llm, facts
         self._model, self._max_context = settings.model, settings.max_context
+        self._can_sleep = settings.shares_gpu and not current_platform.is_cpu()
         self._requests = 0
 
     @classmethod
@@ -220,12 +228,31 @@ class Engine:
         """Return the weight version, from the engine's own process: it answers between two steps."""
         return int(await self._llm.get_weight_version())
 
-    async def sleep(self) -> None:
-        """Free the GPU's memory: weights move to the CPU, the key-value cache is dropped."""
+    async def sleep(self) -> int:
+        """Free the GPUs' memory, once running requests have ended; return the number of bytes that became free.
+
+        Weights move to the CPU, and the key-value cache is dropped. (At vLLM's level 2 they are dropped, too; but an
+        update sends trained parameters only, and a step without an update sends none.) CUDA's context, captured graphs
+        and NCCL's buffers stay on the GPU.
+
+        Raises MemoryNotFreedError.
+        """
+        if not self._can_sleep:
+            raise MemoryNotFreedError(
+                "an engine that was started without sleep mode frees no memory: it shares no GPU with the learner, or "
+                "runs on a CPU"
+            )
+        before = await self._gpu_memory()
         await self._llm.sleep(level=1, mode="wait")
+        return freed_bytes(before, await self._gpu_memory())
 
     async def wake(self) -> None:
-        await self._llm.wake_up()
+        """Take the memory again. There must be as much free memory as `sleep` has freed."""
+        if not await self._llm.wake_up():
+            raise RuntimeError("the engine was woken and still sleeps")
+
+    async def _gpu_memory(self) -> list[GpuMemory]:
+        return [GpuMemory(*fields) for fields in await self._llm.collective_rpc(METHOD)]
 
     async def check(self) -> None:
         """Generate one token about a short silence, with every part of the model. Raises UnusableOutputError."""

@@ -37,9 +37,15 @@ def register() -> None:
 
 
 def _die_with(owner: int) -> None:
-    """Have the kernel kill this process when the worker that started it dies, for whatever reason."""
-    if os.getppid() == owner:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Have the kernel kill this process when the worker that started it dies, for whatever reason.
+
+    An engine on several GPUs has a process for each of them, whose parent is the engine's first process: it dies with
+    the worker, and they with it.
+    """
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
     try:
         os.kill(owner, 0)
     except ProcessLookupError:

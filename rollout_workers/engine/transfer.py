@@ -6,12 +6,14 @@ the update has a digest of a parameter, no other bytes are loaded for it.
 Layerwise reload guarantees that for whole layers only. Where vLLM fuses several of the checkpoint's tensors into one
 layer (q, k and v; gate and up; a weight and its bias) and only some of them are sent, it leaves the rest uninitialised.
 So before an update ends, the missing tensors of each touched layer are loaded from the checkpoint that the engine
-started with: they are the ones that are not trained.
+started with: they are the ones that are not trained. The statistics of a batch normalisation, which are buffers, are
+lost in any case: they are put back.
 """
 
 import base64
 import logging
 import pickle
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch.nn.modules.batchnorm import _BatchNorm
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -39,6 +42,9 @@ _FUSED = {
     "gate_proj": "gate_up",
     "up_proj": "gate_up",
 }
+_EXPERT = re.compile(r"(.*\.mlp\.experts)\.\d+\.")
+
+Statistics = list[tuple[torch.nn.Module, dict[str, torch.Tensor]]]
 
 
 @dataclass
@@ -77,6 +83,7 @@ class TransferEngine(WeightTransferEngine):  # type: ignore[misc]
         self._digests: Mapping[str, str] = {}
         self._sent: set[str] = set()
         self._ever_sent: set[str] = set()
+        self._statistics: Statistics = []
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Join the learner's group, also a new one after the members changed."""
@@ -88,6 +95,7 @@ class TransferEngine(WeightTransferEngine):  # type: ignore[misc]
 
     def start_weight_update(self) -> None:
         self._sent.clear()
+        self._statistics = statistics_of(self.model)
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -114,10 +122,14 @@ class TransferEngine(WeightTransferEngine):  # type: ignore[misc]
         if Carrier.CUDA_IPC in self._backends:
             # Releases the learner's buffer, which would otherwise occupy the GPU during the next steps.
             self._backends[Carrier.CUDA_IPC].shutdown()
+        sent = frozenset(self._sent)
         self.load_weights(self._unsent_neighbours())
-        self._ever_sent |= self._sent
+        self._ever_sent |= sent
         with _quiet_about_unsent_layers():
             finalize_layerwise_reload(self.model, self.model_config)
+        for layer, values in self._statistics:
+            for name, value in values.items():
+                layer.get_buffer(name).copy_(value)
         pack_tied_heads(self.model)
 
     def shutdown(self) -> None:
@@ -174,10 +186,24 @@ def merged_handles(pickled: Iterable[str]) -> dict[str, Any]:
 
 
 def layer_of(name: str) -> str:
-    """Return the layer of vLLM's model that holds a tensor of the checkpoint, e.g. `….self_attn.qkv_proj`."""
+    """Return the layer of vLLM's model that holds a tensor of the checkpoint, e.g. `….self_attn.qkv_proj`.
+
+    All experts of a decoder layer are one layer of vLLM.
+    """
     module, _, _ = name.rpartition(".")
+    if expert := _EXPERT.match(module):
+        return expert[1]
     parent, _, leaf = module.rpartition(".")
     return f"{parent}.{_FUSED.get(leaf, leaf)}"
+
+
+def statistics_of(model: torch.nn.Module) -> Statistics:
+    """Return the batch normalisations of a model with copies of their statistics, by name."""
+    return [
+        (layer, {name: buffer.clone() for name, buffer in layer.named_buffers(recurse=False)})
+        for layer in model.modules()
+        if isinstance(layer, _BatchNorm)
+    ]
 
 
 def pack_tied_heads(model: torch.nn.Module) -> None:

@@ -8,7 +8,7 @@ Its parts run on one event loop: `dispatcher` has the requests, `weight_keeper` 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from protocol.rollout import Answer, RolloutRequest, Sampling, WorkerSettings
@@ -16,6 +16,7 @@ from protocol.weights import Carrier, WeightUpdate
 from rollout_workers.errors import RolloutError
 from rollout_workers.limits import RolloutLimits
 from rollout_workers.pool.dispatcher import Dispatcher, OnEvent
+from rollout_workers.pool.engine_memory import EngineMemory
 from rollout_workers.pool.request_queue import QueueEntry
 from rollout_workers.pool.state_change import StateChange
 from rollout_workers.pool.weight_keeper import Republish, UpdateReport, WeightKeeper
@@ -24,6 +25,9 @@ from rollout_workers.pool.worker_record import WorkerState, WorkerSummary
 from rollout_workers.pool.worker_set import WorkerSet
 from rollout_workers.weight_sync.sync import WeightSync
 from rollout_workers.worker.handle import WorkerHandle, start_actor
+
+PlaceWorker = Callable[[int, Sequence[int]], Any]
+"""Decides where the worker of a slot goes, beside those of other slots: Ray's scheduling strategy, or None."""
 
 
 def _ignore_event(kind: str, /, **detail: object) -> None:
@@ -42,11 +46,14 @@ class RolloutPool:
         gpus_per_worker: float = 0,
         on_event: OnEvent | None = None,
         make_worker: MakeWorker | None = None,
+        place: PlaceWorker | None = None,
     ) -> None:
         """
         Args:
             on_event: called with the kind and the details of each event of a worker or a request.
             make_worker: requests a worker of a given name; default: a Ray actor with an engine.
+            place: called before a worker is requested, with its slot and the other slots that stay;
+                returns Ray's scheduling strategy for it, or None for any place with enough room. Default: None.
         """
         limits = limits or RolloutLimits()
         self._settings = settings
@@ -55,7 +62,14 @@ class RolloutPool:
         self._changes = changes = StateChange()
 
         def start_worker(name: str) -> WorkerHandle:
-            return start_actor(name, settings, limits, num_cpus=cpus_per_worker, num_gpus=gpus_per_worker)
+            return start_actor(
+                name,
+                settings,
+                limits,
+                num_cpus=cpus_per_worker,
+                num_gpus=gpus_per_worker,
+                place=None if place is None else self._placed_by(place, name),
+            )
 
         self._dispatcher = Dispatcher(limits, settings.max_concurrent, changes, on_event=event, fail=self._fail)
         self._keeper = WeightKeeper(limits, self._dispatcher, changes, on_event=event)
@@ -67,10 +81,13 @@ class RolloutPool:
             self._life,
             self._dispatcher,
             changes,
-            silent_seconds=limits.silent_seconds,
             on_event=event,
             fail=self._fail,
         )
+        self.memory = EngineMemory(
+            self._workers, self._life, self._keeper, self._dispatcher, seconds=limits.silent_seconds
+        )
+        """The GPU memory that the engines share with the learner."""
 
     def __len__(self) -> int:
         """Return the number of workers, in whatever state."""
@@ -219,13 +236,6 @@ class RolloutPool:
         self._check()
         return await self._keeper.update(update, self._workers.serving)
 
-    async def sleep(self) -> None:
-        """Have the workers free their GPU memory for the learner. Do not send requests before `wake`."""
-        await self._workers.call_serving("sleep", lambda handle: handle.sleep())
-
-    async def wake(self) -> None:
-        await self._workers.call_serving("wake", lambda handle: handle.wake())
-
     async def stop(self) -> None:
         """End all workers and their engines, whatever state they are in, and cancel unanswered requests."""
         self._dispatcher.end(None)
@@ -249,6 +259,10 @@ class RolloutPool:
             self._dispatcher.submit(entry)
         shares = dict(zip(entries, await _all_of([entry.future for entry in entries.values()]), strict=True))
         return [shares[i % count][i // count] for i in range(len(requests))]
+
+    def _placed_by(self, place: PlaceWorker, name: str) -> Any:
+        slot = next(worker.slot for worker in self._workers.workers.values() if worker.name == name)
+        return place(slot, [worker.slot for worker in self._workers.wanted if worker.slot != slot])
 
     def _check(self) -> None:
         if self._error is not None:

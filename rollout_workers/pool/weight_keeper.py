@@ -10,9 +10,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from protocol.weights import WeightUpdate
-from rollout_workers.errors import ElsewhereError, WeightsUnavailableError, WorkerFailedError, WorkerLostError
+from rollout_workers.errors import (
+    ElsewhereError,
+    UpdateInterruptedError,
+    WeightsUnavailableError,
+    WorkerFailedError,
+    WorkerLostError,
+)
 from rollout_workers.limits import GRACE_SECONDS, RolloutLimits
 from rollout_workers.pool.dispatcher import Dispatcher, OnEvent
+from rollout_workers.pool.memory_gate import MemoryGate, Reason
 from rollout_workers.pool.state_change import StateChange
 from rollout_workers.pool.worker_record import WorkerRecord, WorkerState
 from rollout_workers.weight_sync.sync import ObjectStoreSync, WeightSync
@@ -40,6 +47,7 @@ class WeightKeeper:
     def __init__(
         self, limits: RolloutLimits, dispatcher: Dispatcher, changes: StateChange, *, on_event: OnEvent
     ) -> None:
+        self.memory = MemoryGate()
         self.sync: WeightSync = ObjectStoreSync()
         self.republish: Republish | None = None
         self.latest: WeightUpdate | None = None
@@ -55,6 +63,10 @@ class WeightKeeper:
     def has_to_catch_up(self, worker: WorkerRecord) -> bool:
         """Return whether a worker lacks the newest update and no running `update` brings it."""
         return worker.update_number != self._number and worker not in self._arriving
+
+    async def wait_arrived(self) -> None:
+        """Return once no worker takes an update: those that are late have it, or failed."""
+        await self._changes.wait_for(lambda: not self._arriving)
 
     async def update(self, update: WeightUpdate, serving: Sequence[WorkerRecord]) -> UpdateReport:
         """Give new weights to the workers that serve; the others get them when they join.
@@ -95,7 +107,8 @@ class WeightKeeper:
             assert update is not None
             worker.state = WorkerState.SYNCING
             try:
-                await self._confirm(worker, update, self.sync.deliver(update, worker.current_handle))
+                async with self.memory.inside():
+                    await self._confirm(worker, update, self.sync.deliver(update, worker.current_handle))
             except WeightsUnavailableError as error:
                 await self._republish_or_wait(update, number, error)
             else:
@@ -116,6 +129,7 @@ class WeightKeeper:
             failure = str(error)
             self._event("update_failed", worker=worker.name, version=update.version, cause=failure)
             if worker.handle is handle:
+                worker.blameless = isinstance(error, UpdateInterruptedError)
                 self._dispatcher.lose(worker, failure)
         self._arriving.discard(worker)
         if worker.handle is not handle:
@@ -161,7 +175,7 @@ class WeightKeeper:
                 self._event("weights_unavailable", version=update.version, cause=str(cause))
             if self.republish is not None:
                 try:
-                    again = await self.republish()
+                    again = await self._publish_again(self.republish)
                 except Exception as error:
                     # The learner is lost too: its next publication serves all workers.
                     self._event("weights_unavailable", version=update.version, cause=f"not published again: {error}")
@@ -171,3 +185,11 @@ class WeightKeeper:
                         self._changes.notify()
                         return
         await self._changes.wait_for(lambda: self._number != number or self.latest is not update)
+
+    async def _publish_again(self, republish: Republish) -> WeightUpdate:
+        """Publish while no engine starts: the learner needs memory for it, where an engine might measure it."""
+        try:
+            await self.memory.close(Reason.PUBLISHING)
+            return await republish()
+        finally:
+            self.memory.open(Reason.PUBLISHING)

@@ -42,6 +42,8 @@ class WorkerLife:
         self._make, self._dispatcher, self._keeper = make, dispatcher, keeper
         self._limits, self._changes, self._event = limits, changes, on_event
         self._one_served = False
+        self.last_end = float("-inf")
+        """Time of the event loop at which a worker's process was last ended: its GPU memory is free a little later."""
         self.may_request = asyncio.Event()
         """Set while workers may be requested; cleared while others go first."""
         self.may_request.set()
@@ -62,7 +64,7 @@ class WorkerLife:
                 worker.state = WorkerState.GONE
                 if not worker.is_wanted():
                     return
-                pause = self._count_restart(worker, str(error))
+                pause = 0.0 if worker.blameless else self._count_restart(worker, str(error))
                 self._event("worker_restart", worker=worker.name, restart=self.restarts, seconds=pause)
                 await asyncio.sleep(pause)
 
@@ -97,7 +99,8 @@ class WorkerLife:
         try:
             try:
                 await self._wait_for_room(worker)
-                await self._start(worker)
+                async with self._keeper.memory.inside():
+                    await self._start(worker)
             except WorkerFailedError as error:
                 if self._one_served:
                     raise
@@ -137,6 +140,8 @@ class WorkerLife:
                 worker.record_status(await worker.current_handle.start())
         except TimeoutError as error:
             raise WorkerLostError(f"did not start within {self._limits.start_seconds:.0f} s") from error
+        # Within the gate: from here on it has an engine, which has to sleep when the others do.
+        worker.state = WorkerState.SYNCING
 
     async def _catch_up(self, worker: WorkerRecord) -> None:
         """Have a worker take the newest weights; stop waiting once it is found dead or hung."""
@@ -233,6 +238,7 @@ class WorkerLife:
         finally:
             self._dispatcher.take_back(worker, None)
             handle.kill()
+            self.last_end = asyncio.get_running_loop().time()
 
     def _count_restart(self, worker: WorkerRecord, cause: str) -> float:
         """Count a lost worker; return the seconds until its replacement. Raises RolloutError beyond the budget."""

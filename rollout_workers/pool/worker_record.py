@@ -62,9 +62,13 @@ class WorkerRecord:
         """True once the event `worker_started` was written for the current worker."""
         self.withdrawn = asyncio.Event()
         """Set once the current worker has to end at once, to give up its room; another one follows later."""
+        self.asleep = False
+        """True while its engine has given its GPU memory to the learner."""
         self.leaving = False
         self.lost: str | None = None
         """Why the current worker is lost; None again for the next one."""
+        self.blameless = False
+        """True if the current worker is lost because another one failed: it uses up no restart."""
         self.changed = asyncio.Event()
         """Wakes the slot's task: the worker is lost, has to leave, or has to take new weights."""
 
@@ -85,8 +89,9 @@ class WorkerRecord:
     def fill(self, handle: WorkerHandle) -> None:
         """Put a new worker into the slot."""
         self.handle = handle
-        self.state, self.lost, self.announced = WorkerState.PENDING, None, False
+        self.state, self.lost, self.announced, self.asleep = WorkerState.PENDING, None, False, False
         self.node, self.pid, self.weight_version, self.update_number = "", 0, 0, 0
+        self.blameless = False
         self.changed.clear()
         self.withdrawn.clear()
 

@@ -4,14 +4,13 @@ Invariant: every slot up to the target has a worker or is about to have one, unt
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
-from rollout_workers.errors import RolloutError, WorkerFailedError, WorkerLostError
+from rollout_workers.errors import RolloutError
 from rollout_workers.pool.dispatcher import Dispatcher, OnEvent
 from rollout_workers.pool.state_change import StateChange
 from rollout_workers.pool.worker_life import WorkerLife
 from rollout_workers.pool.worker_record import WorkerRecord, WorkerState
-from rollout_workers.worker.handle import WorkerHandle
 
 _BY_USE = (WorkerState.STARTING, WorkerState.DRAINING, WorkerState.SYNCING, WorkerState.SERVING)
 """States with room on the cluster, the least useful first."""
@@ -26,15 +25,12 @@ class WorkerSet:
         dispatcher: Dispatcher,
         changes: StateChange,
         *,
-        silent_seconds: float,
         on_event: OnEvent,
         fail: Callable[[RolloutError], None],
     ) -> None:
-        """`silent_seconds` is the deadline of `call_serving`."""
         self.workers: dict[int, WorkerRecord] = {}
         self.target = 0
         self._life, self._dispatcher, self._changes = life, dispatcher, changes
-        self._silent_seconds = silent_seconds
         self._event, self._fail = on_event, fail
         self._tasks: dict[WorkerRecord, asyncio.Task[None]] = {}
 
@@ -87,18 +83,6 @@ class WorkerSet:
             return False
         self._life.withdraw(min(self.placed, key=lambda worker: (_BY_USE.index(worker.state), -worker.slot)))
         return True
-
-    async def call_serving(self, what: str, call: Callable[[WorkerHandle], Awaitable[None]]) -> None:
-        """Call all workers that serve; a worker that fails is lost. `what` names the call in the cause."""
-
-        async def call_one(worker: WorkerRecord) -> None:
-            try:
-                async with asyncio.timeout(self._silent_seconds):
-                    await call(worker.current_handle)
-            except (TimeoutError, WorkerLostError, WorkerFailedError) as error:
-                self._dispatcher.lose(worker, f"{what!r} failed: {error}")
-
-        await asyncio.gather(*map(call_one, self.serving))
 
     def cancel(self) -> None:
         """Start to end all workers, whatever state they are in."""

@@ -20,11 +20,12 @@ class CudaIpcSync(InStepSync):
         digests = {s.name: s.digest for bucket in update.buckets for s in bucket.slots if s.digest is not None}
         failures: Failures = {}
         while True:
-            piece, failed = await self.part("pack weights", {LEARNER: self._learner.next_piece()})
+            seconds = self._limits.stall_seconds
+            piece, failed = await self.part("pack weights", {LEARNER: self._learner.next_piece()}, seconds)
             if failed:
-                return dict.fromkeys(receivers, failed[LEARNER])
+                return dict.fromkeys(receivers, failed[LEARNER]) | failures
             if piece[LEARNER] is None:
                 return failures
             message = {"carrier": Carrier.CUDA_IPC.value, "info": piece[LEARNER], "digests": digests}
             calls = {name: r.load(message) for name, r in receivers.items() if name not in failures}
-            failures |= (await self.part("load a piece", calls))[1]
+            failures |= (await self.part("load a piece", calls, seconds))[1]

@@ -2,8 +2,9 @@
 
 Not run yet: written against vLLM 0.32's interfaces, on a machine without a GPU.
 
-In a group, the first learner rank is rank 0, followed by one rank for each GPU of each worker's engine (today one).
-The members of an NCCL group are fixed: after a worker joined, left or was replaced, a new group is made on a new port.
+In a group, the first learner rank is rank 0, followed by one rank for each GPU of each worker's engine
+(`rollout.tensor_parallel`), in the order of the engine's processes. The members of an NCCL group are fixed: after a
+worker joined, left or was replaced, a new group is made on a new port.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,10 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from protocol.weights import Carrier, WeightUpdate
-from rollout_workers.errors import WorkerLostError
+from rollout_workers.errors import UpdateInterruptedError, WorkerLostError
+from rollout_workers.limits import RolloutLimits
 from rollout_workers.weight_sync.in_step import LEARNER, Failures, InStepSync, Receivers
 from rollout_workers.weight_sync.sync import WeightSource
 from rollout_workers.worker.handle import WeightReceiver
+
+MEET_SECONDS = 120.0
+"""Deadline for making a group: NCCL looks for networks first, and waits forever for a member that does not come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +60,8 @@ class NcclSync(InStepSync):
 
     carrier = Carrier.NCCL
 
-    def __init__(self, learner: WeightSource, *, ranks_each: int, seconds: float) -> None:
-        super().__init__(learner, seconds=seconds)
+    def __init__(self, learner: WeightSource, *, ranks_each: int, limits: RolloutLimits) -> None:
+        super().__init__(learner, limits=limits)
         self._ranks_each = ranks_each
         self._group: dict[str, WeightReceiver] = {}
         """By name. A replacement is another receiver under the same name."""
@@ -69,7 +74,8 @@ class NcclSync(InStepSync):
         digests = {s.name: s.digest for bucket in update.buckets for s in bucket.slots if s.digest is not None}
         piece = {"carrier": Carrier.NCCL.value, "info": update_info(update), "digests": digests}
         calls = {name: receiver.load(piece) for name, receiver in receivers.items()}
-        _, failures = await self.part("receive a broadcast", calls | {LEARNER: self._learner.broadcast()})
+        calls |= {LEARNER: self._learner.broadcast()}
+        _, failures = await self.collective("take part in a broadcast", calls, self._limits.stall_seconds)
         if failures:
             # After a failure, the members are at different places of the broadcast.
             self._group = {}
@@ -85,11 +91,13 @@ class NcclSync(InStepSync):
             name: receiver.meet({"carrier": Carrier.NCCL.value, "info": plan.init_info(name, address, port)})
             for name, receiver in receivers.items()
         }
-        _, failures = await self.part("meet", calls | {LEARNER: self._learner.meet(address, port, plan.members)})
+        calls |= {LEARNER: self._learner.meet(address, port, plan.members)}
+        _, failures = await self.collective("meet", calls, MEET_SECONDS)
         if failures:
-            first, cause = next(iter(failures.items()))
-            return {
-                name: WorkerLostError(f"the group for weights could not be made: {first} {cause}") for name in receivers
-            }
+            guilty = {name for name in failures if not isinstance(failures[name], UpdateInterruptedError)}
+            first = next(name for name in failures if name in guilty)
+            text = f"the group for weights could not be made: {first} {failures[first]}"
+            other = WorkerLostError if guilty == {LEARNER} else UpdateInterruptedError
+            return {name: (WorkerLostError if name in guilty else other)(text) for name in receivers}
         self._group = dict(receivers)
         return {}

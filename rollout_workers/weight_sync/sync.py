@@ -26,6 +26,12 @@ class WeightSource(Protocol):
     async def broadcast(self) -> None:
         """Send the weights to the group."""
 
+    async def transferred(self) -> int:
+        """Return the number of weights that were sent in broadcasts so far, also during one. It may never return."""
+
+    async def abort_transfer(self) -> None:
+        """End the running `meet`, `broadcast` or `next_piece`, or count the ranks in it as lost; return in seconds."""
+
     async def next_piece(self) -> Mapping[str, Any] | None:
         """Return the next piece of the weights in a GPU's memory, valid until the next call; None after the last."""
 

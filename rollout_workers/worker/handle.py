@@ -55,10 +55,11 @@ class WorkerHandle(WeightReceiver, Protocol):
     async def heartbeat(self) -> WorkerStatus:
         """Return the worker's status: a sign of life, also of its engine."""
 
-    async def sleep(self) -> None:
-        """Free the GPU's memory for the learner. Do not send requests before `wake`."""
+    async def sleep(self) -> int:
+        """Free the GPUs' memory for the learner; return the bytes that became free. Send no requests before `wake`."""
 
-    async def wake(self) -> None: ...
+    async def wake(self) -> None:
+        """Take the memory again."""
 
     async def stop(self) -> None:
         """End the worker gracefully."""
@@ -113,8 +114,8 @@ class ActorHandle:
     async def heartbeat(self) -> WorkerStatus:
         return await self._call("heartbeat")  # type: ignore[no-any-return]
 
-    async def sleep(self) -> None:
-        await self._call("sleep")
+    async def sleep(self) -> int:
+        return await self._call("sleep")  # type: ignore[no-any-return]
 
     async def wake(self) -> None:
         await self._call("wake")
@@ -168,9 +169,20 @@ def _last_line(error: BaseException | None) -> str:
 
 
 def start_actor(
-    name: str, settings: WorkerSettings, limits: RolloutLimits, *, num_cpus: float, num_gpus: float
+    name: str,
+    settings: WorkerSettings,
+    limits: RolloutLimits,
+    *,
+    num_cpus: float,
+    num_gpus: float,
+    place: Any = None,
 ) -> WorkerHandle:
-    """Request a RolloutWorker actor from a running Ray; `start` starts its engine."""
+    """Request a RolloutWorker actor from a running Ray; `start` starts its engine.
+
+    Args:
+        num_gpus: all on one node: the engine's processes are children of the actor's.
+        place: Ray's scheduling strategy for the actor; default: wherever there is room.
+    """
     actor = ray.remote(RolloutWorker).options(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
@@ -178,5 +190,6 @@ def start_actor(
         max_restarts=0,
         max_task_retries=0,
         max_concurrency=1000,
+        **({} if place is None else {"scheduling_strategy": place}),
     )
     return ActorHandle(actor.remote(name, settings, limits))

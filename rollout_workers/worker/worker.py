@@ -166,12 +166,15 @@ class RolloutWorker(PackedWorker):
                 await self._running.version()
         return self._status()
 
-    async def sleep(self) -> None:
-        """Free the GPU's memory until `wake`, after running requests have ended."""
-        await self._running.sleep()
+    async def sleep(self) -> int:
+        """Free the GPUs' memory until `wake`; return the bytes that became free. After any error the process ends."""
+        async with self._exit_on_error():
+            return await self._running.sleep()
 
     async def wake(self) -> None:
-        await self._running.wake()
+        """Take the memory again; after any error the weights are undefined, and the process ends."""
+        async with self._exit_on_error():
+            await self._running.wake()
 
     async def stop(self) -> None:
         """End the engine's processes. No requests may follow."""

@@ -9,9 +9,9 @@ from support.cluster.manifests import DEPLOY, ROOT, check_earshot
 
 from deploy.alerts import ALERTS
 from orchestrator.job.demand import gpus
+from orchestrator.job.memory.rank import learner_bytes
+from orchestrator.job.memory.sizes import Sizes
 from orchestrator.job.spec import JobSpec
-from orchestrator.preflight.estimate import learner_bytes
-from orchestrator.preflight.sizes import Sizes
 
 OPERATE = sorted((ROOT / "docs" / "operate").glob("*.md"))
 PAGES = [*OPERATE, *sorted(DEPLOY.glob("*/README.md"))]

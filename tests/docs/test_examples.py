@@ -140,8 +140,9 @@ def test_every_example_can_be_planned_as_it_is(path):
     assert planned["memory_warnings"] == []
     learns = planned["job"]["method"] != "evaluate"
     assert (planned["memory_gib"]["learner_rank"] > 0) == (planned["learner_ranks"] > 0) == learns
-    if path.parent.name == "paper":
-        assert planned["gpus"] == 8
+    if path.parent.name in ("paper", "gpus"):
+        named = re.search(r"-(\d+)-gpus?$", path.stem)
+        assert planned["gpus"] == (int(named[1]) if named else 8)
         assert set(planned["to_fill_in"]) == {"model.path", "data.evaluation"} | ({"data.train"} if learns else set())
         low, high = planned["time"]["hours"]
         assert 0 < low <= high
@@ -156,7 +157,7 @@ def test_the_first_gpu_run_shows_the_plan_of_its_recipe():
     assert planned["device_warnings"] == []
     memory, time = planned["memory_gib"], planned["time"]
     for figure in (
-        f"{memory['learner_rank']} GiB and activations",
+        f"{memory['learner_rank']} GiB, {planned['memory_parts_gib']['activations']} of them for activations",
         f"{memory['rollout_worker']} GiB",
         *(" to ".join(map(str, time[key])) for key in ("step_seconds", "evaluation_seconds", "hours")),
     ):

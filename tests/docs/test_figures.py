@@ -11,9 +11,9 @@ import pytest
 import yaml
 from docs.pages import ROOT
 
+from orchestrator.job.memory.published import PUBLISHED
+from orchestrator.job.memory.rank import learner_bytes
 from orchestrator.job.spec import JobSpec
-from orchestrator.preflight.estimate import learner_bytes
-from orchestrator.preflight.sizes import PUBLISHED
 
 RESULTS = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "benchmarks" / "results").glob("*.json"))}
 PERFORMANCE = ROOT / "docs" / "develop" / "performance.md"

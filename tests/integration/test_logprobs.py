@@ -13,7 +13,7 @@ import pytest
 import ray
 import soundfile
 import torch
-from support.tiny_families import TINY, write_tiny
+from support.families.tiny import TINY, write_tiny
 
 from audio_qa.chat import banned_token_ids, stop_token_ids
 from audio_qa.prompt import PromptTemplate
@@ -23,6 +23,7 @@ from learner.families.registry import family_of
 from learner.group import LearnerGroup
 from learner.messages import BatchCounts, PhaseSettings
 from learner.model.loading import load_processor
+from learner.model.weights import weights_of
 from learner.settings import LearnerSettings, OptimizerSettings
 from protocol.rollout import Group, RolloutRequest, Sampling, WorkerSettings
 from protocol.training import TrainingCompletion, TrainingGroup
@@ -36,8 +37,12 @@ CARRIERS = {1.0: Carrier.SHARED_MEMORY, 0.7: Carrier.OBJECT_STORE}
 TEMPERATURES = tuple(CARRIERS)
 pytestmark = pytest.mark.timeout(300)
 
-MOVED = ("layers.0.self_attn.q_proj.weight", "layers.1.mlp.up_proj.weight", "layers.0.self_attn_layer_norm.bias")
-"""Endings of the names of a few parameters, of audio tower and language model, most in a layer that vLLM fuses."""
+MOVED = (
+    *("layers.0.self_attn.q_proj.weight", "layers.1.mlp.up_proj.weight", "layers.0.self_attn_layer_norm.bias"),
+    *("layers.1.mlp.experts.2.gate_proj.weight", "layers.1.mlp.experts.5.down_proj.weight"),
+    *("layers.0.attn.to_kv.weight", "layers.1.conv.batch_norm.bias", "layer.0.crossattention.attention.key.weight"),
+)
+"""Endings of the names of a few weights, of audio tower and language model, most in a layer that vLLM fuses."""
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +86,12 @@ def moved_a_little(folder: str, other: str) -> WeightUpdate:
     slots: list[TensorSlot] = []
     values = []
     with torch.no_grad():
-        for name, parameter in family.named_parameters(model):
-            if name.endswith(MOVED) and "visual" not in name:
-                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) * 0.3)
-                slots.append(TensorSlot(name, "float32", tuple(parameter.shape), parameter.nbytes))
-                values.append(parameter.detach().numpy().reshape(-1).view(np.uint8))
+        for weight in weights_of(family, model):
+            if weight.name.endswith(MOVED) and "visual" not in weight.name:
+                value = weight.value()
+                value += torch.randn(value.shape, generator=torch.Generator().manual_seed(0)) * 0.3
+                slots.append(TensorSlot(weight.name, "float32", tuple(value.shape), value.nbytes))
+                values.append(value.numpy().reshape(-1).view(np.uint8))
     write_checkpoint(Path(other), family, model, load_processor(folder))
     nbytes = sum(slot.nbytes for slot in slots)
     return WeightUpdate(1, (Bucket(tuple(slots), ray.put(values)),), audio_changed=True, nbytes=nbytes)
@@ -207,8 +213,8 @@ def test_prompts_are_the_processors_for_every_length(both, played):
     audio = processor.tokenizer.convert_tokens_to_ids(facts.audio_token)
     lengths = set()
     for group in played.groups:
-        frames = soundfile.info(group.question.audio).frames // 160
-        assert group.prompt_token_ids.count(audio) == facts.audio_tokens(frames)
+        samples = soundfile.info(group.question.audio).frames
+        assert group.prompt_token_ids.count(audio) == facts.clip_tokens(samples, 160)
         lengths.add(len(group.prompt_token_ids))
     assert len(lengths) == 4
 

@@ -30,6 +30,12 @@ class Learner:
     async def broadcast(self):
         self.calls.append(("broadcast",))
 
+    async def transferred(self):
+        return sum(call[0] == "broadcast" for call in self.calls)
+
+    async def abort_transfer(self):
+        self.calls.append(("abort",))
+
     async def next_piece(self):
         return self.pieces.pop(0) if self.pieces else None
 

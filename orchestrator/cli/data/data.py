@@ -17,6 +17,7 @@ from orchestrator.cli.question_file import AudioRoot, Column, Format, column_map
 from orchestrator.cli.results import print_result
 from orchestrator.display.progress import make_progress, reporter, slow_reporter
 from orchestrator.driver.silence_filter import check_output, check_writable, filter_by_silence
+from orchestrator.job.demand import gpus_of_engine
 from orchestrator.job.sections.data import DataFormat
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import SpecError, parse_spec, resolve_paths
@@ -159,13 +160,13 @@ def filter_job(
         job = read_job(Path(location))
         if gpus is None:
             return job
-        return job.model_copy(update={"rollout": job.rollout.model_copy(update={"gpus": gpus})})
+        return job.model_copy(update={"rollout": job.rollout.model_copy(update=gpus_of_engine(gpus))})
     if model is None:
         raise SpecError("--model: name the model to ask, a checkpoint's folder, or give a job file instead")
     value = {
         "name": "filter",
         "model": {"path": model, "max_context": context_for(model)},
         "data": {"train": location, "format": format, "columns": column_mapping(columns), "audio_root": audio_root},
-        "rollout": {"max_tokens": max_tokens, "gpus": gpus or 0},
+        "rollout": {"max_tokens": max_tokens} | gpus_of_engine(gpus or 0),
     }
     return resolve_paths(parse_spec(value, "filter"), Path.cwd())

@@ -19,6 +19,7 @@ from orchestrator.display.progress import make_progress, reporter
 from orchestrator.driver.evaluation import evaluate_model, evaluation_result, write_predictions_of
 from orchestrator.driver.run_storage import storage_checked
 from orchestrator.driver.session import failing_after_start
+from orchestrator.job.demand import gpus_of_engine
 from orchestrator.job.sections.evaluation import AudioControl
 from orchestrator.job.spec import Method
 from orchestrator.job.spec_file import parse_spec, resolve_paths
@@ -56,7 +57,10 @@ def evaluate(
         int, typer.Option(min=1, max=MOST_WORKERS, help="Number of rollout workers, each with a vLLM engine.")
     ] = 1,
     gpus: Annotated[
-        float, typer.Option(min=0, max=MOST_GPUS, callback=finite, help="GPUs for each rollout worker.")
+        float,
+        typer.Option(
+            min=0, max=MOST_GPUS, callback=finite, help="GPUs for each rollout worker; several share its model."
+        ),
     ] = 0,
     max_tokens: Annotated[int, typer.Option(min=1, max=2**20, help="Longest completion, in tokens.")] = 64,
     max_context: Annotated[
@@ -114,7 +118,7 @@ def evaluate(
         | {"evaluation_format": format, "evaluation_columns": columns, "evaluation_audio_root": audio_root},
         "evaluation": {"questions": questions, "samples": samples, "temperature": temperature}
         | {"controls": _controls(controls)},
-        "rollout": {"workers": workers, "gpus": gpus, "max_tokens": max_tokens},
+        "rollout": {"workers": workers, "max_tokens": max_tokens} | gpus_of_engine(gpus),
     }
     spec = resolve_paths(parse_spec(value, "evaluate"), Path.cwd())
     if predictions is not None:

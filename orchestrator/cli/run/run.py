@@ -27,6 +27,7 @@ from orchestrator.driver.run_storage import (
     storage_checked,
     store_finished,
 )
+from orchestrator.job.memory.fit import check_memory
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import dump_spec, read_spec
 from orchestrator.places import examples_folder
@@ -90,8 +91,10 @@ def run(
     elif dry_run:
         place = None if run_dir is None else parse_run_dir(run_dir)[0]
         with make_progress("plain") as progress:
-            planned = plan(read_job(job, seed), place, ClipCheck(report=slow_reporter(progress)))
+            spec = read_job(job, seed)
+            planned = plan(spec, place, ClipCheck(report=slow_reporter(progress)))
         print_result(planned, as_json, show_plan)
+        check_memory(spec, model_sizes(spec))
     else:
         _start(read_job(job, seed), run_dir, as_json, started)
 
@@ -122,7 +125,9 @@ def _start(spec: JobSpec, run_dir: str | None, as_json: bool, started: float) ->
         raise RunDirectoryError(
             path, "exists and is not empty; name a new one with --run-dir, or continue that run with --resume"
         )
-    check_room(spec, model_sizes(spec), path)
+    sizes = model_sizes(spec)
+    check_memory(spec, sizes)
+    check_room(spec, sizes, path)
     with storage_checked():
         check_not_stored(spec, path)
     with at_work(), make_progress("plain" if as_json else "auto") as progress:

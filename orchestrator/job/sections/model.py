@@ -14,6 +14,8 @@ TINY_INSTRUCT = "builtin:tiny-qwen2-audio-instruct"
 TINY_MODELS = (TINY_MODEL, TINY_INSTRUCT)
 TINY_CONTEXT = 512
 """Context length of the tiny model, in tokens."""
+TINY_HEADS = 6
+"""Attention heads of the tiny model, each with keys and values of its own."""
 
 
 class ModelSection(Settings):

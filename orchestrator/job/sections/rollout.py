@@ -5,10 +5,14 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from orchestrator.schemas.api import MOST_WORKERS
+from protocol.engine import EngineOptions
 from protocol.marks import Resume
 from protocol.settings import Settings
 from protocol.weights import Carrier
 from rollout_workers.limits import RolloutLimits
+
+MOST_GPUS_PER_WORKER = 64
+"""Maximum number of GPUs of one rollout worker: they are GPUs of one node."""
 
 
 class AutoscaleSection(Settings):
@@ -48,11 +52,18 @@ class RolloutSection(Settings):
     """Maximum number of sequences that an engine decodes at once."""
     threads: Annotated[int, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=0, ge=0, le=4096)
     """CPU threads per engine; 0 divides the machine's cores among the workers."""
-    gpus: Annotated[float, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=0, ge=0, le=1024)
-    """GPUs of each rollout worker; above 0 each learner rank has a GPU, too. 0 runs workers and learner on CPUs. Whole
-    GPUs with `weight_sync: nccl`; with `cuda_ipc` a fraction, and the learner's ranks have the rest of those GPUs."""
+    gpus: Annotated[float, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=0, ge=0, le=MOST_GPUS_PER_WORKER)
+    """GPUs of each rollout worker: 0, a fraction, or `tensor_parallel`. Above 0 each learner rank has a GPU, too; 0
+    runs workers and learner on CPUs. Whole GPUs with `weight_sync: nccl`; with `cuda_ipc` a fraction, and the
+    learner's ranks have the rest of those GPUs: each has one worker and one rank, never two."""
+    tensor_parallel: Annotated[int, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=1, ge=1, le=MOST_GPUS_PER_WORKER)
+    """GPUs that share each engine's model (tensor parallelism), all on one node, for a model that one GPU does not
+    hold: with GPUs, `gpus` is the same number. It divides the model's attention heads. To use more GPUs for a model
+    that one GPU holds, raise `workers` instead."""
     gpu_memory_fraction: Annotated[float, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=0.85, gt=0, le=1)
     """Fraction of a GPU's memory that an engine uses."""
+    engine: EngineOptions = EngineOptions()
+    """Further arguments of the engines, under vLLM's names."""
     cpu_kv_gib: Annotated[int, Resume.FREE_UNLESS_DETERMINISTIC] = Field(default=1, ge=1, le=65_536)
     """Key-value cache of an engine on the CPU, in GiB."""
     weight_sync: Annotated[Carrier, Resume.FREE] = Carrier.SHARED_MEMORY
@@ -72,6 +83,21 @@ class RolloutSection(Settings):
             raise ValueError("weight_sync nccl needs whole GPUs for the rollout workers: set gpus to 1 or more")
         if self.weight_sync is Carrier.CUDA_IPC and not 0 < self.gpus < 1:
             raise ValueError("weight_sync cuda_ipc needs GPUs shared with the learner: set gpus between 0 and 1")
+        return self
+
+    @model_validator(mode="after")
+    def _check_gpus_of_engine(self) -> "RolloutSection":
+        if self.tensor_parallel > 1 and self.weight_sync is Carrier.CUDA_IPC:
+            raise ValueError(
+                "tensor_parallel above 1 needs whole GPUs, and with weight_sync cuda_ipc each worker has part of one: "
+                "set weight_sync to nccl and gpus to tensor_parallel, or leave tensor_parallel out"
+            )
+        whole = self.tensor_parallel > 1 or self.gpus > 1
+        if whole and self.gpus and self.gpus != self.tensor_parallel:
+            raise ValueError(
+                f"an engine uses tensor_parallel GPUs ({self.tensor_parallel}), and gpus is {self.gpus:g}: set both to "
+                "the same number; for more GPUs than an engine needs, raise workers"
+            )
         return self
 
     @model_validator(mode="before")

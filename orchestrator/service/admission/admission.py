@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 from orchestrator.job.allowed import Allowed, Rule, check_names, is_built_in
 from orchestrator.job.marked import marked_values, replace_marked
+from orchestrator.job.memory.fit import check_memory
+from orchestrator.job.memory.published import TINY_SIZES
+from orchestrator.job.sections.model import TINY_MODELS
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import SpecError
 from orchestrator.service.admission.checkers import Checkers
@@ -90,11 +93,13 @@ class Admission:
             owner: the owner of the job, whose roots count; default: the submitter.
 
         Raises:
-            SpecError: one line that names what is not allowed.
+            SpecError: one line that names what is not allowed, or what does not fit the job's GPUs.
             AdmissionBusyError: too many jobs are being checked.
         """
         allowed = self._allowed.of_owner(user if owner is None else owner)
         check_names(spec, allowed, OWN_RULES)
+        if spec.model.path in TINY_MODELS:
+            check_memory(spec, TINY_SIZES)
         if all(is_built_in(path) for _, path in marked_values(spec, tuple(PathTo))):
             return Admitted(spec, frozenset())
         request = json.dumps({"spec": spec.model_dump(mode="json"), "allowed": allowed.dump()}).encode()

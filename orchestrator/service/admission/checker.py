@@ -13,11 +13,14 @@ import signal
 import sys
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from audio_qa.errors import EarshotError, InputError, one_line
-from orchestrator.job.allowed import load
+from orchestrator.job.allowed import is_built_in, load
 from orchestrator.job.marked import marked_values
+from orchestrator.job.memory.fit import check_memory
+from orchestrator.job.memory.sizes import sizes_of
 from orchestrator.job.spec import JobSpec
 from orchestrator.questions.job_paths import JobPaths
 from orchestrator.service.admission.limits import CheckLimits
@@ -82,6 +85,8 @@ class Checker:
         paths = JobPaths(spec, readable, allowed.writable())
         resolved = paths.resolved()
         paths.check_content(self._report)
+        if resolved.rollout.gpus and not is_built_in(resolved.model.path):
+            check_memory(resolved, sizes_of(Path(resolved.model.path)))
         return {"paths": dict(marked_values(resolved, tuple(PathTo))), "uses": sorted(readable.used)}
 
     def _report(self, key: str) -> None:

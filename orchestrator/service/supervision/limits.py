@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from audio_qa.errors import EarshotError
-from orchestrator.job.demand import max_cpus, max_gpus
+from orchestrator.job.demand import max_cpus, max_gpus, most_workers, node_gpus
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import SpecError
 from orchestrator.service.store.records import JobRecord
@@ -25,6 +25,8 @@ class Capacity:
 
     cpus: float
     gpus: float
+    node_gpus: float = math.inf
+    """GPUs of its largest node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,12 @@ def check_fits(spec: JobSpec, limits: Limits, capacity: Capacity | None) -> None
     Args:
         capacity: None while the cluster is unavailable; only the limits are checked then.
     """
+    workers = most_workers(spec)
+    if workers is not None and spec.rollout.workers > workers:
+        raise NeverFitsError(
+            f"{spec.rollout.workers} rollout workers are too many: with rollout.weight_sync cuda_ipc each shares the "
+            f"GPU of one learner rank, and learner.ranks is {workers}"
+        )
     gpus, cpus = max_gpus(spec), max_cpus(spec)
     bounds = [(limits.gpus_per_user, "a user may have {} at a time"), (limits.gpus, "jobs may have {} together")]
     if capacity is not None:
@@ -67,6 +75,12 @@ def check_fits(spec: JobSpec, limits: Limits, capacity: Capacity | None) -> None
                 f"the job needs {gpus:g} GPUs and {words.format(f'{most:g}')}: "
                 "lower rollout.workers, rollout.gpus or learner.ranks"
             )
+    together, why = node_gpus(spec)
+    if capacity is not None and together > capacity.node_gpus:
+        raise NeverFitsError(
+            f"the job needs {together:g} GPUs on one node ({why}), and the largest node has {capacity.node_gpus:g}: "
+            "lower the number, or run the job on larger nodes"
+        )
     if capacity is not None and cpus > capacity.cpus:
         raise NeverFitsError(
             f"the job needs {cpus:g} CPUs, one for each worker, rank and the reward actor, and the cluster has "

@@ -93,6 +93,7 @@ class RayRunner:
                 raise RuntimeError("the cluster has no nodes yet")
             if self._grows:
                 return Capacity(math.inf, math.inf)
-            return Capacity(sum(n.get("CPU", 0) for n in alive), sum(n.get("GPU", 0) for n in alive))
+            gpus = [node.get("GPU", 0) for node in alive]
+            return Capacity(sum(node.get("CPU", 0) for node in alive), sum(gpus), max(gpus))
 
         return await self._connection.call(ask)

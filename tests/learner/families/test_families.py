@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.tiny_families import (
-    TINY,
+from support.families.qwen2_5_omni import omni_config, omni_processor
+from support.families.tiny import TINY, write_tiny
+from transformers import (
+    AutoConfig,
+    Qwen2_5OmniForConditionalGeneration,
     Qwen2_5OmniThinkerForConditionalGeneration,
-    omni_config,
-    omni_processor,
-    write_tiny,
 )
-from transformers import AutoConfig, Qwen2_5OmniForConditionalGeneration
 
 from audio_qa.families import FACTS
 from audio_qa.omni_processor import OmniProcessor
@@ -66,7 +65,14 @@ def test_a_written_processor_behaves_the_same(folder, tmp_path):
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
     name = json.loads((tmp_path / "again" / "processor_config.json").read_text())["processor_class"]
-    assert name in ("Qwen2AudioProcessor", "Qwen2_5OmniProcessor", "AudioFlamingo3Processor")
+    assert name in (
+        "Qwen2AudioProcessor",
+        "Qwen2_5OmniProcessor",
+        "Qwen3OmniMoeProcessor",
+        "AudioFlamingo3Processor",
+        "GlmAsrProcessor",
+        "GraniteSpeechProcessor",
+    )
 
 
 def load_model_of(folder: Path):
@@ -98,7 +104,8 @@ def test_adapters_are_on_trainable_parts_and_merge_to_the_same_names(folder):
 def test_sliding_windows_are_refused(folder):
     family = family_of(str(folder))
     model, _ = family.load(str(folder), torch.float32)
-    family.decoder(model).config.layer_types[0] = "sliding_attention"
+    config = family.decoder(model).config
+    config.layer_types = ["sliding_attention"] + ["full_attention"] * (config.num_hidden_layers - 1)
     with pytest.raises(ModelError, match="sliding window"):
         attend_by_rows(family, model)
 

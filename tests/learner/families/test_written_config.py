@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.tiny_families import TINY, write_tiny
+from support.families.tiny import TINY, write_tiny
 from transformers import AutoConfig
 
 from audio_qa.processor import load_processor
@@ -15,7 +15,10 @@ from learner.model.loading import load_model
 ARCHITECTURES = {
     "qwen2_audio": "Qwen2AudioForConditionalGeneration",
     "qwen2_5_omni": "Qwen2_5OmniForConditionalGeneration",
+    "qwen3_omni_moe": "Qwen3OmniMoeForConditionalGeneration",
     "audioflamingo3": "AudioFlamingo3ForConditionalGeneration",
+    "glmasr": "GlmAsrForConditionalGeneration",
+    "granite_speech": "GraniteSpeechForConditionalGeneration",
 }
 
 

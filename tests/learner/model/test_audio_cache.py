@@ -13,33 +13,33 @@ def prompt(value: float) -> EncodedPrompt:
     return EncodedPrompt((1,), mel, 8, clip_digest(mel, 8))
 
 
-def encode(prompts):
+def encode(prompts, at_least):
     return [p.mel.sum() * torch.ones(3, 4) for p in prompts]
 
 
 def test_each_clip_is_encoded_once():
     memory = AudioCache(limit_bytes=10_000)
     for values in ((1.0, 2.0, 1.0), (2.0, 3.0)):
-        found = memory.get([prompt(v) for v in values], encode)
+        found = memory.get([prompt(v) for v in values], encode, len)
         assert [float(f[0, 0]) for f in found] == [16 * v for v in values]
     assert memory.encoded_clips == 3
 
 
 def test_the_least_recently_used_are_evicted():
     memory = AudioCache(limit_bytes=2 * 3 * 4 * 4)
-    memory.get([prompt(1.0), prompt(2.0)], encode)
-    memory.get([prompt(1.0), prompt(3.0)], encode)
+    memory.get([prompt(1.0), prompt(2.0)], encode, len)
+    memory.get([prompt(1.0), prompt(3.0)], encode, len)
     assert memory.encoded_clips == 3
-    memory.get([prompt(1.0)], encode)
+    memory.get([prompt(1.0)], encode, len)
     assert memory.encoded_clips == 3
-    memory.get([prompt(2.0)], encode)
+    memory.get([prompt(2.0)], encode, len)
     assert memory.encoded_clips == 4
 
 
 def test_outputs_on_disk_are_read_by_later_processes(tmp_path):
-    AudioCache(limit_bytes=1000, folder=tmp_path / "tower").get([prompt(1.0), prompt(2.0)], encode)
+    AudioCache(limit_bytes=1000, folder=tmp_path / "tower").get([prompt(1.0), prompt(2.0)], encode, len)
     later = AudioCache(limit_bytes=1000, folder=tmp_path / "tower")
-    found = later.get([prompt(2.0), prompt(1.0)], encode)
+    found = later.get([prompt(2.0), prompt(1.0)], encode, len)
     assert [float(f[0, 0]) for f in found] == [32, 16]
     assert later.encoded_clips == 0
     assert not list((tmp_path / "tower").glob("*.tmp"))

@@ -17,7 +17,8 @@ from learner.tiny.base import tiny_base, tiny_instruct
 from learner.tiny.captioning import CaptioningRecipe
 from learner.tiny.instruct import InstructRecipe, instruct_examples
 from learner.tiny.tokenizer import SPECIAL_TOKENS, make_tokenizer
-from orchestrator.preflight.sizes import TINY_SIZES, sizes_of
+from orchestrator.job.memory.published import TINY_SIZES
+from orchestrator.job.memory.sizes import sizes_of
 
 
 def test_it_is_the_real_architecture_at_a_few_million_parameters(tiny_folder):

@@ -23,6 +23,7 @@ def test_a_job_file_has_its_own_gpus_unless_the_option_is_given(tmp_path: Path, 
     path.write_text(JOB)
     job = filter_job(str(path), None, "auto", [], None, 64, option)
     assert (job.rollout.gpus, job.rollout.max_tokens) == (gpus, 9)
+    assert job.rollout.tensor_parallel == max(1, gpus)
 
 
 def test_an_existing_output_is_refused_before_the_model_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from learner.errors import LearnerError, LearnerLostError, LearnerMemoryError
+from orchestrator.cluster.placement import Bundles
 from orchestrator.display.progress import make_progress
 from orchestrator.driver import recovery
 from orchestrator.job.spec import JobSpec
@@ -40,11 +41,25 @@ class EnoughRoom:
     def hold(self, part: str) -> None:
         """Nothing waits."""
 
-    def reserve(self, part: str, actors: list) -> SimpleNamespace:
-        return SimpleNamespace(place=lambda rank: None, cancel=lambda: None)
+    def reserve(self, part: str, bundles: Bundles) -> SimpleNamespace:
+        async def nodes() -> list[str]:
+            return ["node"] * len(bundles.needs)
 
-    async def wait(self, part: str, reservation: object, seconds: float) -> bool:
+        return SimpleNamespace(bundles=bundles, place=lambda rank: None, nodes=nodes)
+
+    def give_back(self, reservation: SimpleNamespace) -> None:
+        """Nothing is left."""
+
+    async def wait(self, part: str, reservation: SimpleNamespace, seconds: float, **_: bool) -> bool:
         return True
+
+
+class NoRoom(EnoughRoom):
+    """A cluster that could never hold the ranks."""
+
+    async def wait(self, part: str, reservation: SimpleNamespace, seconds: float, **_: bool) -> bool:
+        reservation.needs = "1 CPU"
+        return False
 
 
 made: list[FailingLearner] = []
@@ -69,13 +84,14 @@ def attempts(tmp_path, monkeypatch):
     prepared = Prepared(spec, "m", (), (), None, True, 0)
     run = RunDirectory.create(tmp_path / "run", "name: test\n")
 
-    def run_job(*given: Exception) -> list[dict]:
+    def run_job(*given: Exception, room: EnoughRoom | None = None) -> list[dict]:
         made.clear()
         carriers.clear()
         errors[:] = given
         pool = SimpleNamespace(use_weight_sync=lambda *given: carriers.append(given))
         progress = make_progress("quiet")
-        job = recovery.LearnerSupervisor(prepared, run, RunState(), progress, pool, None, Control(run), EnoughRoom())
+        room = room or EnoughRoom()
+        job = recovery.LearnerSupervisor(prepared, run, RunState(), progress, pool, None, Control(run), room)
 
         async def play() -> None:
             await job.run(asyncio.sleep(0))
@@ -106,6 +122,12 @@ def test_each_learner_brings_a_carrier_of_its_own(attempts):
 def test_more_often_ends_the_job_with_the_last_cause(attempts):
     with pytest.raises(LearnerLostError, match="three"):
         attempts(LearnerLostError("one"), LearnerLostError("two"), LearnerLostError("three"))
+
+
+def test_ranks_that_no_cluster_could_hold_are_a_failure(attempts):
+    with pytest.raises(LearnerLostError, match="it needs 1 CPU, and the nodes do not have as much"):
+        attempts(room=NoRoom())
+    assert not made
 
 
 def test_a_failure_of_the_code_is_not_repeated(attempts):

@@ -10,6 +10,7 @@ from support.cluster.node import Node, alive
 from support.pool import Fleet, played
 
 from learner.errors import LearnerLostError
+from orchestrator.cluster.placement import Bundles
 from orchestrator.cluster.reservation import Reservation, ReservationState
 from orchestrator.display.progress import make_progress
 from orchestrator.driver import recovery
@@ -37,9 +38,8 @@ SPEC = JobSpec.model_validate(
 class Seats(Room):
     """Room for ranks that need seats instead of CPUs."""
 
-    def reserve(self, part, actors):
-        self.hold(part)
-        return Reservation([{"seats": 1}] * len(actors))
+    def reserve(self, part, bundles):
+        return super().reserve(part, Bundles(({"seats": 1},) * len(bundles.needs)))
 
 
 class Learner:
@@ -179,7 +179,7 @@ def test_no_worker_ends_for_ranks_that_no_node_could_hold(seats):
         pool = RolloutPool(WorkerSettings("model", 64), make_worker=make_worker)
         room = Room(pool, lambda kind, **detail: events.append(kind))
         await pool.start(1)
-        reservation = Reservation([{"seats": SEATS + 1}])
+        reservation = Reservation(Bundles(({"seats": SEATS + 1},)))
         room.hold("learner")
         assert not await room.wait("learner", reservation, 2)
         assert await reservation.state() is ReservationState.INFEASIBLE
@@ -192,6 +192,8 @@ def test_no_worker_ends_for_ranks_that_no_node_could_hold(seats):
 
 class Scripted:
     """A reservation whose state is what the test sets."""
+
+    needs = "1 seat"
 
     def __init__(self):
         self.now = ReservationState.WAITING
@@ -235,4 +237,18 @@ async def test_a_part_that_gets_no_room_in_time_says_so_and_workers_stay_held_fo
     reservation.now = ReservationState.GRANTED
     assert await room.wait("reward", reservation, 0.2)
     await fleet.pool.wait_until_serving(1)
+    return fleet
+
+
+@played
+async def test_a_learner_waits_as_long_as_others_use_its_room():
+    fleet, reservation = Fleet(), Scripted()
+    room = Room(fleet.pool, lambda kind, **detail: None)
+    room.hold("learner")
+    waiting = asyncio.ensure_future(room.wait("learner", reservation, 0.2, while_others_use_it=True))
+    await asyncio.sleep(0.8)
+    assert not waiting.done()
+    # A node is lost: what is left is too small.
+    reservation.now = ReservationState.INFEASIBLE
+    assert not await waiting
     return fleet

@@ -15,6 +15,7 @@ FREE = {
     "cluster",
     "tracking",
     "learner.timeout_seconds",
+    "learner.start_seconds",
     "learner.max_restarts",
     "learner.max_nonfinite_steps",
     "learner.audio_cache",
@@ -44,9 +45,23 @@ FREE_UNLESS_DETERMINISTIC = {
     "rollout.max_staleness",
     "rollout.threads",
     "rollout.gpus",
+    "rollout.tensor_parallel",
     "rollout.gpu_memory_fraction",
     "rollout.cpu_kv_gib",
     "rollout.max_concurrent",
+    *(
+        f"rollout.engine.{name}"
+        for name in (
+            "enforce_eager",
+            "async_scheduling",
+            "max_num_batched_tokens",
+            "enable_chunked_prefill",
+            "enable_prefix_caching",
+            "block_size",
+            "attention_backend",
+            "disable_custom_all_reduce",
+        )
+    ),
 }
 PATHS = {
     PathTo.MODEL: ["model.path"],

@@ -173,7 +173,7 @@ def test_dumping_and_validating_makes_an_equal_specification(values):
 
 def test_a_changed_copy_survives_the_round_trip(values):
     spec = JobSpec.model_validate(values)
-    copy = spec.model_copy(update={"seed": 7, "rollout": spec.rollout.model_copy(update={"workers": 9})})
+    copy = spec.model_copy(update={"seed": 7, "rollout": spec.rollout.model_copy(update={"threads": 9})})
     assert JobSpec.model_validate(copy.model_dump()) == copy
     assert copy != spec
 

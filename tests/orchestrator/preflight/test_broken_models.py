@@ -16,11 +16,11 @@ from audio_qa.families import FACTS
 from audio_qa.model_folder.documents import ModelError
 from audio_qa.model_folder.folder import check_folder
 from orchestrator.cli.main import app
+from orchestrator.job.memory.published import PUBLISHED
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import SpecError
 from orchestrator.preflight.model_folder import check_model_folder
 from orchestrator.preflight.plan import model_sizes
-from orchestrator.preflight.sizes import PUBLISHED
 
 DATA = {"train": "builtin:synthetic", "evaluation": "builtin:synthetic"}
 

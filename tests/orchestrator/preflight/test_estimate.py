@@ -8,6 +8,8 @@ from rich.console import Console
 
 from orchestrator.cli.results import show_plan
 from orchestrator.job.gpu import DATA_SHEETS, DataSheet, Gpu
+from orchestrator.job.memory.published import PUBLISHED
+from orchestrator.job.memory.sizes import Sizes
 from orchestrator.job.spec import JobSpec
 from orchestrator.preflight.estimate import (
     DECODING_EFFICIENCY,
@@ -16,14 +18,13 @@ from orchestrator.preflight.estimate import (
     device_warnings,
     evaluations_of,
     generation_seconds,
-    learner_bytes,
     learner_seconds,
-    memory_warnings,
     step_seconds,
     time_estimate,
+    update_bytes,
+    weight_update,
 )
 from orchestrator.preflight.plan import plan
-from orchestrator.preflight.sizes import PUBLISHED, Sizes
 
 LEAST = {"model": {"path": "builtin:tiny-qwen2-audio"}, "data": {"train": "builtin:synthetic"}}
 # Rates whose assumed shares, for the learner and the engines, are whole numbers.
@@ -34,32 +35,6 @@ TEN_SECONDS = Lengths(clip_seconds=10, completion_tokens=20)
 
 def job(**sections: Any) -> JobSpec:
     return JobSpec.model_validate({**LEAST, **sections})
-
-
-def test_the_published_model_has_the_size_its_makers_state():
-    assert PUBLISHED["Qwen2-Audio-7B-Instruct"].total == pytest.approx(8.397e9, rel=1e-3)
-
-
-def test_adapters_store_state_for_themselves_only_and_are_their_own_reference():
-    learner = {"dtype": "bfloat16", "zero_stage": 1, "beta": 0.04}
-    adapted = learner_bytes(job(learner={**learner, "lora": {"rank": 16}}), SIZES)
-    adapters = 16 * 110
-    # Two bytes for each weight; for an adapter's weight also its gradient, master copy and two moments.
-    assert adapted == 2 * SIZES.total + (2 + 2 + 12) * adapters
-
-
-def test_frozen_parts_have_no_gradient_and_an_offloaded_optimizer_is_elsewhere():
-    frozen = {"dtype": "bfloat16", "zero_stage": 1, "beta": 0, "train": {"audio_tower": False, "language_model": False}}
-    assert learner_bytes(job(learner=frozen), SIZES) == 2 * SIZES.total
-    full = {"dtype": "bfloat16", "zero_stage": 1, "beta": 0}
-    assert learner_bytes(job(learner=full), SIZES) == (2 + 2 + 12) * SIZES.total
-    assert learner_bytes(job(learner={**full, "offload_optimizer": True}), SIZES) == (2 + 2) * SIZES.total
-
-
-def test_supervision_has_no_reference():
-    learner = {"beta": 0.04}
-    assert learner_bytes(job(method="supervised", learner=learner), SIZES) == 16 * SIZES.total
-    assert learner_bytes(job(learner=learner), SIZES) == 20 * SIZES.total
 
 
 def test_a_learner_step_by_hand():
@@ -122,15 +97,6 @@ def test_a_plan_is_shown_with_words_and_whole_numbers(beta, reference):
     assert rows["time of an evaluation"] == "less than 0.1 s, an estimate"
 
 
-def test_what_does_not_fit_is_reported():
-    large = Sizes(decoder=30 * 10**9)
-    spec = job(rollout={"gpus": 1, "gpu_memory_fraction": 0.5}, learner={"dtype": "bfloat16", "zero_stage": 1})
-    rank, engine = memory_warnings(spec, large)
-    assert "a learner rank needs 503 GiB before activations; A100-80GB has 80" in rank
-    assert "an engine's weights need 56 GiB; its share of A100-80GB is 40" in engine
-    assert memory_warnings(job(), large) == []
-
-
 def test_a_large_model_without_gpus_is_warned_about():
     large = PUBLISHED["Qwen2-Audio-7B-Instruct"]
     (warning,) = device_warnings(job(learner={"ranks": 4, "zero_stage": 3}), large)
@@ -141,3 +107,41 @@ def test_a_large_model_without_gpus_is_warned_about():
     assert device_warnings(job(rollout={"gpus": 1}), large) == []
     assert device_warnings(job(), SIZES) != []
     assert device_warnings(job(), Sizes(decoder=10**8)) == []
+
+
+def test_an_engine_on_several_gpus_reads_and_computes_faster():
+    one, two = (
+        generation_seconds(job(rollout={"gpus": n, "tensor_parallel": n}), SIZES, GPU, TEN_SECONDS, 8, 8)
+        for n in (1, 2)
+    )
+    assert two == pytest.approx(one / 2)
+
+
+def test_a_token_reads_all_experts_of_a_large_batch_and_computes_with_few():
+    moe = Sizes(decoder=10**8, experts=32 * 10**8, expert_share=1 / 32, embedding=10**7, head=10**7)
+    few, many = (generation_seconds(job(), moe, GPU, TEN_SECONDS, 1, n) for n in (1, 64))
+    # One sequence reads one expert of 32; 64 read nearly all, which takes longer than to compute with one.
+    prompt = 2 * 2 * 10**8 * 350 / 1e12
+    assert few == pytest.approx(prompt + 20 * 2 * (2 * 10**8 + 10**7) / 1e12)
+    assert many - prompt == pytest.approx(20 * 2 * 64 * 2.1e8 / 1e12, rel=0.05)
+
+
+def test_a_weight_update_is_what_trains_and_says_how_it_travels():
+    full = job(learner={"dtype": "bfloat16"})
+    assert update_bytes(full, SIZES) == 2 * (10**8 + 10**9 + 2 * 10**8)
+    lora = job(learner={"dtype": "bfloat16", "lora": {"rank": 4}, "train": {"audio_tower": False}})
+    assert update_bytes(lora, SIZES) == 2 * 10**9
+    assert update_bytes(job(method="evaluate", data={"evaluation": "builtin:synthetic"}), SIZES) == 0
+    ways = {
+        "by TCP, to each other node (or pod)": {"weight_sync": "shared_memory"},
+        "Ray's object store": {"weight_sync": "object_store"},
+        "as fast as their network": {"weight_sync": "nccl", "gpus": 1},
+        "within each GPU": {"weight_sync": "cuda_ipc", "gpus": 0.5},
+    }
+    for words, rollout in ways.items():
+        found = weight_update(job(rollout=rollout), SIZES)
+        assert found is not None
+        assert words in found["way"]
+    placed = weight_update(job(rollout={"gpus": 1}, cluster={"placement": "one_node"}), SIZES)
+    assert placed is not None
+    assert "where all workers are" in placed["way"]

@@ -8,12 +8,12 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
+from orchestrator.job.memory.published import PUBLISHED, TINY_SIZES
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import SpecError, dump_spec
 from orchestrator.preflight import room
 from orchestrator.preflight.plan import plan
 from orchestrator.preflight.room import CheckpointRoom, check_room, checkpoint_room
-from orchestrator.preflight.sizes import PUBLISHED, TINY_SIZES
 from orchestrator.run.checkpoints import checkpoints_of
 from orchestrator.run.directory import RunDirectory
 from orchestrator.training.state import RunState

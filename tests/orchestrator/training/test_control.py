@@ -230,3 +230,21 @@ async def until(condition) -> None:
     async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+def test_workers_beyond_the_gpus_that_they_share_are_refused(tmp_path):
+    run = RunDirectory.create(tmp_path / "run", "name: test\n")
+    control, counts = Control(run), []
+    control.limit_workers(2)
+    mailbox = Mailbox(run)
+    pool = SimpleNamespace(scale=lambda count, reason: counts.append(count))
+    for count in (3, 2, 3):
+        send(run, CommandKind.SCALE, count=count)
+        CommandRunner(mailbox, run, pool, control, mailbox.take()).carry_out()
+    assert (counts, control.requested_workers) == ([2], 2)
+    failed = [event["reason"] for event in run.events() if event["kind"] == "command_failed"]
+    assert len(failed) == 2
+    assert "3 rollout workers are too many" in failed[0]
+    # A job that is resumed with fewer GPUs.
+    control.limit_workers(1)
+    assert control.requested_workers == 1

@@ -39,8 +39,8 @@ def node(cluster):
     yield add
     for one in made:
         if one.runs:
-            one.lose()
-    # Until Ray declares a lost node dead, it places other tests' actors there.
+            one.leave()
+    # Until Ray knows that a node is gone, it places other tests' actors there.
     deadline = time.monotonic() + 120
     while alive() > before:
         assert time.monotonic() < deadline
@@ -53,8 +53,8 @@ def events():
 
 
 @pytest.fixture
-def pool(cluster, run, events, monkeypatch):
-    """A pool whose workers need what no node has yet."""
+def pool(cluster, node, run, events, monkeypatch):
+    """A pool whose workers need what no node has yet. It ends before its nodes, which then leave at once."""
     monkeypatch.setattr("rollout_workers.pool.worker_life.PENDING_SECONDS", 0.5)
 
     def make(name):

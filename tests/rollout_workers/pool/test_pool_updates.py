@@ -23,12 +23,13 @@ async def test_no_request_waits_for_a_starting_worker_which_takes_the_newest_wei
     pool = fleet.pool
     await pool.start(1)
     await pool.update(weights(1))
-    fleet.pace = SimulatedPace(start_seconds=0.2, update_seconds=0.1)
+    fleet.pace = SimulatedPace(start_seconds=0.6, update_seconds=0.5)
     pool.scale(2, "by hand")
     asked = requests(20)
     check(await pool.generate(asked, SAMPLING), asked)
     assert fleet.states()["rollout-1"] == "starting"
-    await asyncio.sleep(0.25)
+    while fleet.states()["rollout-1"] == "starting":
+        await asyncio.sleep(0.01)
     assert fleet.states()["rollout-1"] == "syncing"
     await pool.update(weights(2))  # while it takes the first
     assert fleet.states()["rollout-1"] == "syncing"
@@ -168,7 +169,9 @@ def test_a_worker_that_joins_elsewhere_waits_for_the_learner_as_long_as_it_takes
             await asyncio.sleep(0.5)
             return weights(1)
 
-        sync = SharedMemorySync(None) if carrier is Carrier.SHARED_MEMORY else NcclSync(None, ranks_each=1, seconds=1)
+        sync = (
+            SharedMemorySync(None) if carrier is Carrier.SHARED_MEMORY else NcclSync(None, ranks_each=1, limits=LIMITS)
+        )
         pool.use_weight_sync(sync, republish)
         pool._keeper.latest = replace(weights(1), carrier=carrier)
         fleet.prepare = elsewhere

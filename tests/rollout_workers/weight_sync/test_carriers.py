@@ -8,8 +8,12 @@ from support.carriers import UPDATE, UPDATE_IN_STORE, Learner, Worker, distribut
 
 from protocol.weights import Carrier
 from rollout_workers.errors import ElsewhereError, WorkerFailedError, WorkerLostError
+from rollout_workers.limits import RolloutLimits
 from rollout_workers.weight_sync.cuda_ipc import CudaIpcSync
 from rollout_workers.weight_sync.nccl import GroupPlan, NcclSync, update_info
+
+LIMITS = RolloutLimits(update_seconds=5)
+SHORT = RolloutLimits(update_seconds=0.1, stall_seconds=0.1)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +52,7 @@ def test_the_messages_are_those_of_vllm():
 
 def test_a_group_is_made_again_only_where_its_members_changed():
     learner = Learner()
-    sync = NcclSync(learner, ranks_each=2, seconds=5)
+    sync = NcclSync(learner, ranks_each=2, limits=LIMITS)
     workers = {"w0": Worker(), "w1": Worker()}
     assert distribute(sync, workers) == distribute(sync, workers) == {"w0": 5, "w1": 5}
     assert [call[0] for call in learner.calls] == ["meet", "broadcast", "broadcast"]
@@ -67,7 +71,7 @@ def test_a_worker_that_is_not_ready_is_left_out_before_anything_is_sent():
     workers = {"w0": Worker(), "w1": Worker(), "w2": Worker()}
     workers["w0"].trouble["begin"] = None  # hangs
     workers["w2"].trouble["begin"] = WorkerFailedError("'begin_update' failed")
-    outcomes = distribute(NcclSync(learner, ranks_each=1, seconds=0.1), workers)
+    outcomes = distribute(NcclSync(learner, ranks_each=1, limits=SHORT), workers)
     assert outcomes.pop("w1") == 5
     assert all(isinstance(outcome, WorkerLostError) for outcome in outcomes.values())
     assert "within 0 s" in str(outcomes["w0"])
@@ -77,7 +81,7 @@ def test_a_worker_that_is_not_ready_is_left_out_before_anything_is_sent():
 def test_a_worker_that_fails_in_the_broadcast_fails_alone_and_the_group_is_made_anew():
     learner = Learner()
     workers = {"w0": Worker(), "w1": Worker()}
-    sync = NcclSync(learner, ranks_each=1, seconds=0.1)
+    sync = NcclSync(learner, ranks_each=1, limits=SHORT)
     workers["w1"].trouble["load"] = None
     outcomes = distribute(sync, workers)
     assert outcomes["w0"] == 5
@@ -90,13 +94,13 @@ def test_a_worker_that_fails_in_the_broadcast_fails_alone_and_the_group_is_made_
 def test_a_group_that_cannot_be_made_fails_all_workers():
     workers = {"w0": Worker(), "w1": Worker()}
     workers["w1"].trouble["meet"] = WorkerFailedError("'meet' failed: no NCCL")
-    outcomes = distribute(NcclSync(Learner(), ranks_each=1, seconds=0.1), workers)
+    outcomes = distribute(NcclSync(Learner(), ranks_each=1, limits=SHORT), workers)
     assert all("no NCCL" in str(outcome) for outcome in outcomes.values())
 
 
 def test_a_joining_worker_takes_the_object_store():
     worker = Worker()
-    sync = NcclSync(Learner(), ranks_each=1, seconds=5)
+    sync = NcclSync(Learner(), ranks_each=1, limits=LIMITS)
     with pytest.raises(ElsewhereError, match="version 5 is in the learner's GPUs"):
         asyncio.run(sync.deliver(UPDATE, worker))
     assert asyncio.run(sync.deliver(UPDATE_IN_STORE, worker)) == 5
@@ -108,7 +112,7 @@ def test_pieces_of_a_shared_gpu_are_loaded_sequentially():
     learner.pieces = [{"names": ["a"]}, {"names": ["b"]}]
     workers = {"w0": Worker(), "w1": Worker()}
     workers["w1"].trouble["load"] = WorkerFailedError("'load' failed")
-    outcomes = distribute(CudaIpcSync(learner, seconds=5), workers, replace(UPDATE, carrier=Carrier.CUDA_IPC))
+    outcomes = distribute(CudaIpcSync(learner, limits=LIMITS), workers, replace(UPDATE, carrier=Carrier.CUDA_IPC))
     assert outcomes["w0"] == 5
     assert isinstance(outcomes["w1"], WorkerLostError)
     loads = [call[1] for call in workers["w0"].calls if call[0] == "load"]

@@ -12,15 +12,16 @@ import ray
 
 
 class Node:
-    """Another machine of the cluster, with the given resources beside one CPU."""
+    """Another machine of the cluster, with the given resources beside its CPUs. Its GPUs exist for Ray only."""
 
-    def __init__(self, **resources: float) -> None:
-        self._resources = resources
+    def __init__(self, *, cpus: int = 1, gpus: int = 0, **resources: float) -> None:
+        self._cpus, self._gpus, self._resources = cpus, gpus, resources
         self._start()
 
     def _start(self) -> None:
-        command = [Path(sys.executable).with_name("ray"), "start", "--block", "--num-cpus=1"]
-        options = ["--object-store-memory=80000000", f"--resources={json.dumps(self._resources)}"]
+        command = [Path(sys.executable).with_name("ray"), "start", "--block"]
+        counted = [f"--num-cpus={self._cpus}", f"--num-gpus={self._gpus}"]
+        options = [*counted, "--object-store-memory=80000000", f"--resources={json.dumps(self._resources)}"]
         address = ray.get_runtime_context().gcs_address
         self._process = subprocess.Popen(
             [*command, f"--address={address}", *options, "--disable-usage-stats"],

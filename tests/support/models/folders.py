@@ -45,7 +45,11 @@ QWEN2_AUDIO_7B: dict[str, Any] = {
     },
 }
 SIZES_7B = {"H": 4096, "I": 11_008, "V": 156_032, "Q": 4096, "K": 4096, "D": 1280, "F": 5120, "M": 128, "P": 1500}
-_SIZES = {"H": 8, "I": 12, "V": 16, "Q": 8, "K": 4, "D": 6, "F": 10, "M": 4, "P": 100}
+_SIZES = {
+    **{"H": 8, "I": 12, "V": 16, "Q": 8, "K": 4, "D": 6, "F": 10, "M": 4, "P": 100, "A": 2, "E": 3, "X": 5},
+    **{"C": 4, "W": 14, "N": 6, "B": 3, "U": 8, "J": 15, "L": 9, "R": 5, "T": 11},
+}
+"""Axes by letter (`audio_qa.model_folder.layouts`)."""
 
 
 def config_of(model_type: str) -> dict[str, Any]:
@@ -53,6 +57,15 @@ def config_of(model_type: str) -> dict[str, Any]:
     inner = {"text_config": dict(TEXT), "audio_config": dict(AUDIO)}
     if model_type == "qwen2_5_omni":
         return {"model_type": model_type, "thinker_config": {**inner, "audio_token_index": 3}}
+    if model_type == "qwen3_omni_moe":
+        text = TEXT | {"head_dim": 2, "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 5}
+        audio = AUDIO | {"downsample_hidden_size": 4}
+        thinker = {"text_config": text, "audio_config": audio, "audio_token_id": 3, "audio_token_index": 3}
+        return {"model_type": model_type, "thinker_config": thinker}
+    if model_type == "granite_speech":
+        conformer = {"hidden_dim": AUDIO["d_model"], "num_layers": 2, "input_dim": AUDIO["num_mel_bins"]}
+        own = {"encoder_config": conformer, "projector_config": {"hidden_size": 5, "num_hidden_layers": 3}}
+        return {"model_type": model_type, "text_config": dict(TEXT), **own, "audio_token_index": 3}
     return {"model_type": model_type, **inner, "audio_token_index": 3}
 
 
@@ -96,12 +109,12 @@ def write_documents(folder: Path, config: dict[str, Any]) -> None:
     facts = FACTS[config["model_type"]]
     thinker = config.get("thinker_config", config)
     token = {"id": thinker["audio_token_index"], "content": facts.audio_token, "special": True}
-    bins = thinker["audio_config"]["num_mel_bins"]
+    audio = thinker.get("audio_config", AUDIO)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config)
     write_json(folder / "generation_config.json", {"eos_token_id": [2, 0], "do_sample": True})
-    seconds = thinker["audio_config"]["max_source_positions"] // 50
-    extractor = {"feature_size": bins, "chunk_length": seconds, "sampling_rate": 16_000}
+    seconds = audio["max_source_positions"] // 50
+    extractor = {"feature_size": audio["num_mel_bins"], "chunk_length": seconds, "sampling_rate": 16_000}
     write_json(folder / "preprocessor_config.json", extractor)
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "Qwen2Tokenizer"})
     write_json(folder / "tokenizer.json", {"model": {"type": "BPE", "vocab": {"a": 0}}, "added_tokens": [token]})
