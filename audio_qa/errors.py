@@ -42,9 +42,12 @@ EarshotError
 ├── NothingAskedError
 ├── RolloutError
 ├── WorkerLostError
+│   └── UpdateInterruptedError
 ├── WorkerFailedError
 ├── UnusableOutputError
 │   └── NonFiniteOutputError
+├── MemoryNotFreedError
+├── TransferAbortedError
 ├── WeightsUnavailableError
 │   └── ElsewhereError
 ├── RewardLostError

@@ -124,9 +124,9 @@ class LearnerRank:
             reference = Policy(self._family, frozen, banned=banned, temperature=phase.temperature, audio_cache=shared)
             reference = reference.to(device)
         self._engine = TrainingEngine(policy, settings, phase.optimizer, phase.total_steps)
+        self._trainer = Trainer(policy, reference, self._engine, settings, phase, cost)
         if saved is not None:
             saved.restore(self._engine, self._model)
-        self._trainer = Trainer(policy, reference, self._engine, settings, phase, cost)
 
     def _end_phase(self) -> None:
         """Free the memory of a phase's model and optimizer for the next phase."""

@@ -14,7 +14,7 @@ from learner.training.optimizer_state import MASTER, adam_of
 
 
 def own_range(engine: TrainingEngine, parameter: nn.Parameter) -> tuple[int, int]:
-    """Return first and last-but-one element of the rank's share, in the flattened parameter; equal if it has none."""
+    """Return start and stop of the rank's share in the flattened parameter; they are equal if it has none."""
     if engine.zero_stage == 0:
         return 0, parameter.numel()
     if engine.zero_stage == 3:

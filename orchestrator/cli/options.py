@@ -14,7 +14,7 @@ LARGEST_SEED = 2**31 - 1
 LARGEST_COUNT = 2**32
 """Most questions, seconds or tokens that an option may name; a job file has the same bound."""
 LARGEST_STEP = 2**53
-MOST_GPUS = 1024
+MOST_GPUS = 64
 """Most GPUs of a worker, as in a job file."""
 
 
@@ -25,6 +25,13 @@ def finite(value: float | None) -> float | None:
     """
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
+
+def part_or_whole(value: float | None) -> float | None:
+    """Return the number of GPUs of a worker. Raises BadParameter for one that is neither whole nor below 1."""
+    if (value := finite(value)) is not None and value > 1 and not value.is_integer():
+        raise typer.BadParameter(f"{value:g} is neither part of one GPU nor a whole number")
     return value
 
 

@@ -74,6 +74,18 @@ def strategy_for(bundles: Bundles, nodes: Sequence[Needs]) -> Strategy:
     return Strategy.ONE_NODE if fits or bundles.one_node else Strategy.FEW_NODES
 
 
+def fit(bundles: Bundles, nodes: Sequence[Needs]) -> bool:
+    """Return whether nodes with the given resources, used or not, have room for all bundles, if these are alike."""
+    left = [dict(node) for node in nodes]
+    for needs in bundles.needs:
+        node = next((n for n in left if all(n.get(name, 0) >= amount for name, amount in needs.items())), None)
+        if node is None:
+            return False
+        for name, amount in needs.items():
+            node[name] -= amount
+    return True
+
+
 def bundle_for(slot: int, bundles: Bundles, occupied: Collection[int], last: int | None) -> int | None:
     """Return the bundle for the rollout worker of a slot; None if all are occupied, or there are none.
 

@@ -13,7 +13,7 @@ import ray
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from orchestrator.cluster.placement import Bundles, Needs, Strategy, described, strategy_for
+from orchestrator.cluster.placement import Bundles, Needs, Strategy, described, fit, strategy_for
 
 
 class ReservationState(StrEnum):
@@ -57,7 +57,8 @@ class Reservation:
             self._request(strategy)
             return ReservationState.WAITING
         infeasible = table.get("stats", {}).get("scheduling_state") == "INFEASIBLE"
-        return ReservationState.INFEASIBLE if infeasible else ReservationState.WAITING
+        # On more than one node, Ray only says that the bundles do not fit now, however many there are.
+        return ReservationState.WAITING if fit(self.bundles, nodes) and not infeasible else ReservationState.INFEASIBLE
 
     async def nodes(self) -> list[str]:
         """Return the id of each bundle's node, for a room that is granted; nothing if Ray's head does not answer."""

@@ -77,8 +77,8 @@ class LearnerSupervisor:
         self._failed_at: list[int] = []
         """For each earlier attempt, the step of the checkpoint it could be resumed from."""
         self._reservation = self._reserve()
-        self._ranks_lost = asyncio.Event()
-        self._found_lost: LearnerLostError | None = None
+        self._found_lost: asyncio.Future[LearnerLostError]
+        """Done once a worker that needed weights has found the current ranks lost."""
         self.learner: LearnerGroup | None = None
         """None until the first ranks have their room."""
 
@@ -94,7 +94,10 @@ class LearnerSupervisor:
         while True:
             try:
                 await self._wait_for_room()
+                # At once: workers are requested after the ranks.
                 self.learner = self._new_learner()
+                nodes = await self._reservation.nodes()
+                self._run_dir.append_event(EventKind.LEARNER_PLACED, nodes=nodes[: ranks_of(self._spec)])
                 if shares_gpus(self._spec):
                     # An engine that starts measures the free memory: before the ranks have any, or not beside them.
                     await workers
@@ -116,8 +119,6 @@ class LearnerSupervisor:
                 f"the cluster has no room for the learner after {_NODES_SECONDS:.0f} s: it needs "
                 f"{self._reservation.needs}, and the nodes do not have as much"
             )
-        nodes = await self._reservation.nodes()
-        self._run_dir.append_event(EventKind.LEARNER_PLACED, nodes=nodes[: ranks_of(self._spec)])
 
     async def _run_attempt(self, workers: Awaitable[None]) -> None:
         """Run the job from its current state to its end, unless the learner is lost."""
@@ -148,15 +149,15 @@ class LearnerSupervisor:
 
     async def _while_not_lost(self, run: Coroutine[Any, Any, None]) -> None:
         """Run the loop; raise LearnerLostError once a worker that needed weights has found the ranks lost."""
-        running, lost = asyncio.ensure_future(run), asyncio.ensure_future(self._ranks_lost.wait())
+        running = asyncio.ensure_future(run)
+        ends: list[asyncio.Future[Any]] = [running, self._found_lost]
         try:
-            await asyncio.wait([running, lost], return_when=asyncio.FIRST_COMPLETED)
-            if not running.done() and self._found_lost is not None:
-                raise self._found_lost
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                raise self._found_lost.result()
         finally:
-            lost.cancel()
             running.cancel()
-            await asyncio.gather(running, lost, return_exceptions=True)
+            await asyncio.gather(running, return_exceptions=True)
         await running
 
     async def _save_warm_start(self) -> None:
@@ -212,7 +213,8 @@ class LearnerSupervisor:
     def _new_learner(self) -> LearnerGroup:
         """Start ranks in the room that they have, and have the pool take its weights from them."""
         rollout = self._spec.rollout
-        self._ranks_lost, self._found_lost = asyncio.Event(), None
+        # Of these ranks only: a call of earlier ones may fail later than these start.
+        found_lost = self._found_lost = asyncio.get_running_loop().create_future()
         learner = LearnerGroup(
             self._settings,
             too_long=self._spec.model.too_long,
@@ -228,8 +230,8 @@ class LearnerSupervisor:
                     await learner.give_memory_back()
             except LearnerLostError as error:
                 # The loop may wait for this very worker, and would not call the ranks before it answers.
-                self._found_lost = error
-                self._ranks_lost.set()
+                if not found_lost.done():
+                    found_lost.set_result(error)
                 raise
             return update
 

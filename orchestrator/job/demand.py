@@ -64,6 +64,14 @@ def most_workers(spec: JobSpec) -> int | None:
     return ranks_of(spec) if shares_gpus(spec) else None
 
 
+def engines_on_one_gpu(spec: JobSpec) -> int:
+    """Return the most rollout workers that have parts of one GPU, on which Ray puts as many as fit."""
+    share, workers = spec.rollout.gpus, _with_max_workers(spec).rollout.workers
+    if shares_gpus(spec) or not 0 < share < 1:
+        return 1
+    return min(workers, _SHARES // max(1, round(share * _SHARES)))
+
+
 def cpus_per_worker(spec: JobSpec) -> float:
     """Return the CPUs that Ray reserves for one rollout worker: none on a Ray of the job's own, which all share."""
     return 0 if spec.cluster.address is None else 1

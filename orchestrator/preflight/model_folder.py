@@ -9,6 +9,7 @@ from shlex import quote
 from audio_qa.errors import cause_of, shown
 from audio_qa.families import facts_of
 from audio_qa.files.remote import is_url
+from audio_qa.model_folder.architecture import audio_config
 from audio_qa.model_folder.documents import ModelError, Section, document
 from audio_qa.model_folder.folder import check_folder
 from orchestrator.job.sections.model import TINY_CONTEXT, TINY_HEADS, TINY_MODELS
@@ -16,6 +17,11 @@ from orchestrator.job.spec import PLACEHOLDER_PREFIX, JobSpec, Method
 from orchestrator.job.spec_file import SpecError
 
 _LONGEST_CONTEXT = 2048
+_SHARED_TOWERS = {"glmasr": 20}
+"""Families whose audio towers the processes of an engine share, too: `model_type`, and vLLM's default of the heads."""
+_NOT_SHARED = frozenset({"granite_speech"})
+"""Families that engines cannot share: each process of vLLM 0.32 would take a softmax over its part of the outputs of
+Granite's encoder, and the clip's embeddings would be others than the learner's."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -100,23 +106,38 @@ def check_attention(spec: JobSpec) -> None:
 def check_tensor_parallel(spec: JobSpec) -> None:
     """Raise SpecError if the processes of an engine cannot share the heads of the job's model equally.
 
-    As vLLM shares them: attention heads, and heads of keys and values, or copies of those if there are fewer.
+    As vLLM shares them: attention heads, and heads of keys and values, or copies of those if there are fewer. Of some
+    families also those of the audio tower.
     """
     parts, path = spec.rollout.tensor_parallel, spec.model.path
     if parts == 1 or path.startswith(PLACEHOLDER_PREFIX):
         return
+    of_tower = 0
     if path in TINY_MODELS:
         heads = keys = TINY_HEADS
     else:
         with naming_the_key():
-            text = _decoder(path)
+            facts, text = facts_of(path), _decoder(path)
+            if facts.model_type in _NOT_SHARED:
+                raise SpecError(
+                    f"rollout.tensor_parallel: {parts} processes cannot share a {facts.name} model such as {path!r}, "
+                    "whose clips they would encode differently: set it to 1 and raise rollout.workers instead"
+                )
             heads = text.number("num_attention_heads") or 1
             keys = text.number("num_key_value_heads") or heads
-    if heads % parts or (keys % parts and parts % keys):
-        fits = [str(n) for n in range(2, heads + 1) if not heads % n and (not keys % n or not n % keys)]
+            if facts.model_type in _SHARED_TOWERS:
+                tower = audio_config(facts, document(Path(path) / "config.json"))
+                of_tower = tower.number("num_attention_heads") or _SHARED_TOWERS[facts.model_type]
+
+    def fit(n: int) -> bool:
+        return not (heads % n or of_tower % n or (keys % n and n % keys))
+
+    if not fit(parts):
+        fits = [str(n) for n in range(2, heads + 1) if fit(n)]
+        of_others = f"{keys} of keys and values" + (f", {of_tower} of the audio tower" if of_tower else "")
         raise SpecError(
-            f"rollout.tensor_parallel: {parts} processes cannot share the {heads} attention heads ({keys} of keys and "
-            f"values) of {path!r} equally: set it, and rollout.gpus, to {' or '.join(fits) or '1'}"
+            f"rollout.tensor_parallel: {parts} processes cannot share the {heads} attention heads ({of_others}) of "
+            f"{path!r} equally: set it, and rollout.gpus, to {' or '.join(fits) or '1'}"
         )
 
 

@@ -1,9 +1,8 @@
 """Types of numbers in engines and learner: where they differ and nothing corrects for it, a job's plan says so."""
 
-import json
-from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+from audio_qa.families import read_config
 from learner.losses.settings import CorrectionLevel
 from learner.settings import LearnerSettings
 from orchestrator.job.sections.engine import engine_dtype
@@ -44,10 +43,16 @@ def _stored_type(path: str) -> str:
         return "float32"
     if path.startswith(PLACEHOLDER_PREFIX):
         return "bfloat16"
-    config = json.loads((Path(path) / "config.json").read_bytes())
-    thinker = config.get("thinker_config", {})
-    for section in (config, thinker, config.get("text_config", {}), thinker.get("text_config", {})):
+    config = read_config(path)
+    thinker = _section(config, "thinker_config")
+    for section in (config, thinker, _section(config, "text_config"), _section(thinker, "text_config")):
         for key in ("dtype", "torch_dtype"):
             if isinstance(section.get(key), str):
                 return str(section[key]).removeprefix("torch.")
     return "float32"
+
+
+def _section(config: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return a section of a configuration; empty if there is none, or `null`."""
+    found = config.get(key)
+    return found if isinstance(found, dict) else {}

@@ -138,7 +138,8 @@ def check(runs: Sequence[RowRun]) -> None:
         check_tensor_parallel(run.spec)
         if not run.done:
             sizes = model_sizes(run.spec)
-            check_memory(run.spec, sizes)
+            if not run.started:
+                check_memory(run.spec, sizes)
             check_room(run.spec, sizes, run.path)
         read = {"train": data.train} if run.spec.method is not Method.EVALUATE else {}
         for split, source in {**read, "evaluation": data.evaluation}.items():

@@ -52,11 +52,12 @@ class EngineMemory:
         """
         await self.hold_starts()
         self.asleep = True
-        awake = [w for w in self._workers.workers.values() if w.has_engine and w.lost is None and not w.asleep]
+        with_engine = [worker for worker in self._workers.workers.values() if worker.has_engine]
+        awake = [worker for worker in with_engine if worker.lost is None and not worker.asleep]
         await asyncio.gather(*(self._call(worker, "sleep") for worker in awake))
         now = asyncio.get_running_loop().time()
-        # The tasks of the slots end the processes of workers that were lost just now.
-        ended = now if any(worker.lost is not None for worker in awake) else self._life.last_end
+        # The tasks of the slots end the processes of workers that were lost just now, also before this call.
+        ended = now if any(worker.lost is not None for worker in with_engine) else self._life.last_end
         await asyncio.sleep(max(0.0, ended + SECONDS_TO_FREE - now))
 
     async def wake(self) -> None:

@@ -72,7 +72,7 @@ class RolloutPool:
             )
 
         self._dispatcher = Dispatcher(limits, settings.max_concurrent, changes, on_event=event, fail=self._fail)
-        self._keeper = WeightKeeper(limits, self._dispatcher, changes, on_event=event)
+        self._keeper = WeightKeeper(limits, self._dispatcher, changes, on_event=event, shares_gpu=settings.shares_gpu)
         self._takes_room = bool(cpus_per_worker or gpus_per_worker)
         self._life = WorkerLife(
             make_worker or start_worker, self._dispatcher, self._keeper, limits, changes, on_event=event

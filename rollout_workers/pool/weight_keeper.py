@@ -45,9 +45,17 @@ class WeightKeeper:
     """Gives each update to all workers that serve, and keeps the latest for those that join."""
 
     def __init__(
-        self, limits: RolloutLimits, dispatcher: Dispatcher, changes: StateChange, *, on_event: OnEvent
+        self,
+        limits: RolloutLimits,
+        dispatcher: Dispatcher,
+        changes: StateChange,
+        *,
+        on_event: OnEvent,
+        shares_gpu: bool = False,
     ) -> None:
+        """`shares_gpu`: workers and learner have the same GPUs."""
         self.memory = MemoryGate()
+        self._shares_gpu = shares_gpu
         self.sync: WeightSync = ObjectStoreSync()
         self.republish: Republish | None = None
         self.latest: WeightUpdate | None = None
@@ -133,6 +141,7 @@ class WeightKeeper:
                 self._dispatcher.lose(worker, failure)
         self._arriving.discard(worker)
         if worker.handle is not handle:
+            self._changes.notify()
             return failure  # replaced in the meantime
         if worker.state is WorkerState.SYNCING and not worker.leaving and worker.update_number == self._number:
             worker.state = WorkerState.SERVING
@@ -187,7 +196,9 @@ class WeightKeeper:
         await self._changes.wait_for(lambda: self._number != number or self.latest is not update)
 
     async def _publish_again(self, republish: Republish) -> WeightUpdate:
-        """Publish while no engine starts: the learner needs memory for it, where an engine might measure it."""
+        """Publish; on shared GPUs while no engine starts: the learner needs memory, which the engine would measure."""
+        if not self._shares_gpu:
+            return await republish()
         try:
             await self.memory.close(Reason.PUBLISHING)
             return await republish()

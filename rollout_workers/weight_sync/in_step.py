@@ -90,11 +90,13 @@ class InStepSync(ABC):
                 pending = {task for task in pending if not task.done()}
             if pending:
                 await asyncio.wait(pending, timeout=GRACE_SECONDS)
-            guilty = [name for name in _failed(tasks) if name != LEARNER]
+            failed = _failed(tasks)
             await self._free_learner(tasks)
             late = WorkerLostError(f"could not {what}: nothing was sent for {seconds:.0f} s")
-            if guilty:
+            if guilty := [name for name in failed if name != LEARNER]:
                 late = UpdateInterruptedError(f"could not {what}: {guilty[0]} failed")
+            elif failed:
+                late = WorkerLostError(f"could not {what}: {LEARNER} failed")
             return _outcomes(tasks, what, late)
         finally:
             stalled.cancel()

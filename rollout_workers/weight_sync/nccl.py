@@ -86,7 +86,10 @@ class NcclSync(InStepSync):
         """Make a group of the learner and all receivers; if that fails, it is the failure of every worker."""
         self._group = {}
         plan = GroupPlan.of(list(receivers), self._ranks_each)
-        address, port = await self._learner.address()
+        found, failed = await self.part("find an address", {LEARNER: self._learner.address()}, MEET_SECONDS)
+        if failed:
+            return dict.fromkeys(receivers, failed[LEARNER])
+        address, port = found[LEARNER]
         calls = {
             name: receiver.meet({"carrier": Carrier.NCCL.value, "info": plan.init_info(name, address, port)})
             for name, receiver in receivers.items()

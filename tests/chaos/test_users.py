@@ -22,6 +22,8 @@ SEED = int(os.environ.get("EARSHOT_CHAOS_SEED", "0"))
 GROUP, QUESTIONS = 4, 4
 UNCOUNTED = 3
 """Drivers that may be lost with their cluster in a row without counting as a restart."""
+OTHERS = ("plasma", "PostgreSQL.")
+"""Beginnings of the names of shared memory that Ray and databases keep, also those of other tests."""
 CALM_SECONDS = 900.0
 """Longest wait for all to be in order after the last disturbance: jobs start one after another on two cores."""
 
@@ -32,7 +34,7 @@ pytestmark = [
 
 
 def shared_memory() -> set[str]:
-    return {path.name for path in Path("/dev/shm").iterdir() if "plasma" not in path.name}
+    return {path.name for path in Path("/dev/shm").iterdir() if not path.name.startswith(OTHERS)}
 
 
 @pytest.fixture

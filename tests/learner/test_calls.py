@@ -188,8 +188,8 @@ def test_a_dead_rank_is_found_in_the_middle_of_a_broadcast(play):
 
 
 def test_waiting_for_room_is_not_part_of_a_start(play):
-    free = ray.available_resources()["CPU"]
-    others = placement_group([{"CPU": free}])
+    # All of the CPUs: those that are free now may be fewer, since actors of earlier tests are still ending.
+    others = placement_group([{"CPU": 1}] * int(ray.cluster_resources()["CPU"]))
     ray.get(others.ready(), timeout=60)
 
     async def scene(learner):
@@ -199,7 +199,10 @@ def test_waiting_for_room_is_not_part_of_a_start(play):
         remove_placement_group(others)
         await starting
 
-    play(scene, start_seconds=1.5)
+    try:
+        play(scene, start_seconds=1.5)
+    finally:
+        remove_placement_group(others)
 
 
 def test_a_start_that_takes_too_long_is_a_loss(play):

@@ -11,13 +11,13 @@ from audio_qa.files.clips import ClipCheck
 from orchestrator.cli.data.tables import show_check, show_filtered
 from orchestrator.cli.foreground import at_work
 from orchestrator.cli.job_file import is_job_file, read_job
-from orchestrator.cli.options import LARGEST_COUNT, MOST_GPUS, Json, finite
+from orchestrator.cli.options import LARGEST_COUNT, MOST_GPUS, Json, finite, part_or_whole
 from orchestrator.cli.outcome import UnsuccessfulError, interrupted
 from orchestrator.cli.question_file import AudioRoot, Column, Format, column_mapping, data_section
 from orchestrator.cli.results import print_result
 from orchestrator.display.progress import make_progress, reporter, slow_reporter
 from orchestrator.driver.silence_filter import check_output, check_writable, filter_by_silence
-from orchestrator.job.demand import gpus_of_engine
+from orchestrator.job.demand import gpus_of_engine, shares_gpus
 from orchestrator.job.sections.data import DataFormat
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.spec_file import SpecError, parse_spec, resolve_paths
@@ -26,6 +26,7 @@ from orchestrator.preflight.data_check import check_file, check_job
 from orchestrator.preflight.model_folder import context_for
 from orchestrator.preflight.prepare import prepare
 from orchestrator.run.exit_codes import BAD_INPUT
+from protocol.weights import Carrier
 
 Source = Annotated[
     str,
@@ -120,7 +121,7 @@ def filter(
         typer.Option(
             min=0,
             max=MOST_GPUS,
-            callback=finite,
+            callback=part_or_whole,
             help="GPUs for each rollout worker. Default: the job file's, or 0 for the CPU.",
         ),
     ] = None,
@@ -158,9 +159,11 @@ def filter_job(
         if model is not None:
             raise SpecError("--model: the job file names the model; leave one of them out")
         job = read_job(Path(location))
-        if gpus is None:
+        if gpus is None and not shares_gpus(job):
             return job
-        return job.model_copy(update={"rollout": job.rollout.model_copy(update=gpus_of_engine(gpus))})
+        # Here no learner has the rest of each worker's GPU.
+        own = {**gpus_of_engine(1 if gpus is None else gpus), "weight_sync": Carrier.SHARED_MEMORY}
+        return job.model_copy(update={"rollout": job.rollout.model_copy(update=own)})
     if model is None:
         raise SpecError("--model: name the model to ask, a checkpoint's folder, or give a job file instead")
     value = {

@@ -12,7 +12,7 @@ from audio_qa.prompt import PromptTemplate
 from audio_qa.scoring.rules import rule_of
 from audio_qa.scoring.submission import check_predictions, check_submission
 from orchestrator.cli.foreground import at_work
-from orchestrator.cli.options import LARGEST_COUNT, LARGEST_SEED, MOST_GPUS, Json, finite
+from orchestrator.cli.options import LARGEST_COUNT, LARGEST_SEED, MOST_GPUS, Json, finite, part_or_whole
 from orchestrator.cli.question_file import AudioRoot, Column, Format, check_questions, column_mapping
 from orchestrator.cli.results import print_result, show_evaluation
 from orchestrator.display.progress import make_progress, reporter
@@ -59,7 +59,10 @@ def evaluate(
     gpus: Annotated[
         float,
         typer.Option(
-            min=0, max=MOST_GPUS, callback=finite, help="GPUs for each rollout worker; several share its model."
+            min=0,
+            max=MOST_GPUS,
+            callback=part_or_whole,
+            help="GPUs for each rollout worker; several share its model.",
         ),
     ] = 0,
     max_tokens: Annotated[int, typer.Option(min=1, max=2**20, help="Longest completion, in tokens.")] = 64,

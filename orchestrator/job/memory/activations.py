@@ -5,6 +5,7 @@ float32, of attention and of the activation function. `tests/orchestrator/job/me
 layers save (`test_activations.py`), and with what an H200 was measured to need (`test_rank.py`).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from learner.settings import SharePrefix
@@ -33,24 +34,35 @@ class MicroBatchSize:
 
     tokens: int
     clips: int
-    """Clips of 30 s that fit into so many tokens."""
+    """Clips of 30 s that fit into `learner.micro_batch_tokens`. A longer row has one."""
 
 
 def largest_micro_batch(spec: JobSpec, sizes: Sizes) -> MicroBatchSize:
     """Return the size of the largest micro-batch: a row, which is never divided, may be larger than the setting.
 
+    None is larger than a rank's share of the batch. Rows go to the rank with the fewest tokens
+    (`learner.training.micro_batches`), so that its share exceeds the average by less than a row.
+    """
+    limit, ranks = spec.learner.micro_batch_tokens, spec.learner.ranks
+    largest = (max(row, min(limit, -(-(rows + ranks - 1) // ranks) * row)) for row, rows in _batches(spec))
+    tokens, prompt = max(largest), _TEXT_TOKENS + round(_CLIP_SECONDS * sizes.audio_tokens_per_second)
+    return MicroBatchSize(tokens, max(1, min(limit, tokens) // prompt))
+
+
+def _batches(spec: JobSpec) -> Iterator[tuple[int, int]]:
+    """Yield the tokens of the longest row, and the number of rows, of a step of each of the job's phases.
+
     A row is a prompt with all completions of its group, if they share it, or else with one of them.
     """
-    rollout, shares = spec.rollout, spec.learner.share_prefix is not SharePrefix.NEVER
-    row = spec.model.max_context
-    if shares and spec.method is not Method.SUPERVISED:
-        row += (rollout.group_size - 1) * rollout.max_tokens
-    return _with_clips(max(spec.learner.micro_batch_tokens, row), sizes)
-
-
-def _with_clips(tokens: int, sizes: Sizes) -> MicroBatchSize:
-    prompt = _TEXT_TOKENS + round(_CLIP_SECONDS * sizes.audio_tokens_per_second)
-    return MicroBatchSize(tokens, max(1, tokens // prompt))
+    rollout, row = spec.rollout, spec.model.max_context
+    if spec.method is Method.SUPERVISED:
+        yield row, spec.supervised.batch_size
+    elif spec.learner.share_prefix is SharePrefix.NEVER:
+        yield row, rollout.questions_per_step * rollout.group_size
+    else:
+        yield row + (rollout.group_size - 1) * rollout.max_tokens, rollout.questions_per_step
+    if spec.warm_start is not None:
+        yield row, spec.warm_start.batch_size
 
 
 def activation_bytes(spec: JobSpec, sizes: Sizes, batch: MicroBatchSize | None = None) -> int:

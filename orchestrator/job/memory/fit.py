@@ -1,8 +1,9 @@
 """Refuse a job that does not fit the GPUs that it names, with what to change."""
 
 from dataclasses import dataclass
+from math import floor
 
-from orchestrator.job.demand import ranks_of, shares_gpus
+from orchestrator.job.demand import engines_on_one_gpu, ranks_of, shares_gpus
 from orchestrator.job.gpu import DATA_SHEETS
 from orchestrator.job.memory.activations import largest_micro_batch
 from orchestrator.job.memory.rank import GIB, EngineNeeds, RankMemory, engine_memory, rank_memory
@@ -50,7 +51,7 @@ def misfits(spec: JobSpec, sizes: Sizes) -> list[str]:
             f"an engine needs {start:.1f} GiB for its weights and one sequence of model.max_context, and its share of "
             f"{spec.cluster.gpu} is {share:.1f}: {_engine_advice(spec)}"
         )
-    for need in _learner_needs(spec, sizes, rank, share):
+    for need in [*_shares_of_engines(spec, have), *_learner_needs(spec, sizes, rank, share)]:
         if need.gib > have:
             found.append(f"{need.what} {need.gib:.1f} GiB, and {spec.cluster.gpu} has {have:.1f}: {need.advice}")
     return found
@@ -73,6 +74,18 @@ def learner_gib(spec: JobSpec, rank: RankMemory) -> float:
 def engine_gib(engine: EngineNeeds) -> float:
     """Return the least GiB of a GPU that an engine can work with."""
     return (engine.weights + engine.context) / GIB + ENGINE_GIB
+
+
+def _shares_of_engines(spec: JobSpec, have: float) -> list[_Need]:
+    """Return what engines take that have parts of one GPU: each takes its share of all of the GPU's memory."""
+    together, fraction = engines_on_one_gpu(spec), spec.rollout.gpu_memory_fraction
+    most = floor(1000 / together) / 1000
+    advice = (
+        f"each takes rollout.gpu_memory_fraction ({fraction:g}) of the GPU; set that to at most {most:g}, or "
+        "rollout.gpus to 1"
+    )
+    what = f"{together} rollout workers on one GPU (rollout.gpus {spec.rollout.gpus:g}) need"
+    return [_Need(what, together * fraction * have, advice)]
 
 
 def _outside(spec: JobSpec) -> float:

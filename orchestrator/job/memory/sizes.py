@@ -123,7 +123,7 @@ def _sizes(facts: FamilyFacts, weights: Weights, experts_used: int = 0) -> Sizes
             if len(shape) == 2:
                 hidden.setdefault(part, shape[1])
             keys += shape[0] if part == "decoder" and name.endswith("self_attn.k_proj.weight") else 0
-        if name.endswith("mlp.gate.weight"):
+        if part == "experts" and name.endswith("mlp.gate.weight"):
             experts = shape[0]
     rate = facts.audio_tokens(_SECONDS * _FRAMES_PER_SECOND) / _SECONDS
     counted = ("audio_tower", "projector", "decoder", "experts")

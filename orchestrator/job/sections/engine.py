@@ -7,6 +7,14 @@ from orchestrator.job.sections.rollout import RolloutSection
 
 _CPU_BLOCK = 32
 """vLLM's attention on CPUs works in blocks of this many tokens."""
+_BACKENDS = {
+    ("dtype", "float32"): ("FLASH_ATTN", "FLASHINFER"),
+    ("kv_cache_dtype", "fp8_e5m2"): ("FLASH_ATTN", "FLEX_ATTENTION"),
+    ("kv_cache_dtype", "fp8_e4m3"): ("FLEX_ATTENTION",),
+    ("kv_cache_dtype", "fp8"): ("FLEX_ATTENTION",),
+    ("block_size", 128): ("FLASHINFER",),
+}
+"""Implementations of attention that vLLM 0.32 refuses at an engine's start with a value of another argument."""
 _ON_CPUS = {
     "enforce_eager": True,
     "async_scheduling": False,
@@ -45,6 +53,17 @@ def _problems(rollout: RolloutSection, max_context: int, correction: CorrectionL
             f"rollout.engine.max_num_batched_tokens ({tokens}) is less than model.max_context ({max_context}), and "
             "without enable_chunked_prefill a prompt is not split: raise the first, or leave enable_chunked_prefill out"
         )
+    if options.quantization and options.dtype == "float32":
+        yield (
+            f"rollout.engine.dtype float32 excludes quantization {options.quantization}, whose activations are "
+            "bfloat16 or float16: leave one of them out"
+        )
+    for (name, value), backends in _BACKENDS.items():
+        if getattr(options, name) == value and options.attention_backend in backends:
+            yield (
+                f"rollout.engine.{name} {value} is not supported by attention_backend {options.attention_backend}: "
+                "leave one of them out"
+            )
     if options.inexact and correction is CorrectionLevel.NONE:
         yield (
             f"rollout.engine.{options.inexact[0]} makes the engines sample from another distribution than the "

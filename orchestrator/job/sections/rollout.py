@@ -13,6 +13,8 @@ from rollout_workers.limits import RolloutLimits
 
 MOST_GPUS_PER_WORKER = 64
 """Maximum number of GPUs of one rollout worker: they are GPUs of one node."""
+LEAST_GPUS = 0.0001
+"""The smallest part of a GPU that Ray counts."""
 
 
 class AutoscaleSection(Settings):
@@ -92,6 +94,8 @@ class RolloutSection(Settings):
                 "tensor_parallel above 1 needs whole GPUs, and with weight_sync cuda_ipc each worker has part of one: "
                 "set weight_sync to nccl and gpus to tensor_parallel, or leave tensor_parallel out"
             )
+        if 0 < self.gpus < LEAST_GPUS and self.weight_sync is not Carrier.CUDA_IPC:
+            raise ValueError(f"gpus {self.gpus:g} is less than Ray counts: set it to 0, or to at least {LEAST_GPUS}")
         whole = self.tensor_parallel > 1 or self.gpus > 1
         if whole and self.gpus and self.gpus != self.tensor_parallel:
             raise ValueError(

@@ -6,10 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import Row, Select, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from audio_qa.errors import EarshotError, InputError, shown
+from orchestrator.job.spec import JobSpec
 from orchestrator.schemas.job_state import ALLOWED, ENDED, JobState
 from orchestrator.service.store.records import JobRecord
 from orchestrator.service.store.tables import jobs, transitions
@@ -120,17 +122,33 @@ async def job_with_id(connection: AsyncConnection, job_id: str, *, lock: bool = 
     return record_of(row)
 
 
-async def job_with_key(connection: AsyncConnection, owner: str, key: str | None, body_hash: str) -> JobRecord | None:
-    """Return the job that its owner submitted with this key. Raises IdempotencyError if that was another job."""
+async def job_with_key(
+    connection: AsyncConnection, owner: str, key: str | None, body_hash: str, spec: Mapping[str, Any]
+) -> JobRecord | None:
+    """Return the job that its owner submitted with this key. Raises IdempotencyError if that was another job.
+
+    Args:
+        body_hash: digest of the request.
+        spec: the request's job, with every default written out.
+    """
     if key is None:
         return None
     query = select(jobs).where(jobs.c.owner == owner, jobs.c.idempotency_key == key)
     row = (await connection.execute(query)).first()
     if row is None:
         return None
-    if row.body_hash != body_hash:
+    if row.body_hash != body_hash and not _means(row.spec, spec):
         raise IdempotencyError(f"the idempotency key {shown(key)} was used for another job, {row.id}; use a new key")
     return record_of(row)
+
+
+def _means(stored: Mapping[str, Any], spec: Mapping[str, Any]) -> bool:
+    """Return whether a stored job is the given one, and only lacks keys that an earlier version did not have."""
+    try:
+        current = JobSpec.model_validate(stored).model_dump(mode="json")
+    except ValidationError:
+        return False
+    return current == spec and stored != spec
 
 
 def checked(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class JobStore:
             idempotency_key = request.key
         try:
             async with self._database.write() as connection:
-                earlier = await job_with_key(connection, owner, idempotency_key, body_hash)
+                earlier = await job_with_key(connection, owner, idempotency_key, body_hash, value)
                 if earlier is not None:
                     return earlier, False
                 await check_queue(connection, owner, self._caps)
@@ -108,7 +108,7 @@ class JobStore:
         except IntegrityError:
             # Another process used the key at the same time.
             async with self._database.read() as connection:
-                earlier = await job_with_key(connection, owner, idempotency_key, body_hash)
+                earlier = await job_with_key(connection, owner, idempotency_key, body_hash, value)
             if earlier is None:
                 raise
             return earlier, False

@@ -17,12 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ValidationError
-
 from orchestrator.cluster.inventory import ClusterUnavailableError
 from orchestrator.job.allowed import Allowed
-from orchestrator.job.spec import JobSpec
-from orchestrator.job.spec_file import dump_spec
+from orchestrator.job.spec_file import SpecError, dump_spec, parse_spec
 from orchestrator.run.files import ALLOWED as ALLOWED_FILE
 from orchestrator.run.files import JOB
 from orchestrator.run.history import RunHistory
@@ -168,9 +165,11 @@ class Supervisor:
         assert job.submission_id is not None
         try:
             await self._files.within(Path(job.run_dir), _make_run_directory, job, self._storage, self._allowed)
-        except (OSError, ValidationError) as error:
-            why = "its specification is no longer valid" if isinstance(error, ValueError) else error.strerror
-            cause = f"its run directory {job.run_dir} cannot be created: {why}"
+        except (OSError, SpecError) as error:
+            if isinstance(error, OSError):
+                cause = f"its run directory {job.run_dir} cannot be created: {error.strerror}"
+            else:
+                cause = f"this version of Earshot cannot run it ({error}); submit a new one"
             await self._store.transition(job.id, job.state, JobState.FAILED, cause)
             await self._settlement.add(job, JobState.FAILED)
             return
@@ -259,7 +258,7 @@ async def _history_of(files: FileThreads, watch: RunWatch, job: JobRecord) -> Ru
 def _make_run_directory(job: JobRecord, storage: str | None, allowed: Allowed | None) -> None:
     folder = Path(job.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    spec = JobSpec.model_validate(job.spec)
+    spec = parse_spec(job.spec, "job")  # an earlier version may have queued it
     if allowed is not None:  # written for every driver: the service may allow less than before
         replace_file(folder / ALLOWED_FILE, allowed.of_owner(job.owner).of_job(spec, job.uses).dump())
     if (folder / JOB).exists():  # an earlier attempt wrote it

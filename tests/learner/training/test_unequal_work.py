@@ -5,6 +5,7 @@ are sharded: by default DeepSpeed keeps those of a tiny model whole, so that its
 a rank computes. NCCL matches collectives by their order alone, so their order on the ranks is compared as well.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -83,6 +84,8 @@ batches = st.builds(
     share=st.sampled_from(["auto", "always", "never"]),
     supervised=st.booleans(),
 )
+EXAMPLES = int(os.environ.get("EARSHOT_EXAMPLES", "6"))
+"""Random batches of each variant in `make slow`; a change of this area deserves 25 or more."""
 UNEQUAL_CLIPS = Batch(tuple((i, ((5, True), (5, True))) for i in (3, 3, 3, 1)), 1, 10_000, 1000, "auto", False)
 UNEQUAL_ANSWERS = Batch(((3, ((8, True),) * 3), (3, ((1, True),))), 2, 10_000, 3, "auto", False)
 FEWER_ROWS_THAN_RANKS = Batch(((0, ((4, True), (2, False))),), 2, 1, 1, "always", False)
@@ -258,7 +261,7 @@ def test_ranks_with_unequal_work_take_the_step_of_one(check):
 @pytest.mark.parametrize("check", (ALL := VARIANTS | MORE_VARIANTS).values(), ids=ALL, indirect=True)
 def test_any_batch_is_learned_as_by_one_rank(check):
     # A failed example may have ended the ranks, so it is not repeated in smaller forms.
-    @settings(max_examples=25, phases=[Phase.generate], derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=EXAMPLES, phases=[Phase.generate], derandomize=True, suppress_health_check=list(HealthCheck))
     @given(batches)
     def run(batch: Batch) -> None:
         check(batch)

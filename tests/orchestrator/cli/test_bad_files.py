@@ -284,6 +284,8 @@ def test_every_option_with_a_number_takes_finite_ones_only() -> None:
         ["serve", "--max-gpus", "nan"],
         ["watch", "job", "--every", "inf"],
         ["evaluate", "m", "--temperature", "inf"],
+        ["evaluate", "m", "--gpus", "2.5"],
+        ["data", "filter", "job.yaml", "--output", "o.jsonl", "--gpus", "1.5"],
         ["x\x1b[31m\n" * 4000],
         ["run", "job.yaml", "--" + "o" * 5000],
         ["evaluate", "m", "--controls", "c" * 5000],

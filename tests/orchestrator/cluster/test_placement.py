@@ -1,10 +1,13 @@
 """The bundles of a job's parts, and the nodes that they go to. Without Ray."""
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cluster.placement import Bundles, Strategy, bundle_for, described, learner_bundles, strategy_for
+from orchestrator.cluster import reservation
+from orchestrator.cluster.placement import Bundles, Strategy, bundle_for, described, fit, learner_bundles, strategy_for
 from orchestrator.job import demand
 from orchestrator.job.spec import JobSpec
 
@@ -87,6 +90,29 @@ def test_ranks_are_on_one_node_where_a_node_has_as_many_gpus(ranks, nodes, expec
 
 def test_ranks_on_cpus_are_not_bound_to_one_node():
     assert strategy_for(learner_bundles(job(ranks=2)), [NODE]) is Strategy.FEW_NODES
+
+
+FOUR = Bundles(({"CPU": 1, "GPU": 1},) * 4)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        ([{"CPU": 8.0, "GPU": 3.0}, {"CPU": 1.0, "GPU": 1.0}], True),
+        ([{"CPU": 8.0, "GPU": 3.0}], False),
+        # Enough of each, but not on the same nodes.
+        ([{"CPU": 64.0}, {"CPU": 3.0, "GPU": 8.0}], False),
+        ([], False),
+    ],
+)
+def test_bundles_that_no_free_cluster_would_hold_are_infeasible(nodes, expected, monkeypatch):
+    assert fit(FOUR, nodes) is expected
+    # Ray's answer is the same in all cases, unless there is no node.
+    monkeypatch.setattr(reservation, "placement_group", lambda *_, **__: None)
+    monkeypatch.setattr(reservation, "placement_group_table", lambda group: {"state": "PENDING"})
+    monkeypatch.setattr(reservation, "_nodes", lambda: nodes)
+    state = asyncio.run(reservation.Reservation(FOUR).state())
+    assert state is (reservation.ReservationState.WAITING if expected else reservation.ReservationState.INFEASIBLE)
 
 
 def test_what_is_needed_in_words():

@@ -94,7 +94,7 @@ def attempts(tmp_path, monkeypatch):
         job = recovery.LearnerSupervisor(prepared, run, RunState(), progress, pool, None, Control(run), room)
 
         async def play() -> None:
-            await job.run(asyncio.sleep(0))
+            await job.run(asyncio.ensure_future(asyncio.sleep(0)))
 
         try:
             asyncio.run(play())
@@ -117,6 +117,27 @@ def test_each_learner_brings_a_carrier_of_its_own(attempts):
     (first, _), (second, republish) = carriers
     assert first is not second
     assert asyncio.run(republish()) is made[1]
+
+
+def test_a_call_of_earlier_ranks_that_fails_late_does_not_end_the_next_ones(attempts, monkeypatch):
+    async def attempt(job, workers):
+        await workers
+        if len(made) == 1:
+            raise LearnerLostError("one")
+        (_, earlier), (_, current) = carriers
+        await asyncio.gather(earlier(), return_exceptions=True)
+        await job._while_not_lost(asyncio.sleep(0.01))
+        running = job._while_not_lost(asyncio.sleep(60))
+        seen.extend(await asyncio.gather(current(), running, return_exceptions=True))
+
+    async def publish(self, carrier):
+        raise LearnerLostError(f"ranks {made.index(self)} are gone")
+
+    seen: list[BaseException] = []
+    monkeypatch.setattr(recovery.LearnerSupervisor, "_run_attempt", attempt)
+    monkeypatch.setattr(FailingLearner, "publish", publish)
+    attempts()
+    assert [str(error) for error in seen] == ["ranks 1 are gone"] * 2
 
 
 def test_more_often_ends_the_job_with_the_last_cause(attempts):

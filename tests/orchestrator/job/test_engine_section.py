@@ -71,6 +71,24 @@ def test_what_engines_on_cpus_do_anyway_may_be_said():
     JobSpec.model_validate(document({"engine": engine | {"enable_prefix_caching": False}}))
 
 
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        ({"dtype": "float32", "quantization": "fp8"}, "dtype float32 excludes quantization fp8"),
+        ({"dtype": "float32", "attention_backend": "FLASH_ATTN"}, "dtype float32 is not supported"),
+        ({"kv_cache_dtype": "fp8_e5m2", "attention_backend": "FLASH_ATTN"}, "kv_cache_dtype fp8_e5m2 is not supported"),
+        ({"block_size": 128, "attention_backend": "FLASHINFER"}, "block_size 128 is not supported"),
+    ],
+)
+def test_arguments_that_vllm_refuses_together(engine, words):
+    with pytest.raises(ValidationError, match=words):
+        JobSpec.model_validate(document({"gpus": 1, "engine": engine}, learner=CORRECTED))
+    for name in engine:
+        JobSpec.model_validate(
+            document({"gpus": 1, "engine": {k: v for k, v in engine.items() if k != name}}, learner=CORRECTED)
+        )
+
+
 @pytest.mark.parametrize("engine", [{"kv_cache_dtype": "fp8"}, {"quantization": "fp8"}])
 def test_another_distribution_needs_the_correction(engine):
     rollout = {"gpus": 1, "engine": engine}

@@ -43,6 +43,8 @@ def test_equal_types_and_corrected_differences_need_no_warning(given):
         ({"thinker_config": {"text_config": {"dtype": "bfloat16"}}}, "bfloat16"),
         ({"torch_dtype": "float32"}, "bfloat16"),  # vLLM's choice on a GPU
         ({}, "bfloat16"),
+        ({"text_config": None, "thinker_config": None, "dtype": "float16"}, "float16"),
+        ({"text_config": None, "thinker_config": None}, "bfloat16"),
     ],
 )
 def test_the_type_of_a_models_files(tmp_path, config, engine):

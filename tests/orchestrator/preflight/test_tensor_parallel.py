@@ -29,6 +29,31 @@ def test_the_built_in_model():
         check_tensor_parallel(job("builtin:tiny-qwen2-audio", 4))
 
 
+def test_the_heads_of_an_audio_tower_that_is_shared_too(tmp_path):
+    text = {"num_attention_heads": 16, "num_key_value_heads": 4}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "glmasr", "text_config": text}))
+    check_tensor_parallel(job(tmp_path, 4))
+    with pytest.raises(SpecError, match=r"8 processes .* 20 of the audio tower\) .* to 2 or 4$"):
+        check_tensor_parallel(job(tmp_path, 8))
+
+
+@pytest.mark.parametrize(("gpus", "carrier", "fits"), [(1e-9, "shared_memory", False), (1e-9, "cuda_ipc", True)])
+def test_a_part_of_a_gpu_is_one_that_ray_counts(gpus, carrier, fits):
+    value = {"model": {"path": "m"}, "data": {"train": "t"}, "rollout": {"gpus": gpus, "weight_sync": carrier}}
+    if fits:
+        JobSpec.model_validate(value)
+    else:
+        with pytest.raises(ValueError, match=r"gpus 1e-09 is less than Ray counts.* at least 0\.0001"):
+            JobSpec.model_validate(value)
+
+
+def test_a_model_that_engines_cannot_share(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "granite_speech", "text_config": {}}))
+    check_tensor_parallel(job(tmp_path, 1))
+    with pytest.raises(SpecError, match=r"cannot share a Granite Speech model .* raise rollout\.workers instead"):
+        check_tensor_parallel(job(tmp_path, 2))
+
+
 @pytest.mark.parametrize(
     ("heads", "keys", "parts", "fits"),
     [

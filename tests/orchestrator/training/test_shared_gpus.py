@@ -103,7 +103,7 @@ async def run_job(spec: JobSpec, run: RunDirectory, state: RunState, faults: dic
         made.append(Engine(name, gpus[int(name[-1])], len(made), calls, violations))
         return made[-1]
 
-    pool = RolloutPool(WorkerSettings("m", 64, max_concurrent=8), LIMITS, make_worker=make)
+    pool = RolloutPool(WorkerSettings("m", 64, max_concurrent=8, shares_gpu=True), LIMITS, make_worker=make)
     prepared = Prepared(spec, "m", QUESTIONS[:30], QUESTIONS[30:34], None, True, 0)
     job = recovery.LearnerSupervisor(
         prepared, run, state, make_progress("quiet"), pool, score, Control(run), EnoughRoom()

@@ -7,7 +7,7 @@ import pytest
 from support.pool import LIMITS, SAMPLING, Fleet, check, played, requests, weights
 
 from protocol.weights import Carrier
-from rollout_workers.errors import ElsewhereError, WeightsUnavailableError, WorkerFailedError
+from rollout_workers.errors import ElsewhereError, WeightsUnavailableError, WorkerFailedError, WorkerLostError
 from rollout_workers.pool import weight_keeper
 from rollout_workers.simulated import SimulatedPace
 from rollout_workers.weight_sync.nccl import NcclSync
@@ -183,3 +183,66 @@ def test_a_worker_that_joins_elsewhere_waits_for_the_learner_as_long_as_it_takes
         return fleet
 
     play()
+
+
+@played
+async def test_weights_are_published_again_while_another_worker_starts():
+    fleet, may_start = Fleet(), asyncio.Event()
+    pool = fleet.pool
+    await pool.start(1)
+
+    def prepare(handle):
+        start, take = handle.worker.start, handle.worker.update
+
+        async def slow_start():
+            await may_start.wait()
+            return await start()
+
+        async def update(update):
+            if not update.nbytes:
+                raise WeightsUnavailableError("the owner died")
+            return await take(update)
+
+        handle.worker.update = update
+        if "rollout-1" in fleet.handles:
+            handle.worker.start = slow_start
+
+    await pool.update(weights(1))
+    fleet.prepare = prepare
+
+    async def republish():
+        return replace(weights(1), nbytes=1)
+
+    pool.use_weight_sync(ObjectStoreSync(), republish)
+    pool.scale(3, "by hand")
+    async with asyncio.timeout(5):
+        await pool.wait_until_serving(2)
+    assert "starting" in fleet.states().values()
+    may_start.set()
+    await pool.wait_until_serving(3)
+    return fleet
+
+
+@played
+async def test_an_update_of_a_worker_that_was_replaced_is_over_when_it_has_failed():
+    fleet, outcome = Fleet(), asyncio.get_running_loop().create_future()
+    pool = fleet.pool
+    await pool.start(1)
+
+    class Held(ObjectStoreSync):
+        def distribute(self, update, receivers):
+            return dict.fromkeys(receivers, outcome)
+
+    pool.use_weight_sync(Held())
+    updating = asyncio.ensure_future(pool.update(weights(1)))
+    await asyncio.sleep(0)
+    fleet.handle("rollout-0").crash()
+    await pool.wait_until_serving(1)
+    arrived = asyncio.ensure_future(pool._keeper.wait_arrived())
+    await asyncio.sleep(0.05)
+    assert not arrived.done()
+    outcome.set_exception(WorkerLostError("died"))
+    async with asyncio.timeout(5):
+        await arrived
+    assert (await updating).dropped == {"rollout-0": "died"}
+    return fleet

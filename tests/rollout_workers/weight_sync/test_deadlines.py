@@ -96,6 +96,24 @@ def test_the_first_failure_ends_a_broadcast_for_all(workers):
     assert [call[0] for call in learner.calls] == ["meet", "broadcast", "abort", "meet", "broadcast"]
 
 
+def test_a_learner_that_fails_is_named(workers, monkeypatch):
+    learner = Learner()
+
+    async def fail():
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(learner, "broadcast", fail)
+    for worker in workers.values():
+        worker.trouble["load"] = None
+    outcomes = timed(NcclSync(learner, ranks_each=1, limits=LIMITS), workers)
+    assert {str(outcome) for outcome in outcomes.values()} == {"could not take part in a broadcast: the learner failed"}
+
+    monkeypatch.setattr(learner, "address", fail)
+    outcomes = timed(NcclSync(learner, ranks_each=1, limits=LIMITS), workers)
+    assert all(type(outcome) is WorkerLostError for outcome in outcomes.values())
+    assert {str(outcome) for outcome in outcomes.values()} == {"could not find an address: no memory"}
+
+
 def test_a_broadcast_without_progress_is_given_up(workers):
     learner = SlowLearner(blocked="broadcast", sends_for=0.5)
     for worker in workers.values():

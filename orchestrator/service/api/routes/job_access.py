@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
-from pydantic import ValidationError
 
 from audio_qa.errors import shown
 from orchestrator.job.spec import JobSpec
+from orchestrator.job.spec_file import SpecError, parse_spec
 from orchestrator.schemas.job_id import JOB_ID
 from orchestrator.schemas.job_state import ACTIVE, ENDED, JobState
 from orchestrator.schemas.problem_code import ProblemCode
@@ -56,10 +56,10 @@ VisibleJob = Annotated[JobRecord, Depends(visible_job)]
 def stored_spec(job: JobRecord) -> JobSpec:
     """Return the specification of a job that an earlier version may have queued. Raises ProblemError."""
     try:
-        return JobSpec.model_validate(job.spec)
-    except ValidationError as error:
+        return parse_spec(job.spec, "job")
+    except SpecError as error:
         raise ProblemError(
-            ProblemCode.INVALID_JOB, "this version of Earshot cannot run the job; submit a new one"
+            ProblemCode.INVALID_JOB, f"this version of Earshot cannot run the job ({error}); submit a new one"
         ) from error
 
 

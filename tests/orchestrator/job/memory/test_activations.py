@@ -124,7 +124,8 @@ def test_the_largest_row_counts_where_it_is_larger_than_a_micro_batch():
     assert largest_micro_batch(job(rollout=rollout), sizes).tokens == 16_384
     small = {"micro_batch_tokens": 4096}
     # A prompt of at most 1024 tokens, and 8 completions of 1024.
-    assert largest_micro_batch(job(rollout=rollout, learner=small), sizes).tokens == 1024 + 8 * 1024
+    # The row has one clip; four short ones fit into a micro-batch.
+    assert largest_micro_batch(job(rollout=rollout, learner=small), sizes) == MicroBatchSize(1024 + 8 * 1024, 4)
     plain = largest_micro_batch(job(rollout=rollout, learner=small | {"share_prefix": "never"}), sizes)
     assert plain == MicroBatchSize(4096, 4)
 

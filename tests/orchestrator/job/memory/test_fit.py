@@ -26,12 +26,19 @@ from orchestrator.service.admission.admission import Admission
 EXAMPLES = Path(__file__).parents[4] / "examples"
 ON_GPUS = sorted([*EXAMPLES.glob("gpus/*.yaml"), *EXAMPLES.glob("paper/*.yaml")])
 SEVEN = PUBLISHED["Qwen2-Audio-7B-Instruct"]
+# Many rows: a rank's share of them is the largest micro-batch.
+LARGE = {"rollout": {"questions_per_step": 4096}, "supervised": {"batch_size": 4096}}
 MUTATIONS: dict[str, dict[str, Any]] = {
     "set learner.activation_checkpointing": {
-        "learner": {"activation_checkpointing": False, "micro_batch_tokens": 65_536}
+        **LARGE,
+        "learner": {"activation_checkpointing": False, "micro_batch_tokens": 65_536},
     },
-    "lower learner.micro_batch_tokens": {"learner": {"micro_batch_tokens": 2**20}},
-    "cluster.gpu names other GPUs": {"learner": {"micro_batch_tokens": 2**18}, "cluster": {"gpu": "L40S-48GB"}},
+    "lower learner.micro_batch_tokens": {**LARGE, "learner": {"micro_batch_tokens": 2**20}},
+    "cluster.gpu names other GPUs": {
+        **LARGE,
+        "learner": {"micro_batch_tokens": 2**18},
+        "cluster": {"gpu": "L40S-48GB"},
+    },
     "an engine needs": {"rollout": {"gpu_memory_fraction": 0.05}},
 }
 
@@ -69,10 +76,11 @@ def test_a_recipe_fits_and_a_changed_one_is_refused(path):
 
 
 def test_the_papers_recipe_as_it_was_does_not_fit():
-    """Micro-batches of 16,384 tokens whose activations are all kept: 142 GiB of them."""
+    """Micro-batches of 16,384 tokens whose activations are all kept, of batches that are large enough for them."""
     spec = read_spec(EXAMPLES / "paper" / "grpo_3.yaml")
     learner = spec.learner.model_copy(update={"activation_checkpointing": False, "micro_batch_tokens": 16_384})
-    (refused,) = misfits(spec.model_copy(update={"learner": learner}), SEVEN)
+    rollout = spec.rollout.model_copy(update={"questions_per_step": 64})
+    (refused,) = misfits(spec.model_copy(update={"learner": learner, "rollout": rollout}), SEVEN)
     assert "a learner rank needs 210.1 GiB, and A100-80GB has 79.1: 142.1 of them for activations" in refused
 
 
@@ -107,7 +115,7 @@ def test_an_engine_that_is_too_large_is_refused_until_gpus_share_it():
 
 def test_both_halves_of_a_shared_gpu_have_to_fit_together():
     learner = {"dtype": "bfloat16", "lora": {"rank": 16}, "activation_checkpointing": True, "micro_batch_tokens": 4096}
-    shared = {"gpus": 0.5, "weight_sync": "cuda_ipc"}
+    shared = {"gpus": 0.5, "weight_sync": "cuda_ipc", "questions_per_step": 256}
     rank = rank_memory(job(learner=learner, rollout=shared), SEVEN)
     held = rank.between_steps * (1 + FRAGMENTED) / GIB + PROCESS_GIB
     have = DATA_SHEETS[Gpu.A100].memory_gib
@@ -119,12 +127,32 @@ def test_both_halves_of_a_shared_gpu_have_to_fit_together():
     # A rank that fits a GPU of its own, but not beside a sleeping engine.
     for tokens in range(4096, 2**18, 1024):
         larger = learner | {"micro_batch_tokens": tokens}
-        rank = rank_memory(job(learner=larger), SEVEN)
-        if have - ASLEEP_GIB < learner_gib(job(learner=larger), rank) < have:
+        alone = job(learner=larger, rollout={"questions_per_step": 256})
+        if have - ASLEEP_GIB < learner_gib(alone, rank_memory(alone, SEVEN)) < have:
             break
-    assert misfits(job(learner=larger), SEVEN) == []
+    assert misfits(alone, SEVEN) == []
     (asleep,) = misfits(job(learner=larger, rollout=shared | {"gpu_memory_fraction": 0.4}), SEVEN)
     assert "a learner rank beside a sleeping engine needs" in asleep
+
+
+def test_a_micro_batch_is_no_larger_than_a_ranks_share_of_the_batch():
+    """A high limit, for micro-batches that are never divided, does not make a small batch large."""
+    rollout = {"questions_per_step": 2, "group_size": 4, "max_tokens": 64}
+    learner = {"dtype": "bfloat16", "lora": {}, "activation_checkpointing": True, "micro_batch_tokens": 2**20}
+    assert misfits(job(learner=learner, rollout=rollout), SEVEN) == []
+    assert misfits(job(learner=learner, rollout=rollout | {"questions_per_step": 2048}), SEVEN) != []
+
+
+def test_engines_with_parts_of_one_gpu_have_to_fit_it_together():
+    evaluation = {"method": "evaluate", "data": {"evaluation": "e"}}
+    parts = {"gpus": 0.3, "workers": 4}
+    (refused,) = misfits(job(**evaluation, rollout=parts), SEVEN)
+    assert "3 rollout workers on one GPU (rollout.gpus 0.3) need 201.7 GiB" in refused
+    assert "set that to at most 0.333, or rollout.gpus to 1" in refused
+    assert misfits(job(**evaluation, rollout=parts | {"gpu_memory_fraction": 0.333}), SEVEN) == []
+    # One engine alone, whole GPUs, and engines of which each shares its GPU with a rank.
+    for fits in ({"workers": 1}, {"gpus": 0.6}, {"gpus": 1}):
+        assert misfits(job(**evaluation, rollout=parts | fits), SEVEN) == []
 
 
 def test_a_job_without_gpus_is_not_checked():
@@ -137,7 +165,7 @@ def test_a_run_and_its_plan_are_refused(command, tmp_path, monkeypatch):
     tiny = {
         "model": {"path": "builtin:tiny-qwen2-audio", "max_context": 512},
         "data": {"train": "builtin:synthetic"},
-        "rollout": {"gpus": 1},
+        "rollout": {"gpus": 1, "questions_per_step": 65_536},
         "learner": {"micro_batch_tokens": 10**7},
     }
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(tiny))
@@ -157,7 +185,7 @@ def test_the_service_refuses_a_submitted_job(tmp_path):
         value = {
             "model": {"path": path, "max_context": 512},
             "data": {"train": "builtin:synthetic"},
-            "rollout": {"gpus": 1},
+            "rollout": {"gpus": 1, "questions_per_step": 65_536},
             "learner": {"micro_batch_tokens": 10**8},
             "cluster": cluster,
         }

@@ -7,6 +7,8 @@ import pytest
 import torch
 import transformers as t
 
+from audio_qa.families import FACTS
+from orchestrator.job.memory import sizes
 from orchestrator.job.memory.published import PUBLISHED
 
 
@@ -91,3 +93,8 @@ def test_the_published_models_have_the_sizes_their_makers_state():
     """Without talkers, whose sizes are counted in the names on the Hub."""
     assert PUBLISHED["Qwen2-Audio-7B-Instruct"].total == pytest.approx(8.397e9, rel=1e-3)
     assert PUBLISHED["Qwen3-Omni-30B-A3B-Thinking"].total == pytest.approx(31.7e9, rel=1e-2)
+
+
+def test_a_gate_of_another_part_says_nothing_about_experts():
+    found = sizes._sizes(FACTS["qwen3_omni_moe"], [("thinker.visual.blocks.0.mlp.gate.weight", (), 1)])
+    assert (found.other, found.expert_share) == (1, 0)

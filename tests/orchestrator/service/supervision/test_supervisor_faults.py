@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 from support.fake_driver import FolderRunner
 from support.postgres import Postgres
 from support.supervised import Service, runner, serve
@@ -14,6 +15,7 @@ from support.supervised import Service, runner, serve
 from orchestrator.schemas.job_state import JobState
 from orchestrator.service.store.database import sqlite_url
 from orchestrator.service.store.store import Store, StoreUnavailableError
+from orchestrator.service.store.tables import jobs
 from orchestrator.service.supervision.limits import Limits
 from orchestrator.service.supervision.runner import Driver, DriverState
 
@@ -126,6 +128,21 @@ def test_a_job_fails_if_its_run_directory_cannot_be_created(serve, runner, tmp_p
     async def body(service: Service) -> None:
         record = await service.until(await service.submit(), JobState.FAILED)
         assert "cannot be created" in record.cause
+
+    serve(body)
+
+
+def test_a_job_that_an_earlier_version_queued_fails_with_the_reason(serve, runner) -> None:
+    async def body(service: Service) -> None:
+        job = await service.submit()
+        queued = (await service.store.get(job)).spec
+        # An engine on one of two GPUs that are its own.
+        earlier = queued | {"rollout": {**queued["rollout"], "gpus": 2.0}}
+        async with service.store._database.write() as connection:
+            await connection.execute(update(jobs).where(jobs.c.id == job).values(spec=earlier))
+        record = await service.until(job, JobState.FAILED)
+        assert "this version of Earshot cannot run it" in record.cause
+        assert "an engine uses tensor_parallel GPUs (1), and gpus is 2" in record.cause
 
     serve(body)
 

@@ -22,5 +22,6 @@ async def test_such_a_job_is_not_scaled_and_the_answer_says_why(tmp_path: Path) 
         async with made.store._database.write() as connection:
             await connection.execute(update(jobs).where(jobs.c.id == job.id).values(spec={**SPEC, "gone": 1}))
         answer = await made.client().patch(f"/v1/jobs/{job.id}/rollout-workers", json={"count": 3})
-        assert "cannot run the job; submit a new one" in check_problem(answer, 422)["detail"]
+        assert "this version of Earshot cannot run the job (job: " in check_problem(answer, 422)["detail"]
+        assert "unknown key 'gone'" in check_problem(answer, 422)["detail"]
         assert not (run.path / "commands.jsonl").exists()
