@@ -64,7 +64,7 @@ class WeightKeeper:
         self._limits = limits
         self._dispatcher, self._changes = dispatcher, changes
         self._event = on_event
-        self._one_at_a_time = asyncio.Lock()
+        self._one_at_a_time, self._publishing = asyncio.Lock(), asyncio.Lock()
         self._arriving: set[WorkerRecord] = set()
         self._republished = 0
 
@@ -199,8 +199,9 @@ class WeightKeeper:
         """Publish; on shared GPUs while no engine starts: the learner needs memory, which the engine would measure."""
         if not self._shares_gpu:
             return await republish()
-        try:
-            await self.memory.close(Reason.PUBLISHING)
-            return await republish()
-        finally:
-            self.memory.open(Reason.PUBLISHING)
+        async with self._publishing:
+            try:
+                await self.memory.close(Reason.PUBLISHING)
+                return await republish()
+            finally:
+                self.memory.open(Reason.PUBLISHING)

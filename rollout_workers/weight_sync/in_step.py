@@ -79,7 +79,8 @@ class InStepSync(ABC):
         nothing for `seconds`.
 
         Returns:
-            Results and failures: UpdateInterruptedError for a call that was given up because a worker had failed.
+            Results and failures: UpdateInterruptedError for a call that was given up because a worker had failed, and
+            for all but one of those that were given up because nothing was sent.
         """
         tasks = _started(calls)
         stalled = asyncio.ensure_future(self._stalled(seconds))
@@ -97,7 +98,12 @@ class InStepSync(ABC):
                 late = UpdateInterruptedError(f"could not {what}: {guilty[0]} failed")
             elif failed:
                 late = WorkerLostError(f"could not {what}: {LEARNER} failed")
-            return _outcomes(tasks, what, late)
+            results, failures = _outcomes(tasks, what, late)
+            if not failed:
+                # Any of them may be the cause: one counts as lost, so that a stall uses up one restart.
+                for name in [name for name in failures if name != LEARNER][1:]:
+                    failures[name] = UpdateInterruptedError(str(late))
+            return results, failures
         finally:
             stalled.cancel()
             _cancel(tasks)

@@ -119,7 +119,8 @@ def test_a_broadcast_without_progress_is_given_up(workers):
     for worker in workers.values():
         worker.trouble["load"] = None
     outcomes = timed(NcclSync(learner, ranks_each=1, limits=LIMITS), workers)
-    assert all(type(outcome) is WorkerLostError for outcome in outcomes.values()), "any of them may be the cause"
+    assert [type(outcome) for outcome in outcomes.values()].count(WorkerLostError) == 1, "a stall uses up one restart"
+    assert [type(outcome) for outcome in outcomes.values()].count(UpdateInterruptedError) == 2
     assert all("nothing was sent for 0 s" in str(outcome) for outcome in outcomes.values())
 
 
