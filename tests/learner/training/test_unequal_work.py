@@ -30,6 +30,8 @@ TOLERANCE = 1e-5
 """Largest difference of any parameter, after steps of about 1e-3 each, float32."""
 SCORE_TOLERANCE = 2e-4
 """Largest difference of a log-probability after those steps."""
+SENSITIVITY = 500
+"""Largest change of a log-probability, in nats, for a change of weights by 1. Granite Speech multiplies its embeddings."""
 Variant = tuple[str, dict[str, Any]]
 FROZEN = {"train": {"audio_tower": False}}
 VARIANTS: dict[str, Variant] = {
@@ -84,6 +86,7 @@ batches = st.builds(
     share=st.sampled_from(["auto", "always", "never"]),
     supervised=st.booleans(),
 )
+SHARDING = ("zero_stage", "offload_optimizer", "offload_parameters")
 EXAMPLES = int(os.environ.get("EARSHOT_EXAMPLES", "6"))
 """Random batches of each variant in `make slow`; a change of this area deserves 25 or more."""
 UNEQUAL_CLIPS = Batch(tuple((i, ((5, True), (5, True))) for i in (3, 3, 3, 1)), 1, 10_000, 1000, "auto", False)
@@ -212,7 +215,7 @@ def check(alone, pair, tmp_path_factory, questions, request, monkeypatch):
     family, chosen = request.param
     folder = str(write_tiny(family, tmp_path_factory.mktemp("models")))
     single = Rank(0, 1)
-    single.start(folder, {**chosen, "zero_stage": 0})
+    single.start(folder, {name: value for name, value in chosen.items() if name not in SHARDING})
     ray.get([rank.start.remote(folder, chosen) for rank in pair], timeout=120)
 
     def steps(batch: Batch) -> None:
@@ -222,9 +225,10 @@ def check(alone, pair, tmp_path_factory, questions, request, monkeypatch):
         for found, collectives, calls in answers:
             assert found.keys() == expected.keys()
             differences = {n: float((found[n] - value).abs().max()) for n, value in expected.items() if len(value)}
-            assert differences.pop("scores") < SCORE_TOLERANCE
+            scores = differences.pop("scores")
             worst = max(differences, key=differences.get)
             assert differences[worst] < TOLERANCE, f"{worst}: {differences[worst]:.1e}"
+            assert scores < max(SCORE_TOLERANCE, SENSITIVITY * differences[worst])
             assert collectives == answers[0][1]
             assert calls == answers[0][2]
             assert bool(calls) == (chosen["zero_stage"] == 3)
