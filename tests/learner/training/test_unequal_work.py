@@ -31,7 +31,7 @@ TOLERANCE = 1e-5
 SCORE_TOLERANCE = 2e-4
 """Largest difference of a log-probability after those steps."""
 SENSITIVITY = 500
-"""Largest change of a log-probability, in nats, for a change of weights by 1. Granite Speech multiplies its embeddings."""
+"""Largest change of a log-probability, in nats, for weights that change by 1. Granite Speech multiplies embeddings."""
 Variant = tuple[str, dict[str, Any]]
 FROZEN = {"train": {"audio_tower": False}}
 VARIANTS: dict[str, Variant] = {
